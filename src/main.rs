@@ -1,0 +1,2 @@
+//! The PgPool operator.
+fn main() {}

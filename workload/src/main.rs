@@ -1,0 +1,2 @@
+//! Writer and checker.
+fn main() {}
