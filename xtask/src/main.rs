@@ -1,2 +1,97 @@
-//! The project’s own commands.
-fn main() {}
+//! The project’s own commands: `cargo xtask --help`.
+
+mod bench;
+mod cargo;
+mod cgroups;
+mod cli;
+mod clock;
+mod cluster;
+mod demo;
+mod error;
+mod files;
+mod host;
+mod images;
+mod paths;
+mod programs;
+mod progress;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{BenchCommand, Cli, ClusterCommand, Command, Exec};
+use cluster::{Cluster, Machine};
+use demo::Target;
+use error::Result;
+use images::Form;
+use progress::say;
+
+fn main() -> ExitCode {
+    match execute(Cli::parse().command) {
+        Ok(code) => code,
+        Err(e) => {
+            say(format!("error: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Cluster(command) => cluster_command(command)?,
+        Command::Kubectl { cluster, words } => {
+            let mut kubectl = vec!["kubectl".into()];
+            kubectl.extend(words);
+            enter(&Exec { cluster, words: kubectl })?;
+        }
+        Command::Enter(exec) => enter(&exec)?,
+        Command::Images { load, whole, cluster } => make_images(load, whole, &cluster.name)?,
+        Command::Demo { down, context, cluster } => {
+            let target = match context {
+                Some(context) => Target::Context(context),
+                None => Target::Embedded(Cluster::named(&cluster.name)?),
+            };
+            if down { demo::down(&target)? } else { demo::up(&target)? }
+        }
+        Command::Bench(BenchCommand::Recovery(options)) => bench::recovery(&options)?,
+        // Its last line is a sum, after which nothing may come: hence a code and no error.
+        Command::Test { names, keep } => {
+            return Ok(if test::run(&names, keep) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Machine { cluster, toleration, machine } => {
+            cluster::init::main(&Cluster::named(&cluster)?, Machine::named(&machine)?, toleration)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn make_images(load: bool, whole: bool, cluster: &str) -> Result<()> {
+    let own = images::build_all(if whole { Form::Whole } else { Form::WithoutRoot })?;
+    if load {
+        let cluster = Cluster::named(cluster)?;
+        let count = progress::step("load into nodes", || cluster::load(&cluster, &own))?;
+        say(format!("{count} imports into the nodes of cluster {}", cluster.name()));
+    }
+    Ok(())
+}
+
+fn cluster_command(command: ClusterCommand) -> Result<()> {
+    match command {
+        ClusterCommand::Up { cluster, toleration } => {
+            cluster::up(&Cluster::named(&cluster.name)?, toleration.toleration)
+        }
+        ClusterCommand::Down { cluster } => cluster::down(&Cluster::named(&cluster.name)?),
+        ClusterCommand::Status { cluster } => cluster::status(&Cluster::named(&cluster.name)?),
+        ClusterCommand::Exec(exec) => enter(&exec),
+        ClusterCommand::Node { cluster, toleration, fault } => {
+            cluster::faults::make(&Cluster::named(&cluster.name)?, &fault, toleration.toleration)
+        }
+    }
+}
+
+/// Becomes the command, so that its exit code and signals are its own.
+fn enter(exec: &Exec) -> Result<()> {
+    let cluster = Cluster::named(&exec.cluster.name)?;
+    Err(cluster::enter::become_command(cluster::enter::command(&cluster, &exec.words)?))
+}

@@ -1,0 +1,144 @@
+//! `cargo xtask bench recovery`: what a recovery costs, beside the tools that could do its work alone.
+//!
+//! Everything is measured in one run, one after the other and in turn, since a figure from another hour of a
+//! shared machine says nothing: whole recoveries, `pg_basebackup` alone with the recovery's own options, and
+//! `tar` over TLS, all from the same donor to the Kubernetes node of the same standby.
+
+mod copies;
+mod fill;
+mod pool;
+mod recovery;
+mod report;
+
+use std::fs;
+
+use clap::Args;
+
+use crate::clock::Stopwatch;
+use crate::cluster::{self, Cluster, TOLERATION};
+use crate::demo::{self, Target};
+use crate::error::{OnFile, Result};
+use crate::images::{self, Form};
+use crate::programs::Programs;
+use crate::progress::{print, say, step};
+use copies::Copier;
+use pool::Pool;
+
+/// Namespace of the pool whose nodes are recovered.
+const NAMESPACE: &str = "pgpool-bench";
+/// Namespace of the pools that are only made.
+const NAMESPACE_NEW: &str = "pgpool-bench-new";
+/// Node that is recovered.
+const NODE: u8 = 2;
+/// Volume of the pools that are only made, as in examples/demo.yaml.
+const SMALL: &str = "1Gi";
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Sizes of the table, such as 300M or 1G,5G (powers of ten); the smallest first
+    #[arg(long, value_delimiter = ',', default_value = "1G,5G", value_parser = fill::size)]
+    size: Vec<u64>,
+    /// Embedded cluster to use; one that is not up is started, and removed in the end
+    #[arg(long, default_value = "bench")]
+    name: String,
+    /// How often each is measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+}
+
+/// One turn of all three.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// Bytes of the donor's data directory without its WAL, before the turn.
+    pub data: u64,
+    /// The recovery.
+    pub whole: recovery::Whole,
+    /// Seconds of `pg_basebackup` alone.
+    pub basebackup: f64,
+    /// Seconds of `tar` over TLS.
+    pub tar: f64,
+    /// The machine's load before each of the three.
+    pub load: [f64; 3],
+}
+
+/// Measures and prints; what was made for it is removed, also when it fails.
+pub fn recovery(options: &Options) -> Result<()> {
+    let cluster = Cluster::named(&options.name)?;
+    let ours = cluster::enter::kubectl(&cluster).is_err();
+    let result = measure(options, &cluster);
+    let cleaned = if ours { cluster::down(&cluster) } else { forget(cluster) };
+    result.and(cleaned)
+}
+
+/// Removes the namespaces from a cluster that was there before.
+fn forget(cluster: Cluster) -> Result<()> {
+    let target = Target::Embedded(cluster);
+    [NAMESPACE, NAMESPACE_NEW].map(|name| Pool::new(&target, name).remove()).into_iter().collect()
+}
+
+fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
+    cluster::up(cluster, TOLERATION)?;
+    let programs = Programs::build()?;
+    let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot))?;
+    let fresh = step("images into the nodes", || cluster::load(cluster, &own))? > 0;
+    let target = Target::Embedded(Cluster::named(cluster.name())?);
+    step("operator", || demo::install(&target, fresh))?;
+    let new = (1..=options.runs).map(|run| apply_to_ready(&target, run)).collect::<Result<Vec<f64>>>()?;
+    print(report::ready_table(&new));
+    print(report::ready_json(&new).to_string());
+    let mut sizes = options.size.clone();
+    sizes.sort_unstable();
+    let largest = sizes.last().copied().unwrap_or_default();
+    let pool = Pool::new(&target, NAMESPACE);
+    step("pool of three nodes", || pool.create(&fill::storage_for(largest)))?;
+    for size in sizes {
+        measure_size(&pool, size, options.runs)?;
+    }
+    pool.remove()
+}
+
+fn apply_to_ready(target: &Target, run: u32) -> Result<f64> {
+    let pool = Pool::new(target, NAMESPACE_NEW);
+    // What is left of another pool would be measured too: ending pods, volumes.
+    pool.remove()?;
+    let watch = Stopwatch::start();
+    step(&format!("apply to Ready, {run}"), || pool.create(SMALL))?;
+    let seconds = watch.elapsed().as_secs_f64();
+    pool.remove()?;
+    Ok(seconds)
+}
+
+fn measure_size(pool: &Pool<'_>, size: u64, runs: u32) -> Result<()> {
+    fill::fill(pool, size)?;
+    let copier = Copier::start(pool, NODE)?;
+    let mut turns = Vec::new();
+    for run in 1..=runs {
+        say(format!("turn {run} of {runs}"));
+        turns.push(turn(pool, &copier)?);
+    }
+    copier.stop()?;
+    print(report::table(size, &turns));
+    print(report::json(size, &turns).to_string());
+    Ok(())
+}
+
+fn turn(pool: &Pool<'_>, copier: &Copier<'_>) -> Result<Turn> {
+    recovery::spoil(pool, NODE)?;
+    let before_whole = load()?;
+    let whole = recovery::whole(pool, NODE)?;
+    pool.settle()?;
+    let data = pool.data_bytes(whole.donor)?;
+    let before_basebackup = load()?;
+    let basebackup = step("pg_basebackup alone", || copier.basebackup(whole.donor))?;
+    let before_tar = load()?;
+    let tar = step("tar over TLS", || copier.tar(whole.donor, data))?;
+    Ok(Turn { data, whole, basebackup, tar, load: [before_whole, before_basebackup, before_tar] })
+}
+
+/// The machine's load: mean number of processes that run or wait, over the last minute (proc(5)).
+fn load() -> Result<f64> {
+    let path = "/proc/loadavg";
+    let text = fs::read_to_string(path).on("read", path)?;
+    Ok(text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN))
+}

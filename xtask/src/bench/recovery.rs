@@ -1,0 +1,196 @@
+//! A whole recovery, from the annotation to the node's being attached again.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use super::pool::{DATA, NAME, Pool};
+use crate::clock::Stopwatch;
+use crate::error::{Error, Result, refused};
+use crate::progress::{say, step, until_every};
+use crate::run;
+
+/// How long a recovery may take.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// How long the pool may take to notice a broken node.
+const NOTICE: Duration = Duration::from_secs(120);
+/// How often that is looked at; each look starts a kubectl.
+const LOOK: Duration = Duration::from_millis(500);
+/// What is seen of the pool at each change, with `|` between.
+const SEEN: &str = r#"--output=jsonpath={.status.lastRecovery.id}|{.status.lastRecovery.succeeded}|{.status.lastRecovery.message}|{.status.lastRecovery.seconds}|{.status.recovery.id}|{.status.recovery.stage}|{.status.recovery.donor}|{.status.recovery.bytes}|{.status.recovery.total}{"\n"}"#;
+
+/// What a recovery took.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// Node that was copied.
+    pub donor: u8,
+    /// From before the annotation to the status that tells of the end.
+    pub seconds: f64,
+    /// The same as the operator gives it: from its taking on the request.
+    pub told: f64,
+    /// The stages in their order, with the seconds from the first status that names one to the next.
+    pub stages: Vec<(String, f64)>,
+}
+
+/// One status of the pool.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Seen {
+    last_id: String,
+    succeeded: bool,
+    message: String,
+    told: f64,
+    id: String,
+    stage: String,
+    donor: Option<u8>,
+    bytes: u64,
+    total: u64,
+}
+
+impl Seen {
+    fn parse(line: &str) -> Option<Self> {
+        let [last_id, succeeded, message, told, id, stage, donor, bytes, total] =
+            line.split('|').collect::<Vec<_>>().try_into().ok()?;
+        Some(Self {
+            last_id: last_id.to_owned(),
+            succeeded: succeeded == "true",
+            message: message.to_owned(),
+            told: told.parse().unwrap_or(0.0),
+            id: id.to_owned(),
+            stage: stage.to_owned(),
+            donor: donor.parse().ok(),
+            bytes: bytes.parse().unwrap_or(0),
+            total: total.parse().unwrap_or(0),
+        })
+    }
+}
+
+/// Breaks a node so that nothing but a copy helps: a healthy one comes back without. Its Postgres dies too, and
+/// cannot start without its control file.
+pub fn spoil(pool: &Pool<'_>, node: u8) -> Result<()> {
+    step(&format!("break node {node}"), || {
+        pool.exec(
+            node,
+            &format!("cd {DATA}; rm global/pg_control; kill -KILL \"$(head -n 1 postmaster.pid)\""),
+        )?;
+        until_every(LOOK, &format!("detaching of the broken node {node}"), NOTICE, || {
+            let status = &pool.json()?["status"];
+            let entry = status["nodes"].as_array().and_then(|all| all.iter().find(|n| n["index"] == node));
+            let state = entry.map_or("", |entry| entry["state"].as_str().unwrap_or_default());
+            let inside =
+                status["membership"]["attached"].as_array().is_some_and(|a| a.contains(&node.into()));
+            Ok(if state == "Detached" && !inside { Ok(()) } else { Err(format!("it is {state}")) })
+        })
+    })
+}
+
+/// Asks for a recovery and follows it to its end.
+pub fn whole(pool: &Pool<'_>, node: u8) -> Result<Whole> {
+    step(&format!("recovery of node {node}"), || {
+        let mut watcher = Watcher::start(pool)?;
+        let result = follow(pool, node, &mut watcher);
+        watcher.stop();
+        result
+    })
+}
+
+fn follow(pool: &Pool<'_>, node: u8, watcher: &mut Watcher) -> Result<Whole> {
+    let before = watcher.next()?;
+    let watch = Stopwatch::start();
+    let request = format!("pgpool-operator.dev/recover={node}");
+    run::captured(&mut pool.kubectl(&["annotate", "pgpool", NAME, &request])?)?;
+    let mut stages: Vec<(String, f64)> = Vec::new();
+    let (mut donor, mut tenths) = (None, 0);
+    loop {
+        let seen = watcher.next()?;
+        let now = watch.elapsed().as_secs_f64();
+        if seen.last_id != before.last_id {
+            let Some(donor) = donor.filter(|_| seen.succeeded) else {
+                return refused(format!("the recovery did not copy: {}", seen.message));
+            };
+            say(format!("  {now:5.1} s  attached"));
+            return Ok(Whole { donor, seconds: now, told: seen.told, stages: lengths(&stages, now) });
+        }
+        donor = seen.donor.or(donor);
+        if !seen.stage.is_empty() && stages.last().is_none_or(|(last, _)| *last != seen.stage) {
+            say(format!("  {now:5.1} s  {}", seen.stage));
+            stages.push((seen.stage.clone(), now));
+        }
+        let share = (seen.bytes * 10).checked_div(seen.total).unwrap_or(0);
+        if share > tenths {
+            tenths = share;
+            say(format!("  {now:5.1} s  {} of {} MB", seen.bytes / 1_000_000, seen.total / 1_000_000));
+        }
+    }
+}
+
+/// From when each stage began to how long it was.
+fn lengths(begun: &[(String, f64)], end: f64) -> Vec<(String, f64)> {
+    let ends = begun.iter().skip(1).map(|(_, at)| *at).chain([end]);
+    begun.iter().zip(ends).map(|((stage, from), to)| (stage.clone(), to - from)).collect()
+}
+
+/// `kubectl get --watch`, whose lines come as the pool changes.
+struct Watcher {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Watcher {
+    fn start(pool: &Pool<'_>) -> Result<Self> {
+        let mut kubectl = pool.kubectl(&["get", "pgpool", NAME, "--watch", SEEN])?;
+        kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = kubectl.spawn();
+        let mut child = child.map_err(|source| Error::Start { command: run::shown(&kubectl), source })?;
+        let Some(out) = child.stdout.take() else { return refused("kubectl has no standard output") };
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || hand_on(out, &sender));
+        Ok(Self { child, lines })
+    }
+
+    fn next(&mut self) -> Result<Seen> {
+        let line = self.lines.recv_timeout(LIMIT);
+        let line = line.map_err(|error| Error::Refused(format!("no news of the pool: {error}")))?;
+        let Some(seen) = Seen::parse(&line) else {
+            return refused(format!("kubectl said something else of the pool: {line}"));
+        };
+        Ok(seen)
+    }
+
+    fn stop(mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn hand_on(out: ChildStdout, lines: &mpsc::Sender<String>) {
+    for line in BufReader::new(out).lines() {
+        let Ok(line) = line else { return };
+        if lines.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_the_stage_and_how_far_it_is() {
+        let seen = Seen::parse("a|true|base backup|3.5|b|Copying|1|20|100").unwrap();
+        assert_eq!((seen.stage.as_str(), seen.donor, seen.bytes, seen.total), ("Copying", Some(1), 20, 100));
+        assert!(seen.succeeded && (seen.told - 3.5).abs() < 1e-9);
+        let first = Seen::parse("||||||||").unwrap();
+        assert_eq!(first, Seen::default());
+        assert!(Seen::parse("a|b").is_none());
+    }
+
+    #[test]
+    fn a_stage_ends_where_the_next_begins() {
+        let begun = [("Stopping".to_owned(), 0.5), ("Copying".to_owned(), 2.0)];
+        assert_eq!(lengths(&begun, 9.0), [("Stopping".to_owned(), 1.5), ("Copying".to_owned(), 7.0)]);
+    }
+}

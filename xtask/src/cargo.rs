@@ -1,0 +1,102 @@
+//! Running cargo from a program that cargo runs.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result, refused};
+use crate::{paths, run};
+
+/// What cargo tells the program that it runs about that program. Build scripts look at some of it: handed on,
+/// it would make every dependency with such a script stale, again and again.
+const TOLD: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+
+/// The packages of this workspace that run in the cluster, as arguments of cargo. Always the same selection:
+/// another one would unify features differently, and build dependencies a second time. This program is not
+/// among them, since a build would replace it while it runs.
+pub const SELECTION: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+
+/// A cargo command at the root of the checkout.
+pub fn command(subcommand: &str) -> Command {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut cargo = run::command(program, [subcommand]);
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_str().is_some_and(|n| TOLD.iter().any(|prefix| n.starts_with(prefix)));
+        if told {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(paths::checkout()).stdin(Stdio::null());
+    cargo
+}
+
+/// Builds the programs of [`SELECTION`]; gives the name and the file of each.
+pub fn build_programs() -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = command("build");
+    cargo
+        .args(SELECTION)
+        .args(["--bins", "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit());
+    let out = cargo.output().map_err(|source| Error::Start { command: run::shown(&cargo), source })?;
+    if !out.status.success() {
+        return refused("the workspace does not build; see above");
+    }
+    executables(&String::from_utf8_lossy(&out.stdout))
+}
+
+fn executables(messages: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(line)
+            .map_err(|source| Error::Json { what: "a message of cargo build".to_owned(), source })?;
+        if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            found.push((name.to_owned(), PathBuf::from(path)));
+        }
+    }
+    Ok(found)
+}
+
+/// Names of the integration tests of [`SELECTION`].
+pub fn integration_tests() -> Result<Vec<String>> {
+    let mut cargo = command("metadata");
+    let text = run::captured(cargo.args(["--no-deps", "--format-version=1"]))?;
+    let metadata: Value = serde_json::from_str(&text)
+        .map_err(|source| Error::Json { what: "the answer of cargo metadata".to_owned(), source })?;
+    Ok(tests_in(&metadata))
+}
+
+fn tests_in(metadata: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let packages = list(&metadata["packages"]);
+    let ours = packages.iter().filter(|package| package["name"] != "xtask");
+    ours.flat_map(|package| list(&package["targets"]))
+        .filter(|target| list(&target["kind"]).contains(&Value::from("test")))
+        .filter_map(|target| target["name"].as_str().map(String::from))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_read_from_the_messages_of_cargo() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"lib"},"executable":null}
+warning: not json
+{"reason":"compiler-artifact","target":{"name":"tool"},"executable":"/t/debug/tool"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executables(messages).unwrap(), [("tool".to_owned(), PathBuf::from("/t/debug/tool"))]);
+    }
+
+    #[test]
+    fn integration_tests_are_those_of_the_other_packages() {
+        let target = |name: &str, kind: &str| serde_json::json!({ "name": name, "kind": [kind] });
+        let metadata = serde_json::json!({ "packages": [
+            { "name": "operator", "targets": [target("operator", "lib"), target("api", "test")] },
+            { "name": "xtask", "targets": [target("xtask", "bin"), target("self", "test")] },
+        ] });
+        assert_eq!(tests_in(&metadata), ["api"]);
+    }
+}

@@ -1,0 +1,201 @@
+//! The command line: names here are a contract, others script them.
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::bench;
+use crate::cluster::TOLERATION;
+use crate::cluster::faults::Fault;
+use crate::test;
+
+/// The project's own commands
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which cluster is meant.
+#[derive(Debug, Clone, Args)]
+pub struct Name {
+    /// Name of the embedded cluster; several live side by side
+    #[arg(long, default_value = "dev", env = "PGPOOL_CLUSTER")]
+    pub name: String,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The embedded cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// kubectl for the embedded cluster: cargo xtask kubectl -- get nodes
+    Kubectl {
+        #[command(flatten)]
+        cluster: Name,
+        /// Arguments of kubectl
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Build all programs and images
+    Images {
+        /// Also import what is new into the nodes of the cluster
+        #[arg(long)]
+        load: bool,
+        /// Write tars that other clusters can import too, with the Debian layers in each
+        #[arg(long)]
+        whole: bool,
+        #[command(flatten)]
+        cluster: Name,
+    },
+    /// Install the operator and the pool demo on an embedded cluster; run again, it picks up where it is
+    Demo {
+        /// Remove every trace instead
+        #[arg(long)]
+        down: bool,
+        /// Use the cluster of this kubeconfig context, and build none
+        #[arg(long)]
+        context: Option<String>,
+        #[command(flatten)]
+        cluster: Name,
+    },
+    /// Measure, and print a table and a line of JSON
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Run all checks, or the named ones; the last line sums up
+    Test {
+        /// Steps to run; all when none is named
+        names: Vec<test::Name>,
+        /// Leave the cluster of the tests running
+        #[arg(long)]
+        keep: bool,
+    },
+    /// The same as `cluster exec`, in the form of a runner of cargo
+    #[command(hide = true)]
+    Enter(Exec),
+    /// PID 1 of a machine
+    #[command(hide = true)]
+    Machine {
+        /// The cluster it belongs to
+        #[arg(long)]
+        cluster: String,
+        /// Seconds until the pods of a lost node are deleted
+        #[arg(long)]
+        toleration: u32,
+        /// Which machine
+        machine: String,
+    },
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Online recovery beside pg_basebackup alone and tar over TLS; apply to Ready
+    Recovery(bench::Options),
+}
+
+/// Commands of the cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Start it; one that runs goes on
+    Up {
+        #[command(flatten)]
+        cluster: Name,
+        #[command(flatten)]
+        toleration: Toleration,
+    },
+    /// End it and remove every trace
+    Down {
+        #[command(flatten)]
+        cluster: Name,
+    },
+    /// Show machines, services and nodes
+    Status {
+        #[command(flatten)]
+        cluster: Name,
+    },
+    /// Run a command of the host where the cluster's DNS, Services and pods can be reached
+    Exec(Exec),
+    /// Break a node, or heal it
+    Node {
+        #[command(flatten)]
+        cluster: Name,
+        #[command(flatten)]
+        toleration: Toleration,
+        /// What to do to it
+        #[command(subcommand)]
+        fault: Fault,
+    },
+}
+
+/// How patient the cluster is with lost nodes.
+#[derive(Debug, Clone, Args)]
+pub struct Toleration {
+    /// Seconds until the pods of a lost node are deleted
+    #[arg(long, default_value_t = TOLERATION)]
+    pub toleration: u32,
+}
+
+/// A command and where to run it.
+#[derive(Debug, Clone, Args)]
+pub struct Exec {
+    #[command(flatten)]
+    pub cluster: Name,
+    /// The command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub words: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Command {
+        Cli::try_parse_from(std::iter::once("xtask").chain(line.split(' '))).unwrap().command
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_after_the_dashes_belong_to_the_command() {
+        let Command::Cluster(ClusterCommand::Exec(exec)) = parse("cluster exec --name t -- ls --name x -- y")
+        else {
+            panic!("not exec");
+        };
+        assert_eq!(exec.cluster.name, "t");
+        assert_eq!(exec.words, ["ls", "--name", "x", "--", "y"]);
+    }
+
+    #[test]
+    fn a_runner_of_cargo_gets_the_test_program_and_its_arguments() {
+        let Command::Enter(exec) = parse("enter --name test -- /t/api-1 --test-threads=1") else {
+            panic!("not enter");
+        };
+        assert_eq!((exec.cluster.name.as_str(), exec.words.len()), ("test", 2));
+    }
+
+    #[test]
+    fn test_steps_are_called_by_their_names() {
+        let Command::Test { names, keep } = parse("test unit fmt --keep") else {
+            panic!("not test");
+        };
+        assert_eq!((names, keep), (vec![test::Name::Unit, test::Name::Fmt], true));
+        assert!(Cli::try_parse_from(["xtask", "test", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn node_commands_take_the_node_last() {
+        let Command::Cluster(ClusterCommand::Node { fault, .. }) = parse("cluster node kill n2") else {
+            panic!("not node");
+        };
+        assert_eq!(fault, Fault::Kill { node: "n2".into() });
+        assert!(Cli::try_parse_from(["xtask", "cluster", "node", "loss", "n1", "200"]).is_err());
+    }
+}

@@ -1,0 +1,268 @@
+//! `cargo xtask demo`: from nothing to a pool of three nodes, and what to type next.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::clock::Stopwatch;
+use crate::cluster::{self, Cluster, TOLERATION};
+use crate::error::{Error, Result, refused};
+use crate::images::{self, Form};
+use crate::programs::Programs;
+use crate::progress::{print, say, step, until_every};
+use crate::{host, paths, run};
+
+const RELEASE: &str = "pgpool-operator";
+const SYSTEM: &str = "pgpool-system";
+const CHART: &str = "charts/pgpool-operator";
+const EXAMPLE: &str = "examples/demo.yaml";
+/// How long the pool may take until it is Ready.
+const READY: Duration = Duration::from_secs(900);
+/// How often the pool is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where the demonstration runs.
+pub enum Target {
+    /// In our own cluster.
+    Embedded(Cluster),
+    /// In the cluster of a kubeconfig's context.
+    Context(String),
+}
+
+impl Target {
+    /// kubectl, as the administrator.
+    pub fn kubectl(&self) -> Result<Command> {
+        match self {
+            Self::Embedded(cluster) => cluster::enter::program(cluster, "kubectl"),
+            Self::Context(context) => {
+                let mut kubectl = host_program("kubectl", &["kube", "kubectl"])?;
+                kubectl.args(["--context", context]);
+                Ok(kubectl)
+            }
+        }
+    }
+
+    fn helm(&self) -> Result<Command> {
+        match self {
+            Self::Embedded(cluster) => cluster::enter::program(cluster, "helm"),
+            Self::Context(context) => {
+                let mut helm = host_program("helm", &["helm"])?;
+                helm.args(["--kube-context", context]);
+                Ok(helm)
+            }
+        }
+    }
+
+    /// How a person calls kubectl here.
+    fn typed(&self) -> String {
+        match self {
+            Self::Embedded(cluster) if cluster.name() == "dev" => "cargo xtask kubectl --".to_owned(),
+            Self::Embedded(cluster) => format!("cargo xtask kubectl --name {} --", cluster.name()),
+            Self::Context(context) => format!("kubectl --context {context}"),
+        }
+    }
+}
+
+/// The host's own program, or the one from our Go sources with its first arguments.
+fn host_program(name: &str, own: &[&str]) -> Result<Command> {
+    if run::output(&mut run::command(name, ["version", "--client"])).is_ok() {
+        return Ok(Command::new(name));
+    }
+    let programs = Programs::build()?;
+    let Some((program, args)) = own.split_first() else {
+        return refused(format!("there is no {name}"));
+    };
+    Ok(run::command(programs.path(program)?, args))
+}
+
+/// Brings the pool up; what is there already stays.
+pub fn up(target: &Target) -> Result<()> {
+    let watch = Stopwatch::start();
+    let fresh = match target {
+        Target::Embedded(cluster) => {
+            cluster::up(cluster, TOLERATION)?;
+            let programs = Programs::build()?;
+            let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot))?;
+            step("images into the nodes", || cluster::load(cluster, &own))? > 0
+        }
+        Target::Context(context) => {
+            host::need_packages()?;
+            let programs = Programs::build()?;
+            let own = step("images", || images::of_the_checkout(&programs, Form::Whole))?;
+            say(format!("the nodes of {context} need these images (`ctr -n k8s.io images import FILE`, or"));
+            say("`kind load image-archive FILE`); pods wait until they have them:");
+            for image in &own {
+                say(format!("  {} {}", image.name, image.tar.display()));
+            }
+            false
+        }
+    };
+    step("operator", || install(target, fresh))?;
+    step("pool demo", || {
+        let mut apply = target.kubectl()?;
+        run::captured(apply.args(["apply", "--server-side", "-f"]).arg(paths::checkout().join(EXAMPLE)))?;
+        wait(target, watch)
+    })?;
+    print(next(&target.typed(), watch.elapsed()));
+    Ok(())
+}
+
+/// Installs the operator by its chart, or brings it up to date.
+pub fn install(target: &Target, fresh_image: bool) -> Result<()> {
+    let mut helm = target.helm()?;
+    helm.args(["upgrade", "--install", RELEASE]).arg(paths::checkout().join(CHART));
+    helm.args(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "5m"]);
+    for value in
+        ["image.repository=localhost/pgpool-operator", "image.tag=dev", "image.pullPolicy=IfNotPresent"]
+    {
+        helm.args(["--set", value]);
+    }
+    let installed = run::captured(&mut helm);
+    if installed.is_err() {
+        say("the operator did not start; its pods are:");
+        run::visible(target.kubectl()?.args(["--namespace", SYSTEM, "get", "pods", "--output=wide"]))?;
+        let mut logs = target.kubectl()?;
+        logs.args(["--namespace", SYSTEM, "logs", "--tail=20", "--prefix", "--selector"]);
+        run::visible(logs.arg(format!("app.kubernetes.io/instance={RELEASE}")))?;
+    }
+    installed?;
+    if fresh_image {
+        // The tag is the same, so nothing else tells the pods that there is a newer program.
+        let mut restart = target.kubectl()?;
+        restart.args(["--namespace", SYSTEM, "rollout", "restart", "deployment"]);
+        run::captured(restart.args(["--selector", &format!("app.kubernetes.io/instance={RELEASE}")]))?;
+    }
+    Ok(())
+}
+
+fn wait(target: &Target, watch: Stopwatch) -> Result<()> {
+    let mut shown = String::new();
+    let result = until_every(LOOK, "the condition Ready of pool demo", READY, || {
+        let mut get = target.kubectl()?;
+        let answer =
+            run::output(get.args(["--namespace", "demo", "get", "pgpool", "demo", "--output=json"]))?;
+        if !answer.status.success() {
+            return Ok(Err(String::from_utf8_lossy(&answer.stderr).trim().to_owned()));
+        }
+        let pool: Value = serde_json::from_slice(&answer.stdout)
+            .map_err(|source| Error::Json { what: "pool demo".to_owned(), source })?;
+        let line = told(&pool);
+        if line != shown {
+            say(format!("  {:5.1} s  {line}", watch.elapsed().as_secs_f64()));
+            shown.clone_from(&line);
+        }
+        Ok(if ready(&pool) { Ok(()) } else { Err(line) })
+    });
+    if result.is_err() {
+        say("the pods are:");
+        run::visible(target.kubectl()?.args(["--namespace", "demo", "get", "pods", "--output=wide"]))?;
+    }
+    result
+}
+
+/// Whether the condition Ready is true, for the spec as it is now.
+pub fn ready(pool: &Value) -> bool {
+    let generation = &pool["metadata"]["generation"];
+    let conditions = pool["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+    pool["status"]["observedGeneration"] == *generation
+        && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+/// The pool's state in one line.
+fn told(pool: &Value) -> String {
+    let status = &pool["status"];
+    let phase = status["phase"].as_str().unwrap_or("not yet seen by the operator");
+    let mut parts = vec![phase.to_owned()];
+    if let Some(attached) = status["attached"].as_str() {
+        parts.push(format!("{attached} attached"));
+    }
+    let recovery = &status["recovery"];
+    if let (Some(node), Some(stage)) = (recovery["node"].as_u64(), recovery["stage"].as_str()) {
+        let (bytes, total) =
+            (recovery["bytes"].as_u64().unwrap_or(0), recovery["total"].as_u64().unwrap_or(0));
+        let share = if stage == "Copying" && total > 0 {
+            format!(" {} %", bytes.min(total) * 100 / total)
+        } else {
+            String::new()
+        };
+        parts.push(format!("node {node}: {stage}{share}"));
+    }
+    let conditions = status["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+    let why = conditions.iter().find(|c| c["type"] == "Ready" && c["status"] == "False");
+    if let Some(message) = why.and_then(|c| c["message"].as_str()).filter(|m| !m.is_empty()) {
+        parts.push(message.to_owned());
+    }
+    parts.join(", ")
+}
+
+fn next(kubectl: &str, took: Duration) -> String {
+    format!(
+        "\nPool demo is Ready after {:.0} s. Next:\n
+  {kubectl} -n demo get pgpool demo -o wide
+  {kubectl} -n demo exec demo-0-0 -c postgres -- psql -c 'select version()'
+  {kubectl} -n demo annotate pgpool/demo pgpool-operator.dev/recover=2
+  {kubectl} -n demo get pgpool demo --watch
+  {kubectl} -n demo get events --watch
+  cargo xtask demo --down\n",
+        took.as_secs_f64()
+    )
+}
+
+/// Removes every trace of the demonstration.
+pub fn down(target: &Target) -> Result<()> {
+    let Target::Embedded(cluster) = target else {
+        return step("pool demo and operator", || uninstall(target));
+    };
+    cluster::down(cluster)
+}
+
+fn uninstall(target: &Target) -> Result<()> {
+    let mut delete = target.kubectl()?;
+    delete.args(["delete", "--ignore-not-found", "-f"]).arg(paths::checkout().join(EXAMPLE));
+    run::captured(&mut delete)?;
+    let mut helm = target.helm()?;
+    run::captured(helm.args(["uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--wait"]))?;
+    for kind in ["pgpools", "pgpoolmemberships"] {
+        let name = format!("{kind}.pgpool-operator.dev");
+        let mut crd = target.kubectl()?;
+        run::captured(crd.args(["delete", "crd", "--ignore-not-found", &name]))?;
+    }
+    let mut namespace = target.kubectl()?;
+    run::captured(namespace.args(["delete", "namespace", "--ignore-not-found", SYSTEM])).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pool_is_ready_only_for_the_spec_that_the_operator_has_seen() {
+        let pool = |seen: i64, status: &str| {
+            json!({ "metadata": { "generation": 2 }, "status": { "observedGeneration": seen,
+                "conditions": [{ "type": "Ready", "status": status }] } })
+        };
+        assert!(ready(&pool(2, "True")));
+        assert!(!ready(&pool(1, "True")));
+        assert!(!ready(&pool(2, "False")));
+        assert!(!ready(&json!({ "metadata": { "generation": 1 } })));
+    }
+
+    #[test]
+    fn a_recovery_shows_its_node_and_how_far_it_is() {
+        let pool = json!({ "status": { "phase": "Recovering", "attached": "1/3",
+            "recovery": { "node": 1, "stage": "Copying", "bytes": 50, "total": 200 },
+            "conditions": [{ "type": "Ready", "status": "False", "message": "node 1 is being copied" }] } });
+        assert_eq!(told(&pool), "Recovering, 1/3 attached, node 1: Copying 25 %, node 1 is being copied");
+        assert_eq!(told(&json!({})), "not yet seen by the operator");
+    }
+
+    #[test]
+    fn what_to_type_next_can_be_typed() {
+        let text = next("cargo xtask kubectl --", Duration::from_secs(23));
+        assert!(
+            text.contains("after 23 s") && text.contains("  cargo xtask kubectl -- -n demo get pgpool demo")
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! Container images: what there is, how each is built, and how it gets into nodes.
+//!
+//! An image is made of at most two layers: a Debian root (from the cache) and our program. Its tar lies in the
+//! cache under the digest of its content, so nothing is written when nothing changed.
+
+mod build;
+pub mod oci;
+mod root;
+mod store;
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::programs::Programs;
+use crate::progress::{say, step};
+use crate::{cargo, host, paths};
+
+pub use oci::Form;
+pub use store::{Store, UNUSED_PLUGINS, load};
+
+/// A finished image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its full name, such as `localhost/base:dev`.
+    pub name: String,
+    /// The SHA-256 of its manifest.
+    pub digest: String,
+    /// The OCI layout tar.
+    pub tar: PathBuf,
+}
+
+/// The images that only change with the cluster: its own parts, and PostgreSQL.
+pub fn of_the_cluster(programs: &Programs) -> Result<Vec<Image>> {
+    host::need_packages()?;
+    let dir = paths::cache("images")?;
+    let _lock = paths::lock(&dir)?;
+    build::CLUSTER.iter().map(|recipe| recipe.build(&dir, programs)).collect()
+}
+
+/// The images of the programs in this checkout.
+pub fn of_the_checkout(programs: &Programs, form: Form) -> Result<Vec<Image>> {
+    host::need_packages()?;
+    let built = cargo::build_programs()?;
+    let dir = paths::cache("images")?;
+    let _lock = paths::lock(&dir)?;
+    build::CHECKOUT.iter().map(|recipe| recipe.build_from(&dir, programs, &built, form)).collect()
+}
+
+/// `cargo xtask images`: builds all, and says what came out. Gives the images of this checkout.
+pub fn build_all(form: Form) -> Result<Vec<Image>> {
+    host::need_root()?;
+    let programs = Programs::build()?;
+    let mut images = of_the_cluster(&programs)?;
+    step("image store", || Store::prepare(&images).map(drop))?;
+    let own = step("images of this checkout", || of_the_checkout(&programs, form))?;
+    images.extend(own.iter().cloned());
+    for image in &images {
+        say(format!("  {:<40} sha256:{:.12}  {}", image.name, image.digest, image.tar.display()));
+    }
+    Ok(own)
+}

@@ -1,0 +1,112 @@
+//! Root file systems of Debian images, made by mmdebstrap and kept as one layer each.
+
+use std::fs;
+use std::path::Path;
+
+use super::oci::{Content, Layer};
+use crate::error::{OnFile, Result, refused};
+use crate::files::{self, Hasher};
+use crate::progress::step;
+use crate::{paths, run};
+
+/// Nothing reads these in a container. The locale C.UTF-8 lies elsewhere and stays.
+const LEFT_OUT: [&str; 5] = [
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/lintian/*",
+];
+/// Debian creates a database when it installs PostgreSQL; an image must not carry one.
+const NO_DATABASE: &str = r#"rm -rf "$1"/var/lib/postgresql/*/main "$1"/etc/postgresql/*/main"#;
+
+/// What a root file system is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Root {
+    /// Its name in the cache.
+    pub name: &'static str,
+    /// The Debian release.
+    pub suite: &'static str,
+    /// Packages on top of `minbase`.
+    pub packages: &'static [&'static str],
+}
+
+impl Root {
+    fn options(&self) -> Vec<String> {
+        let mut options = vec!["--variant=minbase".to_owned(), "--quiet".to_owned()];
+        options.push(format!("--include={}", self.packages.join(",")));
+        options.extend(LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
+        options.push(format!("--customize-hook={NO_DATABASE}"));
+        options
+    }
+
+    fn key(&self) -> String {
+        self.options().iter().fold(Hasher::default().part(self.suite), Hasher::part).key()
+    }
+
+    /// The layer, from the cache if it was made before.
+    pub fn layer(&self) -> Result<Layer> {
+        let dir = paths::cache("roots")?;
+        let _lock = paths::lock(&dir)?;
+        let tar = dir.join(format!("{}-{}.tar", self.name, self.key()));
+        let sum = tar.with_extension("sha256");
+        if !sum.exists() {
+            step(&format!("file system {} ({} {})", self.name, self.suite, self.packages.join(" ")), || {
+                self.make(&tar)?;
+                let (digest, size) = files::sha256_of(&tar)?;
+                files::write(&sum, format!("{digest} {size}\n"))
+            })?;
+        }
+        let text = fs::read_to_string(&sum).on("read", &sum)?;
+        let Some((digest, size)) = parse(&text) else {
+            return refused(format!("{} is damaged: remove it", sum.display()));
+        };
+        Ok(Layer { digest, size, content: Content::File(tar) })
+    }
+
+    fn make(&self, tar: &Path) -> Result<()> {
+        let fresh = tar.with_extension("new.tar");
+        let mut make = run::command("mmdebstrap", self.options());
+        make.arg(self.suite).arg(&fresh).arg(mirror()?);
+        // Times in the tar are cut to this one, so that the same packages give the same digest.
+        run::captured(make.env("SOURCE_DATE_EPOCH", "1735689600").env("LC_ALL", "C"))?;
+        fs::rename(&fresh, tar).on("rename to", tar)
+    }
+}
+
+fn parse(text: &str) -> Option<(String, u64)> {
+    let (digest, size) = text.trim().split_once(' ')?;
+    Some((digest.to_owned(), size.parse().ok()?))
+}
+
+/// The Debian mirror that apt uses here.
+fn mirror() -> Result<String> {
+    let sites = run::captured(&mut run::command("apt-get", ["indextargets", "--format", "$(SITE)"]))?;
+    match choose(&sites) {
+        Some(site) => Ok(site.to_owned()),
+        None => refused("apt knows no Debian mirror here: run apt-get update"),
+    }
+}
+
+fn choose(sites: &str) -> Option<&str> {
+    sites.lines().map(str::trim).find(|site| site.contains("://") && !site.contains("security"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_never_the_one_for_security_updates() {
+        assert_eq!(choose("http://a/debian-security\nhttp://a/debian\n"), Some("http://a/debian"));
+        assert_eq!(choose("\n"), None);
+    }
+
+    #[test]
+    fn packages_and_release_make_the_key() {
+        let root = Root { name: "a", suite: "trixie", packages: &["x", "y"] };
+        assert_eq!(root.key(), Root { name: "b", ..root }.key());
+        assert_ne!(root.key(), Root { suite: "bookworm", ..root }.key());
+        assert_ne!(root.key(), Root { packages: &["x"], ..root }.key());
+    }
+}

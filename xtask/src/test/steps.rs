@@ -1,0 +1,109 @@
+//! What each step does.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use super::Name;
+use super::tally::Tally;
+use crate::cargo::{self, SELECTION};
+use crate::cluster::Cluster;
+use crate::error::{Error, OnFile, Result, refused};
+use crate::programs::{self, Programs};
+use crate::progress::{print, say};
+use crate::{host, paths, run};
+
+/// Integration tests that need a cluster; each is a step of its own.
+const INSIDE: [&str; 2] = ["api", "cluster"];
+const CHART: &str = "charts/pgpool-operator";
+
+/// Runs a step that needs no cluster.
+pub fn run(name: Name) -> Result<Tally> {
+    match name {
+        Name::Fmt => one(cargo::command("fmt").args(["--all", "--check"])),
+        Name::Clippy => {
+            let mut clippy = cargo::command("clippy");
+            one(clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))
+        }
+        Name::Unit => unit(),
+        Name::Helm => helm(),
+        Name::Api | Name::Cluster => refused(format!("step {} needs a cluster", name.text())),
+    }
+}
+
+/// Runs a step whose test program must be in the cluster's network.
+pub fn run_inside(name: Name, cluster: &Cluster) -> Result<Tally> {
+    let mut test = cargo::command("test");
+    test.args(SELECTION).args(["--test", &name.text()]);
+    if name == Name::Cluster {
+        test.args(["--", "--test-threads=1", "--nocapture"]);
+    }
+    let architecture = std::env::consts::ARCH.to_uppercase();
+    let xtask = cluster.xtask().display().to_string();
+    test.env(
+        format!("CARGO_TARGET_{architecture}_UNKNOWN_LINUX_GNU_RUNNER"),
+        format!("{xtask} enter --name {} --", cluster.name()),
+    );
+    test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
+    counted(&mut test)
+}
+
+/// A command that counts as one.
+fn one(command: &mut Command) -> Result<Tally> {
+    say(format!("   {}", run::shown(command)));
+    run::visible(command).map(|()| Tally::SUCCESS)
+}
+
+/// A command whose tests are counted, while the user sees its output.
+fn counted(command: &mut Command) -> Result<Tally> {
+    say(format!("   {}", run::shown(command)));
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.map_err(|source| Error::Start { command: run::shown(command), source })?;
+    let mut tally = Tally::default();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.on("read the output of", run::shown(command))?;
+            let line = String::from_utf8_lossy(&line);
+            print(&line);
+            tally = tally + Tally::of_line(&line).unwrap_or_default();
+        }
+    }
+    let status = child.wait().on("wait for", run::shown(command))?;
+    Ok(tally.of_run(status.success()))
+}
+
+fn unit() -> Result<Tally> {
+    let mut rest = cargo::command("test");
+    rest.args(SELECTION).args(["--no-fail-fast", "--lib", "--bins"]);
+    for test in cargo::integration_tests()? {
+        if !INSIDE.contains(&test.as_str()) {
+            rest.args(["--test", &test]);
+        }
+    }
+    let own = counted(cargo::command("test").args(["--package", "xtask"]))?;
+    host::need_go()?;
+    host::need_test_packages()?;
+    rest.env("PGPOOL_HELM", Programs::build()?.path("helm")?);
+    let go = one(&mut programs::go_test()).unwrap_or_else(|e| {
+        say(format!("error: {e}"));
+        Tally::FAILURE
+    });
+    Ok(counted(&mut rest)? + own + go)
+}
+
+/// The chart: `helm lint`, then a rendering with the default values, which must give something.
+fn helm() -> Result<Tally> {
+    let programs = Programs::build()?;
+    let chart = paths::checkout().join(CHART);
+    let helm = |args: &[&str]| {
+        let mut helm = run::command(programs.path("helm")?, args);
+        helm.arg(&chart);
+        Ok::<Command, Error>(helm)
+    };
+    let lint = one(&mut helm(&["lint", "--strict"])?)?;
+    let mut template = helm(&["template", "pgpool-operator"])?;
+    say(format!("   {}", run::shown(&template)));
+    let text = run::captured(&mut template)?;
+    let kinds = text.lines().filter(|line| line.starts_with("kind: ")).count();
+    say(format!("   {kinds} objects"));
+    Ok(if kinds > 0 { lint } else { Tally::FAILURE })
+}
