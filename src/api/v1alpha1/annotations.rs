@@ -1,0 +1,13 @@
+//! What people ask for by `kubectl annotate pgpool/NAME`.
+
+/// `recover=N`: take node N back by online recovery.
+pub const RECOVER: &str = "pgpool-operator.dev/recover";
+/// `detach=N`: take node N out; it stays out until asked back.
+pub const DETACH: &str = "pgpool-operator.dev/detach";
+/// `attach=N`: take node N back in without a copy, where nothing was missed.
+pub const ATTACH: &str = "pgpool-operator.dev/attach";
+/// `replace-volume=N`: give up the claim of node N, whose volume is lost, and recover it on a new one.
+pub const REPLACE_VOLUME: &str = "pgpool-operator.dev/replace-volume";
+
+/// Every request annotation, in the order in which they are looked at.
+pub const REQUESTS: [&str; 4] = [RECOVER, DETACH, ATTACH, REPLACE_VOLUME];

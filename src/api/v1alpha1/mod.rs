@@ -1,0 +1,36 @@
+//! Version `v1alpha1` of the group `pgpool-operator.dev`.
+//!
+//! [`PgPool`] is what people write; [`PgPoolMembership`] is the record that the agents keep (docs/membership.md).
+
+pub mod annotations;
+mod bootstrap;
+pub mod conditions;
+pub mod duration;
+mod failure;
+mod front;
+mod membership;
+mod pgpool;
+mod postgres;
+mod rules;
+mod scheduling;
+mod status;
+mod storage;
+
+pub use bootstrap::{Bootstrap, BootstrapSql, Database, KeyRef, LocaleProvider, User};
+pub use duration::Span;
+pub use failure::{Failure, Recovery};
+pub use front::{LoadBalancing, Proxy, ProxyService, ServiceType, Tls, TlsValidity};
+pub use membership::{Member, MembershipSpec, PgPoolMembership, Phase, Record, Timings};
+pub use pgpool::{ClusteringMode, PgPool, PgPoolSpec, PullPolicy};
+pub use postgres::Postgres;
+pub use scheduling::{PodMetadata, Resources};
+pub use status::{
+    CopyKind, Health, LastFailover, LastRecovery, MembershipView, NodeState, NodeStatus, PgPoolStatus,
+    RecoveryStage, RecoveryStatus, RequestAnswer,
+};
+pub use storage::{Storage, WalArchive, WhenDeleted};
+
+/// The API group of both resources.
+pub const GROUP: &str = "pgpool-operator.dev";
+/// The highest number of nodes in a pool; also the bound of every list of nodes in the schemas.
+pub const MAX_NODES: u8 = 15;

@@ -1,0 +1,381 @@
+//! Asks other parts of the pool.
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    header::{CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Identity, LinkError, lines::Lines, peer_of, server::prepare};
+
+/// Longest message and longest line of a stream, in bytes.
+const MESSAGE: usize = 4 << 20;
+/// Of a refusal's text so much is kept, in bytes.
+const REFUSAL: usize = 1024;
+
+/// How hosts are found.
+#[derive(Clone, Debug, Default)]
+pub enum Book {
+    /// By DNS, at each new connection: pods change their addresses.
+    #[default]
+    Dns,
+    /// By this list, whatever the port; for tests on the loopback interface.
+    Fixed(Arc<HashMap<String, SocketAddr>>),
+}
+
+impl Book {
+    /// Addresses of `host`, with `port` unless a list says otherwise.
+    pub async fn find(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::Dns => Ok(lookup_host((host, port)).await?.collect()),
+            Self::Fixed(list) => Ok(list.get(host).copied().into_iter().collect()),
+        }
+    }
+}
+
+/// Calls other parts. Clones share the connections that are kept: one for each host and port. A call
+/// that finds it in use opens another; a call that finds it dead, or made under former certificates,
+/// opens another too. A message may arrive twice (it is sent again when the kept connection broke
+/// before the answer came), so all of [`crate::messages`] must bear that.
+#[derive(Clone)]
+pub struct Client {
+    identity: Identity,
+    book: Book,
+    kept: Arc<Mutex<HashMap<(String, u16), Connection>>>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    generation: u64,
+    driver: AbortOnDropHandle<()>,
+}
+
+/// One call: whom, and what.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    host: &'a str,
+    port: u16,
+    path: &'a str,
+}
+
+impl Call<'_> {
+    fn names(&self) -> (String, String) {
+        (self.host.to_owned(), self.path.to_owned())
+    }
+
+    fn http(&self, source: hyper::Error) -> LinkError {
+        let (host, path) = self.names();
+        LinkError::Http { host, path, source }
+    }
+
+    fn too_long(&self, limit: usize) -> LinkError {
+        let (host, path) = self.names();
+        LinkError::TooLong { host, path, limit }
+    }
+
+    fn message(&self, source: serde_json::Error) -> LinkError {
+        let (host, path) = self.names();
+        LinkError::Message { host, path, source }
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        let (host, path) = self.names();
+        timeout(limit, what).await.unwrap_or(Err(LinkError::Timeout { host, path, after: limit }))
+    }
+
+    fn request(&self, method: &Method, body: &Bytes) -> Result<Request<Full<Bytes>>, LinkError> {
+        let mut request = Request::builder().method(method.clone()).uri(self.path).header(HOST, self.host);
+        if method == Method::POST {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request.body(Full::new(body.clone())).map_err(|source| {
+            let (host, path) = self.names();
+            LinkError::Request { host, path, source }
+        })
+    }
+}
+
+impl Client {
+    /// A client that finds hosts by DNS.
+    pub fn new(identity: Identity) -> Self {
+        Self::with_book(identity, Book::Dns)
+    }
+
+    /// A client that finds hosts by `book`.
+    pub fn with_book(identity: Identity, book: Book) -> Self {
+        Self { identity, book, kept: Arc::default() }
+    }
+
+    /// The certificates that it shows.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Asks for a message. `limit` is for all of it: resolving, connecting, answer.
+    pub async fn get_json<T: DeserializeOwned>(
+        &self,
+        host: &str,
+        port: u16,
+        path: &str,
+        limit: Duration,
+    ) -> Result<T, LinkError> {
+        let call = Call { host, port, path };
+        let body = call.within(limit, self.exchange(call, &Method::GET, &Bytes::new())).await?;
+        serde_json::from_slice(&body).map_err(|error| call.message(error))
+    }
+
+    /// Sends a message and takes the answer. `limit` as in [`Self::get_json`].
+    pub async fn post_json<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        host: &str,
+        port: u16,
+        path: &str,
+        body: &B,
+        limit: Duration,
+    ) -> Result<T, LinkError> {
+        let call = Call { host, port, path };
+        let body = Bytes::from(serde_json::to_vec(body).map_err(|error| call.message(error))?);
+        let body = call.within(limit, self.exchange(call, &Method::POST, &body)).await?;
+        serde_json::from_slice(&body).map_err(|error| call.message(error))
+    }
+
+    /// A stream of messages, one a line, on a connection of its own. `limit` is the time until it
+    /// begins; how long it may be silent is the caller's matter. It ends after its first error.
+    pub async fn get_stream<T: DeserializeOwned>(
+        &self,
+        host: &str,
+        port: u16,
+        path: &str,
+        limit: Duration,
+    ) -> Result<impl Stream<Item = Result<T, LinkError>> + Send + use<T>, LinkError> {
+        let call = Call { host, port, path };
+        let (body, driver) = call.within(limit, self.open(call)).await?;
+        let reader = Some(Reader { body, lines: Lines::new(MESSAGE), driver, names: call.names() });
+        Ok(stream::unfold(reader, |reader| async move {
+            let mut reader = reader?;
+            match reader.line().await {
+                Ok(Some(line)) => {
+                    let read = serde_json::from_slice(&line).map_err(|source| reader.call().message(source));
+                    let next = read.is_ok().then_some(reader);
+                    Some((read, next))
+                }
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
+    }
+
+    /// Fetches a file into `file` and flushes it; returns its length in bytes. `silence` limits the time
+    /// until it begins and between two pieces. A file that comes short is an error.
+    pub async fn download<W: AsyncWrite + Unpin + Send>(
+        &self,
+        host: &str,
+        port: u16,
+        path: &str,
+        silence: Duration,
+        file: &mut W,
+    ) -> Result<u64, LinkError> {
+        let call = Call { host, port, path };
+        let store = |source: io::Error| {
+            let (host, path) = call.names();
+            LinkError::Store { host, path, source }
+        };
+        let (mut body, _driver) = call.within(silence, self.open(call)).await?;
+        let mut length = 0;
+        loop {
+            let frame = async { body.frame().await.transpose().map_err(|error| call.http(error)) };
+            let Some(frame) = call.within(silence, frame).await? else { break };
+            if let Ok(data) = frame.into_data() {
+                length += data.len() as u64;
+                file.write_all(&data).await.map_err(store)?;
+            }
+        }
+        file.flush().await.map_err(store)?;
+        Ok(length)
+    }
+
+    /// A body that is read piece by piece, on a connection of its own.
+    async fn open(&self, call: Call<'_>) -> Result<(Incoming, AbortOnDropHandle<()>), LinkError> {
+        let mut connection = self.connect(call).await?;
+        let request = call.request(&Method::GET, &Bytes::new())?;
+        let answer = connection.sender.send_request(request).await.map_err(|error| call.http(error))?;
+        if answer.status().is_success() {
+            return Ok((answer.into_body(), connection.driver));
+        }
+        Err(refusal(call, answer).await)
+    }
+
+    async fn exchange(&self, call: Call<'_>, method: &Method, body: &Bytes) -> Result<Bytes, LinkError> {
+        let place = (call.host.to_owned(), call.port);
+        let kept = self.kept().remove(&place);
+        let generation = self.identity.current().generation;
+        if let Some(mut connection) = kept.filter(|kept| kept.generation == generation) {
+            match round(&mut connection, call, method, body).await {
+                Err(LinkError::Http { source, .. }) => {
+                    tracing::debug!(host = call.host, %source, "a kept connection broke; trying a new one");
+                }
+                answered => {
+                    self.keep(place, connection);
+                    return answered;
+                }
+            }
+        }
+        let mut connection = self.connect(call).await?;
+        let answered = round(&mut connection, call, method, body).await;
+        self.keep(place, connection);
+        answered
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<(String, u16), Connection>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a connection that can be used again. A call that timed out never gets here: its connection
+    /// is dropped with it.
+    fn keep(&self, place: (String, u16), connection: Connection) {
+        if connection.sender.is_ready() {
+            self.kept().insert(place, connection);
+        }
+    }
+
+    async fn connect(&self, call: Call<'_>) -> Result<Connection, LinkError> {
+        let loaded = self.identity.current();
+        let Call { host, port, .. } = call;
+        let handshake = |source: io::Error| LinkError::Handshake { host: host.to_owned(), port, source };
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| handshake(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let socket = self.dial(host, port).await?;
+        let stream = TlsConnector::from(loaded.client).connect(name, socket).await.map_err(handshake)?;
+        same_pool(call, &stream, &loaded.uid)?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| call.http(error))?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to another part ended");
+            }
+        });
+        let driver = AbortOnDropHandle::new(driver);
+        Ok(Connection { sender, generation: loaded.generation, driver })
+    }
+
+    async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, LinkError> {
+        let resolve = |source: io::Error| LinkError::Resolve { host: host.to_owned(), source };
+        let addresses = self.book.find(host, port).await.map_err(resolve)?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+        for address in addresses {
+            match TcpStream::connect(address).await.and_then(|socket| prepare(&socket).map(|()| socket)) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = error,
+            }
+        }
+        Err(LinkError::Dial { host: host.to_owned(), port, source: last })
+    }
+}
+
+/// The authority alone would do; a pool whose authority a person gave to two pools is caught by this.
+fn same_pool(call: Call<'_>, stream: &TlsStream<TcpStream>, uid: &str) -> Result<(), LinkError> {
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let leaf = leaf.ok_or_else(|| LinkError::Certificate { reason: "none was shown".into() })?;
+    let (theirs, _) = peer_of(leaf)?;
+    if theirs == uid {
+        return Ok(());
+    }
+    Err(LinkError::Foreign { host: call.host.to_owned(), port: call.port, uid: theirs })
+}
+
+async fn round(
+    connection: &mut Connection,
+    call: Call<'_>,
+    method: &Method,
+    body: &Bytes,
+) -> Result<Bytes, LinkError> {
+    let request = call.request(method, body)?;
+    let sender = &mut connection.sender;
+    sender.ready().await.map_err(|error| call.http(error))?;
+    let answer = sender.send_request(request).await.map_err(|error| call.http(error))?;
+    if !answer.status().is_success() {
+        return Err(refusal(call, answer).await);
+    }
+    let whole = collect(call, answer.into_body(), MESSAGE).await?;
+    // The connection's driver learns of the end of the body a moment later.
+    sender.ready().await.ok();
+    Ok(whole)
+}
+
+async fn collect(call: Call<'_>, body: Incoming, limit: usize) -> Result<Bytes, LinkError> {
+    match Limited::new(body, limit).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(call.too_long(limit)),
+        Err(error) => match error.downcast::<hyper::Error>() {
+            Ok(error) => Err(call.http(*error)),
+            Err(_) => Err(call.too_long(limit)),
+        },
+    }
+}
+
+async fn refusal(call: Call<'_>, answer: Response<Incoming>) -> LinkError {
+    let status: StatusCode = answer.status();
+    let text = collect(call, answer.into_body(), REFUSAL).await;
+    let message = text.map_or_else(
+        |error| format!("(its text can't be read: {error})"),
+        |text| String::from_utf8_lossy(&text).trim().to_owned(),
+    );
+    let (host, path) = call.names();
+    LinkError::Status { host, path, status: status.as_u16(), message }
+}
+
+struct Reader {
+    body: Incoming,
+    lines: Lines,
+    driver: AbortOnDropHandle<()>,
+    names: (String, String),
+}
+
+impl Reader {
+    fn call(&self) -> Call<'_> {
+        Call { host: &self.names.0, port: 0, path: &self.names.1 }
+    }
+
+    async fn line(&mut self) -> Result<Option<Bytes>, LinkError> {
+        loop {
+            match self.lines.next() {
+                Ok(Some(line)) => return Ok(Some(line)),
+                Ok(None) => {}
+                Err(_) => return Err(self.call().too_long(MESSAGE)),
+            }
+            let Some(frame) = self.body.frame().await else {
+                tracing::debug!(host = self.names.0, finished = self.driver.is_finished(), "a stream ended");
+                return Ok(None);
+            };
+            if let Ok(data) = frame.map_err(|error| self.call().http(error))?.into_data() {
+                self.lines.push(&data);
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What agents, fronts, Jobs and the operator say to each other: JSON over HTTP/1.1 with mutual TLS
+//! on [`crate::names::AGENT_PORT`]. Every message carries the pool's uid and the sender's epoch.
+//!
+//! | call | by | what |
+//! |---|---|---|
+//! | `GET /v1/report` | everybody of the pool | one [`NodeReport`] |
+//! | `GET /v1/watch` | front, operator | a [`NodeReport`] a line, at each change and at least each heartbeat |
+//! | `POST /v1/beat` | nodes | [`Beat`], answered by [`Answer`] |
+//! | `GET /v1/table` | nodes | the node's whole epoch table, [`EpochTable`] |
+//! | `GET /v1/wal/FILE` | nodes, Jobs | an archived WAL file, uncompressed; 404 when it isn't there |
+//! | `POST /v1/roles` | operator | [`EnsureRoles`], answered by [`Ensured`]; only the primary takes it |
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages; a program speaks this one and the one before.
+pub const PROTOCOL: u32 = 1;
+
+/// Who sent a message; read from the certificate, never from the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The agent of a node.
+    Node(u8),
+    /// A front.
+    Proxy,
+    /// A recovery Job.
+    Recovery,
+    /// The operator.
+    Operator,
+}
+
+/// What the Postgres of a node is, as its agent knows it.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Not running.
+    Stopped,
+    /// Running as the primary.
+    Primary,
+    /// Running as a standby.
+    Standby,
+}
+
+/// Whether the node may follow without a copy (R9).
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// Not looked at yet.
+    Unknown,
+    /// Its WAL is a prefix of the primary's history.
+    Proved,
+    /// It must be copied anew; why.
+    NeedsCopy(String),
+}
+
+/// What an agent says of its node.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "a message: each says something of its own")]
+pub struct NodeReport {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Uid of the pool.
+    pub pool_uid: String,
+    /// Index of the node.
+    pub index: u8,
+    /// Its copy of the data; none while the volume is empty.
+    pub incarnation: Option<String>,
+    /// Random id of this start of Postgres; changes with each start.
+    pub boot: String,
+    /// Epoch of the record that the agent acts on; 0 when it knows none.
+    pub epoch: i64,
+    /// What its Postgres is.
+    pub role: Role,
+    /// True while clients are let in (pg_hba open, R6; a standby also holds a read lease).
+    pub open: bool,
+    /// Milliseconds left of the read lease (a standby) or of the own lease (a primary); the receiver counts
+    /// from its own sending of the request.
+    pub lease_ms: u64,
+    /// True while the walreceiver streams from the primary.
+    pub streaming: bool,
+    /// Timeline that it writes or follows.
+    pub timeline: Option<u32>,
+    /// Last applied (a standby) or flushed (a primary) WAL position, as bytes.
+    pub lsn: Option<u64>,
+    /// Age in milliseconds of the oldest commit that it hasn't applied.
+    pub lag_ms: Option<u64>,
+    /// Whether it may follow without a copy.
+    pub join: Join,
+    /// What it is doing or waiting for, for people.
+    pub message: String,
+    /// True when a person must act: the message says what.
+    pub needs_person: bool,
+    /// Major version of its PostgreSQL.
+    pub postgres_version: Option<u32>,
+    /// Size of the volume's file system in bytes.
+    pub volume_bytes: u64,
+    /// Free bytes on it.
+    pub volume_free: u64,
+    /// WAL archive: bytes used.
+    pub archive_bytes: u64,
+    /// WAL archive: last failure, for people.
+    pub archive_error: Option<String>,
+    /// Base backups being taken from this node.
+    pub backups: Vec<BackupProgress>,
+    /// On a primary: what its walsenders say of each standby.
+    pub replicas: Vec<Replica>,
+    /// On a primary: the synchronous names in use, by node.
+    pub synchronous: Vec<u8>,
+    /// On a primary: why the next node isn't attached yet, for people.
+    pub attach_note: String,
+    /// On a primary: true once the roles, databases and SQL of the bootstrap were made.
+    pub bootstrapped: bool,
+}
+
+/// A base backup under way (`pg_stat_progress_basebackup`).
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupProgress {
+    /// `application_name` of the receiver: the name of the Job.
+    pub name: String,
+    /// PostgreSQL's word for what it does.
+    pub phase: String,
+    /// Bytes streamed.
+    pub bytes: i64,
+    /// Bytes to stream, estimated.
+    pub total: i64,
+}
+
+/// A standby as the primary's walsender sees it (`pg_stat_replication`).
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Replica {
+    /// Index, read from the application name.
+    pub index: u8,
+    /// Incarnation, read from the application name.
+    pub incarnation: String,
+    /// `streaming`, `catchup`, ...
+    pub state: String,
+    /// `sync_priority`: written by the walsender itself.
+    pub priority: i32,
+    /// Last position that it reported as applied, as bytes.
+    pub replay_lsn: Option<u64>,
+    /// Milliseconds since its last reply.
+    pub reply_age_ms: Option<u64>,
+}
+
+/// A moment on a node's own clock, in one start of its Postgres.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Stamp {
+    /// The start of Postgres that it belongs to.
+    pub boot: String,
+    /// Milliseconds of the node's `CLOCK_BOOTTIME`.
+    pub millis: u64,
+}
+
+/// From the primary to every other node (R3, R4).
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Beat {
+    /// Uid of the pool.
+    pub pool_uid: String,
+    /// Epoch of the record that the primary is in office by.
+    pub epoch: i64,
+    /// Index of the sender.
+    pub from: u8,
+    /// Stamp of the receiver's last answer: with it the primary grants a lease that begins then; none
+    /// when it grants none.
+    pub echo: Option<Stamp>,
+    /// Length in milliseconds of the lease that the echo grants: the primary's to say, or the two would
+    /// count differently while `spec.failure.lease` is being changed.
+    pub lease_ms: u32,
+    /// The primary's flush position, as bytes: a standby's first lease waits until it has applied this.
+    pub flush_lsn: u64,
+}
+
+/// A node's answer to a beat.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Uid of the pool.
+    pub pool_uid: String,
+    /// Epoch that the node knows; a beat of another one isn't counted as answered.
+    pub epoch: i64,
+    /// Index of the node.
+    pub index: u8,
+    /// Its copy of the data.
+    pub incarnation: Option<String>,
+    /// Its clock when it answered.
+    pub stamp: Stamp,
+    /// What its Postgres is.
+    pub role: Role,
+    /// True when it serves nobody and will not under this epoch without a new lease (R5).
+    pub serves_nobody: bool,
+    /// Whether it may follow without a copy.
+    pub join: Join,
+    /// True while its walreceiver streams.
+    pub streaming: bool,
+    /// Timeline that it follows.
+    pub timeline: Option<u32>,
+    /// Last applied WAL position, as bytes.
+    pub replay_lsn: Option<u64>,
+}
+
+/// A row of the epoch table: written by each primary behind its gate, and before each attach.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EpochRow {
+    /// Counts the rows.
+    pub id: i64,
+    /// Epoch of the record at that moment.
+    pub epoch: i64,
+    /// Timeline of the writer.
+    pub timeline: u32,
+    /// Random.
+    pub nonce: String,
+    /// `pg_snapshot_xmax` when the primary took office.
+    pub fork_xid: String,
+}
+
+/// The whole epoch table of a node.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct EpochTable {
+    /// Ordered by id.
+    pub rows: Vec<EpochRow>,
+}
+
+/// Roles and databases that shall exist. Passwords travel as SCRAM verifiers only.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EnsureRoles {
+    /// Login roles.
+    pub roles: Vec<RoleSpec>,
+    /// Databases and their owners.
+    pub databases: Vec<DatabaseSpec>,
+    /// SQL run once, in the first database, as its owner; its marker is in the same transaction.
+    pub bootstrap_sql: Option<String>,
+}
+
+/// A login role.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleSpec {
+    /// Its name.
+    pub name: String,
+    /// `SCRAM-SHA-256$…` (RFC 5803), as `pg_authid.rolpassword` has it.
+    pub verifier: String,
+    /// Roles that it is a member of.
+    pub in_roles: Vec<String>,
+    /// May make databases.
+    pub create_db: bool,
+    /// May make roles.
+    pub create_role: bool,
+}
+
+/// A database.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseSpec {
+    /// Its name.
+    pub name: String,
+    /// The role that owns it.
+    pub owner: String,
+}
+
+/// The answer to [`EnsureRoles`].
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Ensured {
+    /// What was made or changed, for events; holds no secret.
+    pub changed: Vec<String>,
+    /// What could not be done and why, for a condition; holds no secret.
+    pub errors: Vec<String>,
+}
