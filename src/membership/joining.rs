@@ -1,0 +1,271 @@
+//! Whether a node may follow the primary without a copy (R9), and whether two epoch tables agree.
+//!
+//! A position, a timeline, `sync_state` and pg_rewind don't show that a node holds other data; what
+//! does: the end of its valid WAL against the fork in the primary's history, and the epoch table.
+use super::lsn;
+use crate::messages::{EpochRow, Join};
+
+/// What `pg_controldata` says of a data directory whose Postgres isn't running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlData {
+    /// "Database cluster state".
+    pub state: State,
+    /// "Latest checkpoint's TimeLineID".
+    pub timeline: u32,
+    /// "Latest checkpoint's REDO location".
+    pub redo: u64,
+    /// "Minimum recovery ending location"; 0 when there is none.
+    pub min_recovery_end: u64,
+    /// "Min recovery ending loc's timeline"; 0 when there is none.
+    pub min_recovery_timeline: u32,
+    /// "Database system identifier".
+    pub system_id: u64,
+}
+
+/// "Database cluster state".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// "shut down": ended as a primary, orderly.
+    ShutDown,
+    /// "shut down in recovery": ended as a standby, orderly.
+    ShutDownInRecovery,
+    /// "in archive recovery": ran as a standby.
+    InArchiveRecovery,
+    /// "in production": ran as a primary, or a base backup that hasn't been started.
+    InProduction,
+    /// Anything else: starting up, shutting down, in crash recovery.
+    Other,
+}
+
+impl ControlData {
+    /// Reads the output of `pg_controldata`, run with `LC_ALL=C`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            Some(line.trim())
+        };
+        Some(Self {
+            state: match field("Database cluster state")? {
+                "shut down" => State::ShutDown,
+                "shut down in recovery" => State::ShutDownInRecovery,
+                "in archive recovery" => State::InArchiveRecovery,
+                "in production" => State::InProduction,
+                _ => State::Other,
+            },
+            timeline: field("Latest checkpoint's TimeLineID")?.parse().ok()?,
+            redo: lsn::parse(field("Latest checkpoint's REDO location")?)?,
+            min_recovery_end: lsn::parse(field("Minimum recovery ending location")?)?,
+            min_recovery_timeline: field("Min recovery ending loc's timeline")?.parse().ok()?,
+            system_id: field("Database system identifier")?.parse().ok()?,
+        })
+    }
+}
+
+/// A line of a timeline history file: where a timeline was left for the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The timeline that was left.
+    pub timeline: u32,
+    /// Where.
+    pub at: u64,
+}
+
+/// Reads a timeline history file (`0000000N.history`); none when a line can't be read.
+pub fn parse_history(text: &str) -> Option<Vec<Fork>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let timeline = words.next()?.parse().ok()?;
+            Some(Fork { timeline, at: lsn::parse(words.next()?)? })
+        })
+        .collect()
+}
+
+/// The end of the valid WAL, from what `pg_waldump` says when it stops there: "error in WAL record at
+/// X: invalid record length at END: ...". None when it stopped for another cause.
+pub fn parse_wal_end(text: &str) -> Option<u64> {
+    let after = text.lines().rev().find_map(|line| line.split_once("invalid record length at "))?.1;
+    lsn::parse(after.split([':', ' ']).next()?)
+}
+
+/// What is known of a node that would like to follow, and of the primary.
+#[derive(Clone, Debug)]
+pub struct JoinView {
+    /// The node's control file.
+    pub control: ControlData,
+    /// True for a base backup that hasn't been started yet (`backup_label` is there): what its control
+    /// file says of its state is the donor's.
+    pub fresh_copy: bool,
+    /// End of the valid WAL of `control.timeline` in the node's `pg_wal` ([`parse_wal_end`]).
+    pub wal_end: Option<u64>,
+    /// Timeline of the primary.
+    pub primary_timeline: u32,
+    /// History of that timeline ([`parse_history`]); empty for timeline 1.
+    pub history: Vec<Fork>,
+    /// The primary's "Database system identifier"; none when it isn't known.
+    pub primary_system_id: Option<u64>,
+}
+
+/// Whether the node may follow without a copy.
+pub fn decide(view: &JoinView) -> Join {
+    match obstacle(view) {
+        None => Join::Proved,
+        Some(reason) => Join::NeedsCopy(reason),
+    }
+}
+
+fn obstacle(view: &JoinView) -> Option<String> {
+    let control = &view.control;
+    if view.primary_system_id.is_some_and(|id| id != control.system_id) {
+        return Some("it comes from another database system".to_owned());
+    }
+    let timeline = control.timeline.max(control.min_recovery_timeline);
+    if timeline > view.primary_timeline {
+        return Some(format!("it is on timeline {timeline}, the primary on {}", view.primary_timeline));
+    }
+    if timeline == view.primary_timeline {
+        return same_timeline(view);
+    }
+    let Some(fork) = view.history.iter().find(|f| f.timeline == timeline) else {
+        return Some(format!("timeline {timeline} is not in the history of the primary's"));
+    };
+    // Only `control.timeline` was looked through for its end.
+    let Some(end) = view.wal_end.filter(|_| timeline == control.timeline) else {
+        return Some(format!("the end of its WAL on timeline {timeline} is not known"));
+    };
+    let end = end.max(control.min_recovery_end).max(control.redo);
+    let past = end > fork.at;
+    past.then(|| {
+        let (end, fork) = (lsn::print(end), lsn::print(fork.at));
+        format!("its WAL goes on to {end}, past the fork at {fork}: it may hold what nobody else has")
+    })
+}
+
+/// On the primary's own timeline only the primary writes: a copy that has been a standby ever since
+/// holds nothing but what it was sent.
+fn same_timeline(view: &JoinView) -> Option<String> {
+    let was_standby = matches!(view.control.state, State::InArchiveRecovery | State::ShutDownInRecovery);
+    let proved = was_standby || view.fresh_copy;
+    (!proved).then(|| "it has written on the primary's timeline itself".to_owned())
+}
+
+/// How the epoch table of another node compares with the own one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableCheck {
+    /// The same rows; id of the newest, 0 when there are none.
+    Equal {
+        /// Id of the newest row.
+        newest: i64,
+    },
+    /// The first rows of the own table: it may still be applying.
+    Behind {
+        /// Id of its newest row.
+        newest: i64,
+    },
+    /// Other rows: it holds other data. Why, for people.
+    Different(String),
+}
+
+/// Compares the epoch table of another node with the own one, both ordered by id.
+pub fn compare_tables(ours: &[EpochRow], theirs: &[EpochRow]) -> TableCheck {
+    if let Some((_, row)) = ours.iter().zip(theirs).find(|(a, b)| a != b) {
+        return TableCheck::Different(format!(
+            "row {} of its epoch table differs from the primary's",
+            row.id
+        ));
+    }
+    if let Some(row) = theirs.get(ours.len()) {
+        return TableCheck::Different(format!("row {} of its epoch table is not in the primary's", row.id));
+    }
+    let newest = theirs.last().map_or(0, |row| row.id);
+    if theirs.len() == ours.len() { TableCheck::Equal { newest } } else { TableCheck::Behind { newest } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTROL: &str = "\
+pg_control version number:            1700
+Database system identifier:           7571234567890123456
+Database cluster state:               in archive recovery
+Latest checkpoint's REDO location:    0/3000028
+Latest checkpoint's TimeLineID:       1
+Minimum recovery ending location:     0/3000100
+Min recovery ending loc's timeline:   1
+";
+
+    fn view() -> JoinView {
+        JoinView {
+            control: ControlData::parse(CONTROL).unwrap(),
+            fresh_copy: false,
+            wal_end: None,
+            primary_timeline: 1,
+            history: Vec::new(),
+            primary_system_id: None,
+        }
+    }
+
+    #[test]
+    fn a_crashed_standby_is_proved_and_a_crashed_primary_is_not() {
+        assert_eq!(decide(&view()), Join::Proved);
+        for state in ["in production", "shut down", "in crash recovery", "starting up"] {
+            let text = CONTROL.replace("in archive recovery", state);
+            let control = ControlData::parse(&text).unwrap();
+            let crashed = JoinView { control: control.clone(), ..view() };
+            assert!(matches!(decide(&crashed), Join::NeedsCopy(_)), "{state}");
+            let fresh = JoinView { control, fresh_copy: true, ..view() };
+            assert_eq!(decide(&fresh), Join::Proved, "a copy of a {state} donor");
+        }
+    }
+
+    /// The figures of a crashed primary whose tail went past the fork, and of one whose didn't.
+    #[test]
+    fn an_old_primary_follows_only_if_its_wal_ends_before_the_fork() {
+        let said = "pg_waldump: error: error in WAL record at 0/4858200: invalid record length at 0/4858238: \
+                    expected at least 24, got 0";
+        let control = ControlData::parse(&CONTROL.replace("in archive recovery", "in production")).unwrap();
+        let at = |fork: &str, wal_end: Option<u64>| {
+            let history =
+                parse_history(&format!("# a remark\n\n1\t{fork}\tno recovery target specified\n")).unwrap();
+            decide(&JoinView { control: control.clone(), wal_end, primary_timeline: 2, history, ..view() })
+        };
+        let end = parse_wal_end(said);
+        assert_eq!(end, Some(0x0485_8238));
+        assert_eq!(at("0/4858238", end), Join::Proved);
+        assert!(matches!(at("0/3651038", end), Join::NeedsCopy(why) if why.contains("past the fork")));
+        assert!(matches!(at("0/4858238", None), Join::NeedsCopy(why) if why.contains("not known")));
+        assert!(matches!(at("0/3000050", Some(0x0300_0050)), Join::NeedsCopy(_)), "replay has to go further");
+    }
+
+    #[test]
+    fn what_cannot_be_read_proves_nothing() {
+        assert_eq!(ControlData::parse("Database cluster state: shut down"), None);
+        assert_eq!(parse_history("1\tnowhere"), None);
+        assert_eq!(parse_wal_end("pg_waldump: error: could not find file"), None);
+        let other = JoinView { primary_system_id: Some(1), ..view() };
+        assert!(matches!(decide(&other), Join::NeedsCopy(why) if why.contains("another database system")));
+        let unknown = JoinView { primary_timeline: 3, wal_end: Some(0x0300_0100), ..view() };
+        assert!(matches!(decide(&unknown), Join::NeedsCopy(why) if why.contains("not in the history")));
+        let later = JoinView { primary_timeline: 0, ..view() };
+        assert!(matches!(decide(&later), Join::NeedsCopy(why) if why.contains("the primary on 0")));
+    }
+
+    #[test]
+    fn tables_are_equal_behind_or_different() {
+        let row = |id: i64, nonce: &str| EpochRow {
+            id,
+            epoch: 1,
+            timeline: 1,
+            nonce: nonce.to_owned(),
+            fork_xid: "7".to_owned(),
+        };
+        let (a, b, c) = (row(1, "a"), row(2, "b"), row(2, "c"));
+        let ours = [a.clone(), b.clone()];
+        assert_eq!(compare_tables(&ours, &ours), TableCheck::Equal { newest: 2 });
+        assert_eq!(compare_tables(&ours, &ours[..1]), TableCheck::Behind { newest: 1 });
+        assert!(matches!(compare_tables(&ours, &[a.clone(), c]), TableCheck::Different(_)));
+        assert!(matches!(compare_tables(&ours[..1], &[a, b]), TableCheck::Different(_)));
+    }
+}

@@ -1,0 +1,295 @@
+//! Leases: who may answer reads, and until when (R3, R4).
+//!
+//! A standby stamps each answer with its own clock ([`ReadLease::answer`]). The primary's next beat
+//! echoes the stamp and so grants a lease that runs from the *stamp*, on the standby's clock. The
+//! primary counts from the moment it *sent* that beat, which is later ([`Contact::lease_over`]). So
+//! however late messages arrive, the lease is over at the standby before the primary thinks so.
+//!
+//! One beat at a time is under way to each node, and an answer counts only for the beat under way:
+//! answers are then noted in the order of the beats.
+use std::time::Duration;
+
+use super::rules::{Rule, Rules};
+use crate::clock::Moment;
+use crate::messages::{Answer, Beat, Stamp};
+
+/// Clocks of two machines drift apart by less than 1 / this.
+const DRIFT_PART: u32 = 100;
+
+/// How long a primary waits for a lease of that length to be over, whatever the holder's clock does.
+pub fn waited(length: Duration) -> Duration {
+    length + length / DRIFT_PART
+}
+
+/// A lease that a node may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// When the beat that granted it was sent.
+    pub sent: Moment,
+    /// Its length.
+    pub length: Duration,
+    /// The stamp that the beat echoed; none for a lease given by an earlier start of this agent.
+    pub echo: Option<Stamp>,
+}
+
+/// What a primary knows of another node by its beats; one for each index.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Contact {
+    /// The last answer.
+    pub answer: Option<Answer>,
+    /// When the beat was sent that it answered.
+    pub heard: Option<Moment>,
+    /// When the newest beat was sent whose answer counts (R4: same epoch).
+    pub counted: Option<Moment>,
+    /// The last lease given.
+    pub granted: Option<Grant>,
+}
+
+impl Contact {
+    /// A node whose name stood in N when this agent started: it counts as holding a lease given at
+    /// that moment, of the longest length that was in use ([`super::names::Names::lease_ms`]).
+    pub fn inherited(started: Moment, lease_ms: u32) -> Self {
+        let length = Duration::from_millis(u64::from(lease_ms));
+        Self { granted: Some(Grant { sent: started, length, echo: None }), ..Self::default() }
+    }
+
+    /// Notes that a beat is about to be sent; called before it goes out.
+    pub fn sent(&mut self, at: Moment, beat: &Beat) {
+        if let Some(echo) = &beat.echo {
+            let length = Duration::from_millis(u64::from(beat.lease_ms));
+            self.granted = Some(Grant { sent: at, length, echo: Some(echo.clone()) });
+        }
+    }
+
+    /// Notes the answer to the beat that was sent at `sent`, under `epoch`.
+    pub fn answered(&mut self, sent: Moment, epoch: i64, answer: Answer) {
+        if answer.epoch == epoch {
+            self.counted = Some(sent);
+        }
+        self.heard = Some(sent);
+        self.answer = Some(answer);
+    }
+
+    /// Whether no lease given to the node can be alive any more: the last one has been waited out,
+    /// or the node has said that it serves nobody, after what the last one echoed.
+    pub fn lease_over(&self, now: Moment) -> bool {
+        self.lease_rest(now).is_zero()
+    }
+
+    /// How long until no lease given to the node can be alive any more.
+    pub fn lease_rest(&self, now: Moment) -> Duration {
+        let Some(grant) = &self.granted else { return Duration::ZERO };
+        if self.gave_word(grant) { Duration::ZERO } else { grant.sent.after(waited(grant.length)).since(now) }
+    }
+
+    fn gave_word(&self, grant: &Grant) -> bool {
+        let Some(answer) = self.answer.as_ref().filter(|a| a.serves_nobody) else { return false };
+        match &grant.echo {
+            None => true,
+            Some(echo) => echo.boot != answer.stamp.boot || echo.millis < answer.stamp.millis,
+        }
+    }
+}
+
+/// The primary's own lease (R4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnLease {
+    /// No other node counts: none is needed.
+    Alone,
+    /// Every other node that counts has answered lately enough.
+    Until(Moment),
+    /// One has not: no reads, and no leases for others.
+    Lapsed,
+}
+
+impl OwnLease {
+    /// Whether it is good now.
+    pub fn is_good(self) -> bool {
+        self != Self::Lapsed
+    }
+
+    /// What is left of it, at most `length`.
+    pub fn rest(self, now: Moment, length: Duration) -> Duration {
+        match self {
+            Self::Alone => length,
+            Self::Until(end) => end.since(now).min(length),
+            Self::Lapsed => Duration::ZERO,
+        }
+    }
+}
+
+/// The own lease of a primary. `counted` has, for each other node of record ∪ N, when the newest beat
+/// was sent that the node answered ([`Contact::counted`]).
+pub fn own(now: Moment, counted: impl IntoIterator<Item = Option<Moment>>, length: Duration) -> OwnLease {
+    let mut end = None;
+    for sent in counted {
+        let Some(sent) = sent else { return OwnLease::Lapsed };
+        let until = sent.after(length);
+        end = Some(end.map_or(until, |e: Moment| e.min(until)));
+    }
+    match end {
+        None => OwnLease::Alone,
+        Some(until) if until > now => OwnLease::Until(until),
+        Some(_) => OwnLease::Lapsed,
+    }
+}
+
+/// The read lease of a standby, in one start of its Postgres. A new start begins with a new one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ReadLease {
+    /// The start of Postgres that it belongs to.
+    pub boot: String,
+    /// Millis of the last answer that said "I serve nobody": older stamps grant nothing any more.
+    pub word: Option<u64>,
+    /// The primary's flush position, known to be taken after this start.
+    pub target: Option<u64>,
+    /// Whether all up to there was applied.
+    pub caught_up: bool,
+    /// When it ends.
+    pub until: Option<Moment>,
+}
+
+impl ReadLease {
+    /// None yet, for a start of Postgres.
+    pub fn new(boot: &str) -> Self {
+        Self { boot: boot.to_owned(), word: None, target: None, caught_up: false, until: None }
+    }
+
+    /// The start of Postgres that it belongs to.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// The stamp of an answer that is sent now. With `serves_nobody` the answer ends the lease, and
+    /// stamps given before it grant none any more.
+    pub fn answer(&mut self, now: Moment, serves_nobody: bool) -> Stamp {
+        let millis = now.as_millis();
+        if serves_nobody {
+            self.word = Some(millis);
+            self.until = None;
+        }
+        Stamp { boot: self.boot.clone(), millis }
+    }
+
+    /// A beat of the pool's primary has arrived. `known` is the epoch of the newest record that the
+    /// node knows; `replay_lsn` was read after the beat came in.
+    pub fn beat(&mut self, now: Moment, beat: &Beat, known: i64, replay_lsn: Option<u64>) {
+        self.beat_with(now, beat, known, replay_lsn, Rules::ALL);
+    }
+
+    /// [`Self::beat`] under other rules; for tests.
+    pub fn beat_with(&mut self, now: Moment, beat: &Beat, known: i64, replay_lsn: Option<u64>, rules: Rules) {
+        let Some(echo) = beat.echo.as_ref().filter(|_| beat.epoch == known) else { return };
+        let this_boot = echo.boot == self.boot || !rules.has(Rule::LeaseOfThisBoot);
+        if !this_boot || self.word.is_some_and(|word| echo.millis < word) {
+            return;
+        }
+        // The beat echoes a stamp of this start, so its flush position was taken after the start:
+        // it covers all that was acknowledged on the word of an earlier start of this node.
+        let target = *self.target.get_or_insert(beat.flush_lsn);
+        self.caught_up |= replay_lsn.is_some_and(|lsn| lsn >= target) || !rules.has(Rule::LeaseCaughtUp);
+        if !self.caught_up {
+            return;
+        }
+        let from = if rules.has(Rule::LeaseFromStamp) { Moment::from_millis(echo.millis) } else { now };
+        let until = from.after(Duration::from_millis(u64::from(beat.lease_ms)));
+        self.until = Some(self.until.map_or(until, |old| old.max(until)));
+    }
+
+    /// Whether the node's answers count now.
+    pub fn valid(&self, now: Moment) -> bool {
+        self.until.is_some_and(|until| until > now)
+    }
+
+    /// What is left of it.
+    pub fn rest(&self, now: Moment) -> Duration {
+        self.until.map_or(Duration::ZERO, |until| until.since(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::{Join, Role};
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(millis)
+    }
+
+    fn beat(echo: Option<Stamp>, flush_lsn: u64) -> Beat {
+        Beat { pool_uid: String::new(), epoch: 3, from: 0, echo, lease_ms: 2000, flush_lsn }
+    }
+
+    fn answer(stamp: Stamp, epoch: i64, serves_nobody: bool) -> Answer {
+        Answer {
+            pool_uid: String::new(),
+            epoch,
+            index: 1,
+            incarnation: None,
+            stamp,
+            role: Role::Standby,
+            serves_nobody,
+            join: Join::Proved,
+            streaming: true,
+            timeline: Some(1),
+            replay_lsn: None,
+        }
+    }
+
+    #[test]
+    fn a_lease_runs_from_the_stamp_once_the_node_has_caught_up() {
+        let mut lease = ReadLease::new("b1");
+        let stamp = lease.answer(at(1000), false);
+        lease.beat(at(1500), &beat(Some(stamp.clone()), 50), 3, Some(40));
+        assert!(!lease.valid(at(1500)), "it has not applied what was acknowledged");
+        lease.beat(at(1600), &beat(Some(stamp.clone()), 90), 3, Some(50));
+        assert!(lease.valid(at(2999)) && !lease.valid(at(3000)), "the first position counts");
+        lease.beat(at(1700), &beat(Some(lease.clone().answer(at(1650), false)), 90), 2, Some(99));
+        assert_eq!(
+            lease.rest(at(1700)),
+            Duration::from_millis(1300),
+            "a beat of another epoch grants nothing"
+        );
+        let other = Stamp { boot: "b0".to_owned(), millis: 1690 };
+        lease.beat(at(1700), &beat(Some(other), 90), 3, Some(99));
+        assert_eq!(lease.rest(at(1700)), Duration::from_millis(1300), "nor does a stamp of another start");
+    }
+
+    #[test]
+    fn the_word_ends_the_lease_on_both_sides() {
+        let mut lease = ReadLease::new("b1");
+        let mut contact = Contact::default();
+        let first = lease.answer(at(1000), false);
+        contact.answered(at(7000), 3, answer(first.clone(), 3, false));
+        let grant = beat(Some(first), 5);
+        contact.sent(at(7250), &grant);
+        lease.beat(at(1250), &grant, 3, Some(5));
+        assert!(lease.valid(at(1300)) && !contact.lease_over(at(7300)));
+        let word = lease.answer(at(1300), true);
+        contact.answered(at(7300), 3, answer(word.clone(), 3, true));
+        assert!(!lease.valid(at(1301)) && contact.lease_over(at(7301)));
+        lease.beat(at(1400), &grant, 3, Some(5));
+        assert!(!lease.valid(at(1401)), "the old beat, late, grants nothing after the word");
+        let again = beat(Some(word), 5);
+        contact.sent(at(7500), &again);
+        lease.beat(at(1500), &again, 3, Some(5));
+        assert!(lease.valid(at(1501)) && !contact.lease_over(at(7501)), "an echo of the word is a new lease");
+        assert!(!contact.lease_over(at(7500 + 2019)) && contact.lease_over(at(7500 + 2020)));
+    }
+
+    #[test]
+    fn the_own_lease_ends_with_the_oldest_answer() {
+        let length = Duration::from_secs(2);
+        assert_eq!(own(at(5000), [], length), OwnLease::Alone);
+        assert_eq!(own(at(5000), [Some(at(4000)), Some(at(3500))], length), OwnLease::Until(at(5500)));
+        assert_eq!(own(at(5500), [Some(at(4000)), Some(at(3500))], length), OwnLease::Lapsed);
+        assert_eq!(own(at(5000), [Some(at(4000)), None], length), OwnLease::Lapsed);
+        assert_eq!(OwnLease::Until(at(5500)).rest(at(5000), length), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn a_restarted_primary_reckons_with_a_lease() {
+        let contact = Contact::inherited(at(1000), 2000);
+        assert!(!contact.lease_over(at(3019)) && contact.lease_over(at(3020)));
+    }
+}

@@ -1,0 +1,49 @@
+//! The primary's side of the leases (R3, R4).
+use std::time::Duration;
+
+use super::{PrimaryView, in_office};
+use crate::membership::lease::{self, OwnLease, waited};
+use crate::messages::{Role, Stamp};
+
+/// The primary's own lease.
+pub fn own_lease(view: &PrimaryView) -> OwnLease {
+    let counted = view.counting().map(|index| view.other(index).and_then(|o| o.contact.counted));
+    lease::own(view.now, counted, view.wish.lease())
+}
+
+/// The stamp that the next beat to node `index` echoes: with it the primary grants a lease of
+/// `timings.lease`. None when it grants none: the node isn't attached with the copy of the data that
+/// it has, isn't a standby or doesn't know this epoch, its name isn't in use in N, the primary's own
+/// lease isn't good, or a restart would not know how long the lease is.
+///
+/// The flush position that goes with it has to be read after the answer came in whose stamp is echoed.
+pub fn grants(view: &PrimaryView, index: u8) -> Option<Stamp> {
+    let member = view.attached_others().find(|m| m.index == index)?;
+    let contact = &view.other(index)?.contact;
+    let answer = contact.answer.as_ref()?;
+    let known = answer.incarnation.as_ref() == Some(&member.incarnation)
+        && answer.epoch == view.record.epoch
+        && answer.role == Role::Standby;
+    let covered = view.names.holds(member) && view.loaded.is_some();
+    let remembered = view.names.lease_ms >= view.wish.timings.lease_ms;
+    let wished = known && covered && remembered && in_office(view) && own_lease(view).is_good();
+    wished.then(|| answer.stamp.clone())
+}
+
+/// What [`crate::membership::names::Names::lease_ms`] has to be: raised before a longer lease is given,
+/// lowered once no longer one can be alive.
+pub(super) fn longest(view: &PrimaryView) -> u32 {
+    let (stored, now) = (view.names.lease_ms, view.wish.timings.lease_ms);
+    if now >= stored {
+        return now;
+    }
+    let longer = Duration::from_millis(u64::from(stored));
+    let inherited_over = view.now.since(view.started) > waited(longer);
+    let given_over = view.others.values().all(|o| {
+        o.contact
+            .granted
+            .as_ref()
+            .is_none_or(|g| g.length <= view.wish.lease() || o.contact.lease_over(view.now))
+    });
+    if inherited_over && given_over { now } else { stored }
+}

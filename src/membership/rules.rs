@@ -1,0 +1,53 @@
+//! The parts of the protocol that a test may switch off, to show that the checker misses them.
+
+/// One part of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Rule {
+    /// R1: a node leaves the record before its name leaves N.
+    ShrinkRecordFirst = 1 << 0,
+    /// R1: a name leaves N only once a record later than the one it came in under has been written.
+    NameNeedsOwnWrite = 1 << 1,
+    /// R1: the lease of a removed node is waited out.
+    LeaseWait = 1 << 2,
+    /// R1: a node's name stands in N before the node stands in the record.
+    GrowNamesFirst = 1 << 3,
+    /// R1: every walsender is seen using the new list.
+    GrowPriorities = 1 << 4,
+    /// R1: from none to one, a commit is seen waiting.
+    GrowGate = 1 << 5,
+    /// R1: a nonce is read on the new node.
+    GrowNonce = 1 << 6,
+    /// R3: a lease runs from the stamp that the beat echoes, not from its arrival.
+    LeaseFromStamp = 1 << 7,
+    /// R3: the first lease of a start waits until the node has caught up.
+    LeaseCaughtUp = 1 << 8,
+    /// R3: a lease belongs to one start of Postgres; until the first of a start the gate is shut.
+    LeaseOfThisBoot = 1 << 9,
+    /// R4: a restarted primary counts every name in N as holding a lease given at its start.
+    RestartCountsLeases = 1 << 10,
+    /// R6 (c): a primary opens when every attached standby has applied what it had at its start.
+    OpenCaughtUp = 1 << 11,
+    /// R7: a copy of the data is known by its incarnation, not by its place.
+    Incarnation = 1 << 12,
+}
+
+/// Which parts are in force. The product always uses [`Rules::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules(u32);
+
+impl Rules {
+    /// The protocol.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// The protocol with one part missing; for tests.
+    #[must_use]
+    pub const fn without(self, rule: Rule) -> Self {
+        Self(self.0 & !(rule as u32))
+    }
+
+    /// Whether a part is in force.
+    pub const fn has(self, rule: Rule) -> bool {
+        self.0 & rule as u32 != 0
+    }
+}

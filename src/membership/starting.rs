@@ -1,0 +1,273 @@
+//! What a starting agent does with its volume, given a consistent read of the record (R7, R8).
+use super::rules::{Rule, Rules};
+use super::standby;
+use crate::api::v1alpha1::{Member, MembershipSpec, Phase, Record};
+use crate::messages::Join;
+use serde::{Deserialize, Serialize};
+
+/// The node's own file in its data directory: which copy of which pool's data this is. Written last
+/// when a copy is made, so a data directory without it is not a finished copy.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFile {
+    /// Id of the pool.
+    pub pool_uid: String,
+    /// Index of the node.
+    pub index: u8,
+    /// Id of this copy of the data.
+    pub incarnation: String,
+    /// Highest epoch of the record that was seen with it; 0 before the first record.
+    pub epoch: i64,
+}
+
+/// What is known when an agent starts.
+#[derive(Clone, Debug)]
+pub struct StartView<'a> {
+    /// Index of this node.
+    pub me: u8,
+    /// What is wanted; from the same consistent read as the record.
+    pub spec: &'a MembershipSpec,
+    /// The record; none when there is none yet.
+    pub record: Option<&'a Record>,
+    /// The node's file; none when it isn't there.
+    pub file: Option<&'a NodeFile>,
+    /// Whether there is a data directory with anything in it, finished or not.
+    pub data: bool,
+    /// Timeline by `pg_controldata`.
+    pub timeline: Option<u32>,
+    /// Whether the node may follow the primary without a copy ([`super::joining::decide`]); looked at
+    /// only when it is to be a standby.
+    pub join: &'a Join,
+}
+
+/// What a starting agent does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Make the first copy of the data.
+    InitDb,
+    /// Write the first record: the copy was made, but the agent ended before it had said so.
+    WriteFirst(Member),
+    /// Start Postgres as the primary, behind the gate.
+    StartPrimary,
+    /// Start Postgres as a standby.
+    StartStandby {
+        /// Whether the record counts it.
+        attached: bool,
+    },
+    /// Leave the volume to a recovery; why.
+    WaitForRecovery(String),
+    /// The record counts a copy of the data that isn't here (any more): say so, be removed, then wait for
+    /// a recovery. Why.
+    DataGone(String),
+    /// Touch nothing; a person must look. Why.
+    CallPerson(String),
+    /// Look again later. Why.
+    Wait(String),
+}
+
+/// What a starting agent does.
+pub fn decide(view: &StartView<'_>) -> Start {
+    decide_with(view, Rules::ALL)
+}
+
+/// [`decide`] under other rules; for tests.
+pub fn decide_with(view: &StartView<'_>, rules: Rules) -> Start {
+    if let Some(reason) = foreign(view) {
+        return Start::CallPerson(reason);
+    }
+    match view.record {
+        None => without_record(view),
+        Some(record) => with_record(view, record, rules),
+    }
+}
+
+/// Why the volume isn't one that this pool, as it is now, can have left here.
+fn foreign(view: &StartView<'_>) -> Option<String> {
+    let file = view.file?;
+    if file.pool_uid != view.spec.pool_uid {
+        return Some(format!("the volume belongs to pool {}, not to {}", file.pool_uid, view.spec.pool_uid));
+    }
+    if file.index != view.me {
+        return Some(format!("the volume belongs to node {}, not to node {}", file.index, view.me));
+    }
+    let known = view.record.map_or(0, |r| r.epoch);
+    (file.epoch > known).then(|| {
+        format!("the volume has seen epoch {}, the record is at {known}: it was lost or restored", file.epoch)
+    })
+}
+
+fn without_record(view: &StartView<'_>) -> Start {
+    if view.me != view.spec.bootstrap {
+        return Start::WaitForRecovery("the pool has no record yet".to_owned());
+    }
+    match (view.file, view.data) {
+        (Some(file), true) => {
+            Start::WriteFirst(Member { index: view.me, incarnation: file.incarnation.clone() })
+        }
+        (None, false) => Start::InitDb,
+        _ => Start::CallPerson(
+            "the volume holds data that this pool did not make: empty it or name its pool".to_owned(),
+        ),
+    }
+}
+
+fn with_record(view: &StartView<'_>, record: &Record, rules: Rules) -> Start {
+    let counted = record.attached.iter().any(|m| m.index == view.me);
+    let file = view.file.filter(|_| view.data);
+    if !counted {
+        return match (file, view.join) {
+            (None, _) => Start::WaitForRecovery("the node has no copy of the data".to_owned()),
+            (Some(_), join) => follow(false, join),
+        };
+    }
+    let here = file.is_some_and(|f| {
+        standby::is_attached(record, &Member { index: view.me, incarnation: f.incarnation.clone() }, rules)
+    });
+    if !here && rules.has(Rule::Incarnation) {
+        return lost(view, record);
+    }
+    if record.primary != view.me {
+        return follow(true, view.join);
+    }
+    if record.phase == Phase::Electing {
+        return Start::Wait("a primary is being chosen".to_owned());
+    }
+    match view.timeline {
+        Some(timeline) if timeline == record.timeline => Start::StartPrimary,
+        other => Start::CallPerson(format!(
+            "the record has timeline {}, the volume of the primary {}",
+            record.timeline,
+            other.map_or_else(|| "none that can be read".to_owned(), |t| t.to_string())
+        )),
+    }
+}
+
+fn follow(attached: bool, join: &Join) -> Start {
+    match join {
+        Join::Proved => Start::StartStandby { attached },
+        Join::Unknown => Start::Wait("not looked yet whether it may follow the primary".to_owned()),
+        Join::NeedsCopy(why) if attached => Start::DataGone(why.clone()),
+        Join::NeedsCopy(why) => Start::WaitForRecovery(why.clone()),
+    }
+}
+
+fn lost(view: &StartView<'_>, record: &Record) -> Start {
+    let found = match view.file {
+        Some(file) => {
+            format!("the volume holds copy {}, not the one that the record counts", file.incarnation)
+        }
+        None => "the volume does not hold the copy of the data that the record counts".to_owned(),
+    };
+    if record.attached.len() == 1 {
+        return Start::CallPerson(format!("{found}, and no other node is attached"));
+    }
+    if record.primary == view.me {
+        return Start::CallPerson(format!("{found}, and this node is the primary"));
+    }
+    Start::DataGone(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::api::v1alpha1::{ClusteringMode, Timings};
+
+    fn spec() -> MembershipSpec {
+        MembershipSpec {
+            pool_uid: "pool-uid".to_owned(),
+            clustering_mode: ClusteringMode::StreamingReplication,
+            bootstrap: 0,
+            nodes: 3,
+            attach: vec![0, 1, 2],
+            min_attached: 1,
+            timings: Timings {
+                heartbeat_ms: 250,
+                detach_after_ms: 1500,
+                lease_ms: 2000,
+                grace_ms: 3000,
+                detach_lag_ms: 30_000,
+            },
+            parameters: BTreeMap::new(),
+            domain: String::new(),
+            archive_max_bytes: 0,
+            archive_retention_seconds: 0,
+            suspend: false,
+        }
+    }
+
+    fn record(attached: &[u8]) -> Record {
+        let member = |index: &u8| Member { index: *index, incarnation: format!("copy{index}") };
+        let attached = attached.iter().map(member).collect();
+        let (fork_lsn, reason) = ("0/0".to_owned(), String::new());
+        Record { epoch: 5, phase: Phase::Serving, primary: 0, attached, timeline: 1, fork_lsn, reason }
+    }
+
+    fn file(index: u8) -> NodeFile {
+        NodeFile { pool_uid: "pool-uid".to_owned(), index, incarnation: format!("copy{index}"), epoch: 4 }
+    }
+
+    fn start(me: u8, record: Option<&Record>, file: Option<&NodeFile>, join: &Join) -> Start {
+        let data = file.is_some();
+        decide(&StartView { me, spec: &spec(), record, file, data, timeline: Some(1), join })
+    }
+
+    #[test]
+    fn the_first_copy_is_made_once_and_only_where_it_belongs() {
+        let made = NodeFile { epoch: 0, ..file(0) };
+        let me = Member { index: 0, incarnation: "copy0".to_owned() };
+        assert_eq!(start(0, None, None, &Join::Unknown), Start::InitDb);
+        assert_eq!(start(0, None, Some(&made), &Join::Unknown), Start::WriteFirst(me));
+        assert!(matches!(start(1, None, None, &Join::Unknown), Start::WaitForRecovery(_)));
+        let half = StartView {
+            data: true,
+            file: None,
+            me: 0,
+            spec: &spec(),
+            record: None,
+            timeline: None,
+            join: &Join::Unknown,
+        };
+        assert!(matches!(decide(&half), Start::CallPerson(_)), "data that nobody finished");
+    }
+
+    #[test]
+    fn a_volume_that_has_seen_more_than_the_record_calls_a_person() {
+        let (r, later) = (record(&[0, 1]), NodeFile { epoch: 6, ..file(1) });
+        assert!(matches!(start(1, Some(&r), Some(&later), &Join::Proved), Start::CallPerson(_)));
+        assert!(
+            matches!(start(1, None, Some(&file(1)), &Join::Proved), Start::CallPerson(_)),
+            "the record is gone"
+        );
+        let other = NodeFile { pool_uid: "other".to_owned(), ..file(1) };
+        assert!(matches!(start(1, Some(&r), Some(&other), &Join::Proved), Start::CallPerson(_)));
+        assert!(matches!(start(1, Some(&r), Some(&file(2)), &Join::Proved), Start::CallPerson(_)));
+    }
+
+    #[test]
+    fn an_attached_node_starts_as_what_the_record_says() {
+        let r = record(&[0, 1]);
+        assert_eq!(start(0, Some(&r), Some(&file(0)), &Join::Unknown), Start::StartPrimary);
+        assert_eq!(start(1, Some(&r), Some(&file(1)), &Join::Proved), Start::StartStandby { attached: true });
+        assert_eq!(
+            start(2, Some(&r), Some(&file(2)), &Join::Proved),
+            Start::StartStandby { attached: false }
+        );
+        assert!(matches!(start(1, Some(&r), Some(&file(1)), &Join::Unknown), Start::Wait(_)));
+        let old = Join::NeedsCopy("past the fork".to_owned());
+        assert!(matches!(start(1, Some(&r), Some(&file(1)), &old), Start::DataGone(_)));
+        assert!(matches!(start(2, Some(&r), Some(&file(2)), &old), Start::WaitForRecovery(_)));
+        assert!(matches!(start(2, Some(&r), None, &Join::Unknown), Start::WaitForRecovery(_)));
+    }
+
+    #[test]
+    fn an_attached_node_without_its_copy_never_makes_another() {
+        let (r, alone) = (record(&[0, 1]), record(&[0]));
+        let other = NodeFile { incarnation: "other".to_owned(), ..file(1) };
+        assert!(matches!(start(1, Some(&r), None, &Join::Unknown), Start::DataGone(_)));
+        assert!(matches!(start(1, Some(&r), Some(&other), &Join::Proved), Start::DataGone(_)));
+        assert!(matches!(start(0, Some(&r), None, &Join::Unknown), Start::CallPerson(_)));
+        assert!(matches!(start(0, Some(&alone), None, &Join::Unknown), Start::CallPerson(_)));
+    }
+}

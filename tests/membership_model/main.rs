@@ -1,0 +1,274 @@
+//! The membership protocol, model-checked: the product's own deciders, driven through every order of
+//! events within bounds (docs/membership.md, "What the model covers").
+//!
+//! Each rule that is switched off must be missed by the checker: that shows that the model could find
+//! the loss or the stale read that the rule is there for. `PGPOOL_MODEL=full` widens the bounds.
+#[cfg(test)]
+mod agents;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod first;
+#[cfg(test)]
+mod postgres;
+#[cfg(test)]
+mod state;
+#[cfg(test)]
+mod views;
+#[cfg(test)]
+mod world;
+
+use pgpool_operator::membership::rules::{Rule, Rules};
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+use state::{Budget, State};
+use world::{Step, World};
+
+impl Model for World {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![self.first()]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Step>) {
+        self.enabled(state, actions);
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        self.after(last, step)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("every attached node has all that was acknowledged", |w: &World, s: &State| {
+                attached(w, s).all(|k| s.acknowledged & !s.primary.commits(s.standbys[k].received) == 0)
+            }),
+            Property::always("who may be read shows all that was acknowledged", |w: &World, s: &State| {
+                w.others()
+                    .filter(|&k| s.standbys[k].readable())
+                    .all(|k| s.acknowledged & !s.primary.commits(s.standbys[k].applied) == 0)
+            }),
+            Property::always(
+                "what a restarted primary shows is on every attached node",
+                |w: &World, s: &State| {
+                    let shown = s.primary.commits(s.primary.shown);
+                    !s.primary.open
+                        || attached(w, s).all(|k| shown & !s.primary.commits(s.standbys[k].received) == 0)
+                },
+            ),
+            Property::always("N covers the record at an open primary", |w: &World, s: &State| {
+                let covered = |k: usize| s.api.attached[k] == 0 || s.primary.holds(k, s.api.attached[k]);
+                !s.primary.open || w.others().all(covered)
+            }),
+            Property::always("only legal changes are proposed", |_: &World, s: &State| !s.illegal),
+            Property::sometimes("all are attached and a commit was acknowledged", |w: &World, s: &State| {
+                s.acknowledged != 0 && w.others().all(|k| s.api.attached[k] != 0)
+            }),
+            Property::sometimes("a node was removed and its name dropped", |w: &World, s: &State| {
+                s.api.epoch > 1 && w.others().any(|k| s.api.attached[k] == 0 && !s.primary.holds(k, 1))
+            }),
+        ]
+    }
+}
+
+/// Attached nodes that still have the copy of the data that the record counts; with the incarnation
+/// ignored, also those that run with another.
+fn attached<'a>(world: &'a World, state: &'a State) -> impl Iterator<Item = usize> + 'a {
+    let known = world.rules.has(Rule::Incarnation);
+    world.others().filter(move |&k| {
+        let copy = state.api.attached[k];
+        copy != 0 && (copy == state.standbys[k].copy || (!known && state.standbys[k].running))
+    })
+}
+
+/// Most states that a run with wide bounds generates; it says so when it stops there.
+const FULL_STATES: usize = 12_000_000;
+
+fn full() -> bool {
+    std::env::var("PGPOOL_MODEL").is_ok_and(|v| v == "full")
+}
+
+/// More of everything.
+fn wide(mut world: World) -> World {
+    let left = &mut world.left;
+    left.commits += 1;
+    left.wishes += u8::from(left.wishes > 0);
+    left.standby_crashes += u8::from(left.standby_crashes > 0);
+    left.primary_crashes += u8::from(left.primary_crashes > 0);
+    left.ticks += if left.ticks > 0 { 2 } else { 0 };
+    world.late = world.leases;
+    world.max_epoch += 1;
+    world.max_wal += 2;
+    world
+}
+
+fn budget() -> Budget {
+    Budget { commits: 1, primary_crashes: 0, standby_crashes: 0, losses: 0, wishes: 0, ticks: 0 }
+}
+
+fn world(nodes: usize, attached: usize, leases: bool, left: Budget) -> World {
+    World { rules: Rules::ALL, nodes, attached, leases, late: false, max_epoch: 3, max_wal: 4, left }
+}
+
+/// Looks at every state; each property holds and each situation occurs.
+fn holds(name: &str, world: World, situations: &[&str]) {
+    let world = if full() { wide(world) } else { world };
+    let search = world.checker().threads(2);
+    let search = if full() { search.target_state_count(FULL_STATES) } else { search };
+    let checker = search.spawn_bfs().join();
+    println!(
+        "{name}: {}, {} states, {} of them different, depth {}",
+        if full() && checker.state_count() >= FULL_STATES { "bounded" } else { "exhausted" },
+        checker.state_count(),
+        checker.unique_state_count(),
+        checker.max_depth()
+    );
+    for property in World::properties(checker.model()) {
+        match property.expectation {
+            stateright::Expectation::Sometimes => {
+                let found = checker.discovery(property.name).is_some();
+                assert!(found || !situations.contains(&property.name), "{name}: never: {}", property.name);
+            }
+            stateright::Expectation::Always | stateright::Expectation::Eventually => {
+                if let Some(path) = checker.discovery(property.name) {
+                    panic!("{name}: not {}: {:?}", property.name, path.into_actions());
+                }
+            }
+        }
+    }
+}
+
+/// With the rule off, something goes wrong.
+fn misses(rule: Rule, mut world: World) {
+    world.rules = Rules::ALL.without(rule);
+    let checker = world.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let always = |p: &Property<World>| matches!(p.expectation, stateright::Expectation::Always);
+    let found = World::properties(checker.model())
+        .into_iter()
+        .filter(always)
+        .find_map(|p| Some((p.name, checker.discovery(p.name)?.into_actions())));
+    let (name, steps) =
+        found.unwrap_or_else(|| panic!("{rule:?} off was not missed in {} states", checker.state_count()));
+    println!("{rule:?} off, after {} steps: not {name}: {steps:?}", steps.len());
+}
+
+const ALL: &str = "all are attached and a commit was acknowledged";
+const REMOVED: &str = "a node was removed and its name dropped";
+
+mod rules {
+    use super::*;
+
+    #[test]
+    fn from_none_to_one() {
+        let left = Budget { commits: 1, wishes: 1, standby_crashes: 1, ..budget() };
+        holds("from none to one", world(2, 1, false, left), &[ALL, REMOVED]);
+    }
+
+    #[test]
+    fn from_one_to_two() {
+        let left = Budget { commits: 1, wishes: 1, ..budget() };
+        holds("from one to two", world(3, 2, false, left), &[ALL]);
+    }
+
+    #[test]
+    fn leases() {
+        let left = Budget { wishes: 1, ticks: 3, ..budget() };
+        holds("leases", world(2, 2, true, left), &[ALL, REMOVED]);
+    }
+
+    #[test]
+    fn leases_and_a_crash() {
+        let left = Budget { standby_crashes: 1, ticks: 3, ..budget() };
+        let mut world = world(2, 2, true, left);
+        (world.max_epoch, world.max_wal) = (2, 2);
+        holds("leases and a crash", world, &[ALL, REMOVED]);
+    }
+
+    #[test]
+    fn the_primary_restarts() {
+        let left = Budget { primary_crashes: 1, ticks: 3, ..budget() };
+        let mut world = world(2, 2, true, left);
+        (world.max_epoch, world.max_wal) = (2, 3);
+        holds("the primary restarts", world, &[ALL, REMOVED]);
+    }
+
+    #[test]
+    fn a_volume_is_lost() {
+        let left = Budget { standby_crashes: 1, losses: 1, ..budget() };
+        holds("a volume is lost", world(2, 2, false, left), &[ALL]);
+    }
+}
+
+mod mutations {
+    use super::*;
+
+    #[test]
+    fn names_before_the_record_when_shrinking() {
+        misses(Rule::ShrinkRecordFirst, world(2, 2, false, Budget { wishes: 1, ..budget() }));
+    }
+
+    #[test]
+    fn record_before_the_names_when_growing() {
+        misses(Rule::GrowNamesFirst, world(2, 1, false, budget()));
+    }
+
+    #[test]
+    fn no_wait_for_priorities() {
+        misses(Rule::GrowPriorities, world(3, 2, false, budget()));
+    }
+
+    #[test]
+    fn no_gate() {
+        misses(Rule::GrowGate, world(2, 1, false, budget()));
+    }
+
+    #[test]
+    fn no_nonce() {
+        misses(Rule::GrowNonce, world(2, 1, false, budget()));
+    }
+
+    #[test]
+    fn a_name_dropped_after_a_read_only() {
+        misses(Rule::NameNeedsOwnWrite, world(2, 1, false, Budget { wishes: 1, ..budget() }));
+    }
+
+    #[test]
+    fn no_lease_wait() {
+        misses(Rule::LeaseWait, world(2, 2, true, Budget { wishes: 1, ..budget() }));
+    }
+
+    #[test]
+    fn lease_counted_from_receipt() {
+        misses(Rule::LeaseFromStamp, world(2, 2, true, Budget { wishes: 1, ticks: 3, ..budget() }));
+    }
+
+    #[test]
+    fn lease_without_catching_up() {
+        misses(Rule::LeaseCaughtUp, world(2, 2, true, Budget { standby_crashes: 1, ..budget() }));
+    }
+
+    #[test]
+    fn gate_open_at_restart() {
+        misses(Rule::LeaseOfThisBoot, world(2, 2, true, Budget { standby_crashes: 1, ..budget() }));
+    }
+
+    #[test]
+    fn opening_without_waiting() {
+        misses(Rule::OpenCaughtUp, world(2, 2, false, Budget { primary_crashes: 1, ..budget() }));
+    }
+
+    #[test]
+    fn a_restart_forgets_the_leases() {
+        misses(
+            Rule::RestartCountsLeases,
+            world(2, 2, true, Budget { wishes: 1, primary_crashes: 1, ..budget() }),
+        );
+    }
+
+    #[test]
+    fn incarnation_ignored() {
+        misses(Rule::Incarnation, world(2, 2, false, Budget { standby_crashes: 1, losses: 1, ..budget() }));
+    }
+}

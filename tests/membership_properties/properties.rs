@@ -1,0 +1,268 @@
+//! What holds of every view.
+use std::time::Duration;
+
+use pgpool_operator::api::v1alpha1::{Member, Record};
+use pgpool_operator::clock::Moment;
+use pgpool_operator::membership::joining::TableCheck;
+use pgpool_operator::membership::lease::{Contact, ReadLease, waited};
+use pgpool_operator::membership::names::Names;
+use pgpool_operator::membership::primary::{Action, Compared, Growth, Other, PrimaryView, Why, grants, next};
+use pgpool_operator::membership::record::check;
+use pgpool_operator::messages::{Answer, Beat, Join, Replica, Role, Stamp};
+use proptest::prelude::*;
+
+use crate::views::{FLUSH, LEASE_MS, NODES, NOW, ago, member, view};
+
+/// Actions after which a pool in good order has to be settled.
+const ENOUGH: usize = 60;
+
+fn covers(names: &Names, record: &Record) -> bool {
+    record.attached.iter().filter(|m| m.index != 0).all(|m| names.holds(m))
+}
+
+/// What holds of an action, whatever the view.
+fn sound(view: &PrimaryView, action: &Action) -> Result<(), TestCaseError> {
+    if !covers(&view.names, &view.record) {
+        prop_assert!(matches!(action, Action::WriteNames(_)), "N has to cover the record first: {action:?}");
+    }
+    match action {
+        Action::WriteNames(names) => sound_names(view, names)?,
+        Action::WriteRecord(new) => sound_record(view, new)?,
+        Action::Open => {
+            prop_assert!(!view.open && view.loaded.is_some() && view.read_at >= view.started);
+            let start = view.start_lsn.expect("noted");
+            for m in view.record.attached.iter().filter(|m| m.index != 0) {
+                let applied = replica(view, m).and_then(|r| r.replay_lsn);
+                prop_assert!(
+                    applied.is_some_and(|lsn| lsn >= start && lsn <= FLUSH),
+                    "{m:?} has applied {applied:?}"
+                );
+            }
+        }
+        Action::ProbeGate => prop_assert!(view.names.filler.is_some(), "a probe waits for nobody"),
+        Action::CommitNonce(m) => {
+            prop_assert!(view.names.holds(m) && !view.record.attached.contains(m));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn replica<'a>(view: &'a PrimaryView, m: &Member) -> Option<&'a Replica> {
+    view.replicas.iter().find(|r| r.index == m.index && r.incarnation == m.incarnation)
+}
+
+fn sound_names(view: &PrimaryView, names: &Names) -> Result<(), TestCaseError> {
+    prop_assert!(covers(names, &view.record));
+    for left in view.names.listed.iter().filter(|l| !names.holds(&l.member)) {
+        prop_assert!(!view.record.attached.contains(&left.member));
+        prop_assert!(view.record.epoch > left.epoch, "a write may still add {left:?}");
+        let contact = &view.others[&left.member.index].contact;
+        prop_assert!(contact.lease_over(NOW), "{left:?} may hold a lease");
+    }
+    let few = view.record.attached.len() < usize::from(view.wish.min_attached);
+    let unchanged = *names == view.names;
+    prop_assert!(!few || unchanged || names.filler.is_some(), "too few are attached, and commits don't wait");
+    let mut added = names
+        .listed
+        .iter()
+        .filter(|l| !view.names.holds(&l.member) && !view.record.attached.contains(&l.member));
+    if let Some(new) = added.next() {
+        prop_assert!(added.next().is_none(), "one at a time");
+        prop_assert_eq!(&names.listed[0], new, "the new name comes first");
+        prop_assert_eq!(new.epoch, view.record.epoch);
+        sound_joiner(view, &new.member)?;
+        prop_assert!(names.filler.is_some() || view.gate_seen, "commits are not known to wait");
+    }
+    Ok(())
+}
+
+fn sound_joiner(view: &PrimaryView, m: &Member) -> Result<(), TestCaseError> {
+    let other = &view.others[&m.index];
+    let answer = other.contact.answer.as_ref().expect("it answered");
+    prop_assert!(view.wish.attach.contains(&m.index));
+    prop_assert_eq!(answer.incarnation.as_ref(), Some(&m.incarnation));
+    prop_assert_eq!(&answer.join, &Join::Proved);
+    let found = replica(view, m).expect("it streams");
+    prop_assert!(found.state == "streaming" && found.replay_lsn.is_some_and(|lsn| lsn <= FLUSH));
+    let equal = matches!(other.table.as_ref().expect("compared").check, TableCheck::Equal { .. });
+    prop_assert!(equal, "its epoch table is not the primary's");
+    Ok(())
+}
+
+fn sound_record(view: &PrimaryView, new: &Record) -> Result<(), TestCaseError> {
+    prop_assert_eq!(check(Some(&view.record), new, 0), Ok(()));
+    prop_assert!(new.attached.contains(&view.me));
+    let old = &view.record.attached;
+    if let Some(added) = new.attached.iter().find(|m| !old.contains(m)) {
+        sound_joiner(view, added)?;
+        prop_assert!(view.gate_seen && view.loaded.is_some());
+        prop_assert_eq!(view.names.since(added), Some(view.record.epoch));
+        for l in &view.names.listed {
+            prop_assert_eq!(replica(view, &l.member).map(|r| r.priority), view.names.place(&l.member));
+        }
+        let growth = view.growth.as_ref().expect("a nonce was written");
+        prop_assert_eq!((&growth.member, growth.since), (added, view.record.epoch));
+        let check = &view.others[&added.index].table.as_ref().expect("compared").check;
+        let read = matches!(check, TableCheck::Equal { newest } if *newest >= growth.nonce);
+        prop_assert!(read, "the nonce was not read on it");
+    }
+    prop_assert!(!view.wish.suspend || new.attached.len() >= old.len(), "suspended, and yet removed");
+    Ok(())
+}
+
+/// Does what an action asks for, in a pool where nothing else happens.
+fn carry_out(view: &mut PrimaryView, action: Action) {
+    match action {
+        Action::WriteNames(names) => {
+            view.gate_seen &= !names.is_empty();
+            view.names = names;
+            view.loaded = Some(NOW);
+            for r in &mut view.replicas {
+                let m = Member { index: r.index, incarnation: r.incarnation.clone() };
+                r.priority = view.names.place(&m).unwrap_or(0);
+            }
+        }
+        Action::WriteRecord(new) => {
+            for other in view.others.values_mut() {
+                other.contact.answer.iter_mut().for_each(|a| a.epoch = new.epoch);
+            }
+            view.record = new;
+        }
+        Action::ProbeGate => view.gate_seen = true,
+        Action::CommitRow => view.start_lsn = Some(FLUSH),
+        Action::CommitNonce(member) => {
+            let since = view.names.since(&member).expect("it is in N");
+            view.growth = Some(Growth { member, since, nonce: 7 });
+        }
+        Action::CompareTable(m) => {
+            let other = view.others.get_mut(&m.index).expect("known");
+            other.table =
+                Some(Compared { incarnation: m.incarnation, check: TableCheck::Equal { newest: 7 } });
+        }
+        Action::ReadRecord => view.read_at = NOW,
+        Action::Nudge => (view.oldest_waiter, view.nudged) = (None, Some(NOW)),
+        Action::Open => view.open = true,
+        Action::Stop(_) | Action::Wait(_) => {}
+    }
+}
+
+/// Makes every node well, and every lease old.
+fn heal(view: &mut PrimaryView) {
+    view.oldest_waiter = None;
+    view.wish.suspend = false;
+    view.wish.attach = (0..NODES).collect();
+    view.started = ago(60_000);
+    view.replicas.clear();
+    for index in 1..NODES {
+        let copy = view
+            .record
+            .attached
+            .iter()
+            .find(|m| m.index == index)
+            .map_or(1, |m| if m.incarnation == "copy1" { 1 } else { 2 });
+        let incarnation = member(index, copy).incarnation;
+        let priority = view.names.place(&member(index, copy)).unwrap_or(0);
+        let state = "streaming".to_owned();
+        let replay_lsn = Some(FLUSH);
+        view.replicas.push(Replica {
+            index,
+            incarnation: incarnation.clone(),
+            state,
+            priority,
+            replay_lsn,
+            reply_age_ms: None,
+        });
+        let answer = Answer {
+            pool_uid: String::new(),
+            epoch: view.record.epoch,
+            index,
+            incarnation: Some(incarnation),
+            stamp: Stamp { boot: "boot".to_owned(), millis: 5000 },
+            role: Role::Standby,
+            serves_nobody: false,
+            join: Join::Proved,
+            streaming: true,
+            timeline: Some(1),
+            replay_lsn: None,
+        };
+        let contact = Contact { answer: Some(answer), heard: None, counted: Some(NOW), granted: None };
+        view.others.insert(index, Other { contact, connected: Some(NOW), ..Other::default() });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_action_is_sound(view in view()) {
+        sound(&view, &next(&view))?;
+    }
+
+    #[test]
+    fn the_same_view_gives_the_same_action(view in view()) {
+        prop_assert_eq!(next(&view), next(&view.clone()));
+    }
+
+    #[test]
+    fn whatever_is_found_a_healthy_pool_ends_settled(view in view()) {
+        let mut view = view;
+        heal(&mut view);
+        for _ in 0..ENOUGH {
+            let action = next(&view);
+            sound(&view, &action)?;
+            if action == Action::Wait(Why::Settled) {
+                prop_assert!(view.open && view.loaded.is_some());
+                prop_assert_eq!(view.record.attached.len(), usize::from(NODES));
+                prop_assert!(covers(&view.names, &view.record) && view.names.listed.len() == usize::from(NODES) - 1);
+                prop_assert_eq!(view.names.filler, None);
+                return Ok(());
+            }
+            carry_out(&mut view, action);
+        }
+        prop_assert!(false, "not settled: {:?}", next(&view));
+    }
+
+    #[test]
+    fn leases_go_only_to_those_whom_commits_wait_for(view in view(), index in 1..NODES) {
+        if grants(&view, index).is_some() {
+            let m = view.record.attached.iter().find(|m| m.index == index).expect("attached");
+            prop_assert!(view.names.holds(m) && view.loaded.is_some());
+            prop_assert!(view.names.lease_ms >= LEASE_MS, "a restart would not wait long enough");
+            for l in &view.names.listed {
+                let counted = view.others[&l.member.index].contact.counted.expect("answered");
+                prop_assert!(NOW.since(counted) < Duration::from_millis(u64::from(LEASE_MS)));
+            }
+        }
+    }
+
+    /// Two clocks that start at other times and drift by up to half a per cent each: the standby's lease is
+    /// over before the primary thinks so, however late the beat arrives.
+    #[test]
+    fn a_lease_is_over_at_the_standby_first(
+        answered in 0..10_000u64, sent in 0..10_000u64, arrives in 0..10_000u64, offset in 0..1_000_000u64,
+        drift in -5i64..=5, other_drift in -5i64..=5, length in 1..10_000u32,
+    ) {
+        let clock = |real: u64, offset: u64, drift: i64| {
+            let shift = i64::try_from(real).unwrap() * drift / 1000;
+            Moment::from_millis((offset + real).checked_add_signed(shift).unwrap())
+        };
+        let standby = |real| clock(real, offset, drift);
+        let primary = |real| clock(real, 777_777, other_drift);
+        let (sent, arrives) = (answered + sent, answered + sent + arrives);
+        let mut lease = ReadLease::new("boot");
+        let stamp = lease.answer(standby(answered), false);
+        let beat = Beat { pool_uid: String::new(), epoch: 1, from: 0, echo: Some(stamp), lease_ms: length, flush_lsn: 5 };
+        let mut contact = Contact::default();
+        contact.sent(primary(sent), &beat);
+        lease.beat(standby(arrives), &beat, 1, Some(5));
+        let span = u64::try_from(waited(Duration::from_millis(u64::from(length))).as_millis()).unwrap();
+        for real in sent..=sent + span * 2 + 10 {
+            // Milliseconds are rounded; one is the slack of that.
+            if contact.lease_over(primary(real)) {
+                prop_assert!(lease.rest(standby(real)) <= Duration::from_millis(1), "the standby still answers");
+                break;
+            }
+        }
+    }
+}
