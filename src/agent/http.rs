@@ -1,0 +1,118 @@
+//! What the agent answers the other parts of the pool (see [`crate::messages`]).
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures::stream;
+
+use super::shared::Shared;
+use super::{epochs, roles, sql};
+use crate::archive::Store;
+use crate::clock;
+use crate::link::Caller;
+use crate::messages::{Beat, EnsureRoles, NodeReport, Role};
+
+/// A line of the watch is sent at least this often.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+
+/// All calls of an agent.
+pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
+    Router::new()
+        .route("/v1/report", get(report))
+        .route("/v1/watch", get(watch))
+        .route("/v1/beat", post(beat))
+        .route("/v1/table", get(table))
+        .route("/v1/roles", post(ensure_roles))
+        .with_state(shared)
+        .merge(crate::archive::router(archive))
+}
+
+fn refuse(status: StatusCode, why: impl Into<String>) -> Response {
+    (status, why.into()).into_response()
+}
+
+async fn report(State(shared): State<Arc<Shared>>) -> Json<NodeReport> {
+    Json(shared.report())
+}
+
+async fn watch(State(shared): State<Arc<Shared>>) -> Response {
+    let changes = shared.subscribe();
+    let lines = stream::unfold((shared, changes, true), |(shared, mut changes, first)| async move {
+        if !first {
+            // Late or changed: both are a reason to send a line.
+            let _ = tokio::time::timeout(WATCH_EVERY, changes.changed()).await;
+        }
+        let mut line = serde_json::to_vec(&shared.report()).ok()?;
+        line.push(b'\n');
+        Some((Ok::<_, Infallible>(Bytes::from(line)), (shared, changes, false)))
+    });
+    Body::from_stream(lines).into_response()
+}
+
+async fn beat(caller: Caller, State(shared): State<Arc<Shared>>, Json(beat): Json<Beat>) -> Response {
+    match caller.node() {
+        Ok(index) if index == beat.from => {}
+        Ok(_) => return refuse(StatusCode::FORBIDDEN, "a beat speaks for its own node only"),
+        Err(refused) => return refused.into_response(),
+    }
+    let mut inner = shared.lock();
+    if beat.pool_uid != inner.report.pool_uid {
+        drop(inner);
+        return refuse(StatusCode::CONFLICT, "another pool's beat");
+    }
+    let newer = beat.epoch > inner.record.as_ref().map_or(0, |r| r.epoch);
+    let leased = inner.lease.valid(clock::now());
+    let answer = inner.beat(clock::now(), &beat);
+    let gained = !leased && inner.lease.valid(clock::now());
+    drop(inner);
+    if newer || gained {
+        shared.wake.notify_one();
+    }
+    Json(answer).into_response()
+}
+
+async fn table(caller: Caller, State(shared): State<Arc<Shared>>) -> Response {
+    if let Err(refused) = caller.node() {
+        return refused.into_response();
+    }
+    let Some(client) = shared.client() else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "postgres isn't running");
+    };
+    match epochs::table(&client).await {
+        Ok(table) => Json(table).into_response(),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+async fn ensure_roles(
+    caller: Caller,
+    State(shared): State<Arc<Shared>>,
+    Json(request): Json<EnsureRoles>,
+) -> Response {
+    if let Err(refused) = caller.operator() {
+        return refused.into_response();
+    }
+    let open = {
+        let inner = shared.lock();
+        inner.report.role == Role::Primary && inner.report.open
+    };
+    if !open {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "this node isn't a primary in office");
+    }
+    // A session of its own: its commits wait for the standbys, and the driver's session must never.
+    match sql::connect("postgres").await {
+        Ok(client) => {
+            let answer = roles::ensure(&client, &request).await;
+            shared.wake.notify_one();
+            Json(answer).into_response()
+        }
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}

@@ -1,0 +1,85 @@
+//! How old the oldest commit is that a standby hasn't applied, and since when sessions wait: both from
+//! looking often, since PostgreSQL keeps neither.
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Flush positions of the primary over time.
+#[derive(Debug, Default)]
+pub struct FlushHistory {
+    samples: VecDeque<(Moment, u64)>,
+}
+
+impl FlushHistory {
+    /// Notes a position; forgets what is older than `keep`, but for the newest of those.
+    pub fn note(&mut self, now: Moment, lsn: u64, keep: Duration) {
+        if self.samples.back().is_none_or(|(_, last)| *last < lsn) {
+            self.samples.push_back((now, lsn));
+        }
+        while self.samples.len() > 1 && now.since(self.samples[1].0) > keep {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Age of the oldest WAL past `replayed`; none when there is none.
+    pub fn lag(&self, now: Moment, replayed: u64) -> Option<Duration> {
+        self.samples.iter().find(|(_, lsn)| *lsn > replayed).map(|(at, _)| now.since(*at))
+    }
+}
+
+/// Sessions that wait for synchronous standbys, and when each was first seen to.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    seen: BTreeMap<(i32, i64), Moment>,
+}
+
+impl Waiters {
+    /// Notes who waits now: process and start of its statement. Gives the first moment of the oldest.
+    pub fn note(&mut self, now: Moment, waiting: &[(i32, i64)]) -> Option<Moment> {
+        self.seen.retain(|key, _| waiting.contains(key));
+        for key in waiting {
+            self.seen.entry(*key).or_insert(now);
+        }
+        self.seen.values().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(millis)
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_first_position_that_is_missing() {
+        let mut history = FlushHistory::default();
+        for (millis, lsn) in [(0, 100), (1000, 200), (2000, 200), (3000, 300)] {
+            history.note(at(millis), lsn, Duration::from_secs(60));
+        }
+        assert_eq!(history.lag(at(4000), 300), None);
+        assert_eq!(history.lag(at(4000), 250), Some(Duration::from_secs(1)));
+        assert_eq!(history.lag(at(4000), 100), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn what_is_forgotten_never_makes_a_lag_look_small() {
+        let mut history = FlushHistory::default();
+        for k in 0..100 {
+            history.note(at(k * 1000), k, Duration::from_secs(10));
+        }
+        assert!(history.samples.len() <= 13);
+        assert!(history.lag(at(99_000), 0).unwrap() >= Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_session_that_waits_again_waits_anew() {
+        let mut waiters = Waiters::default();
+        assert_eq!(waiters.note(at(1), &[(7, 1)]), Some(at(1)));
+        assert_eq!(waiters.note(at(5), &[(7, 1), (8, 1)]), Some(at(1)));
+        assert_eq!(waiters.note(at(9), &[(7, 2), (8, 1)]), Some(at(5)));
+        assert_eq!(waiters.note(at(9), &[]), None);
+    }
+}

@@ -1,0 +1,422 @@
+//! The driver: one task owns Postgres and the volume. It observes, asks the membership what comes next,
+//! does it, and waits until something may have changed.
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::Signal;
+
+use super::beats::Beats;
+use super::conf::{Conf, ConfError, take_certificates};
+use super::initdb::InitError;
+use super::lag::{FlushHistory, Waiters};
+use super::postgres::{Postgres, PostgresError};
+use super::record::{RecordError, RecordStore};
+use super::server::{Files, Stop};
+use super::shared::Shared;
+use super::sql::SqlError;
+use super::volume::{Volume, VolumeError};
+use crate::api::v1alpha1::{Member, PgPoolMembership, Record};
+use crate::clock::{self, Moment};
+use crate::config::postgresql::{NodeConfig, Upstream};
+use crate::link::Client;
+use crate::membership::names::{Names, application_name};
+use crate::messages::{Join, Role};
+use crate::names;
+use crate::postgres::programs::{ProgramError, Programs};
+
+/// Why a step failed; the driver says so and tries again.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// The record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Postgres.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// A question to Postgres.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// The volume.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// Configuration files.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// A program of PostgreSQL.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The first copy.
+    #[error(transparent)]
+    Init(#[from] InitError),
+    /// Another part of the pool.
+    #[error(transparent)]
+    Link(#[from] crate::link::LinkError),
+}
+
+/// What the driver does after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next step, at once.
+    Again,
+    /// Waits for an event, a heartbeat at most.
+    Wait,
+}
+
+/// A consistent read of the record is at most this old, also when no watch wakes.
+const READ_EVERY: Duration = Duration::from_secs(10);
+/// After a read that failed, the next is tried so much later.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+/// Certificates and the volume are looked at this often.
+const CARE_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks while no timings are known.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// The node, as its driver has it.
+pub struct Node {
+    pub(super) shared: Arc<Shared>,
+    pub(super) store: RecordStore,
+    pub(super) volume: Volume,
+    pub(super) link: Client,
+    pub(super) pool_uid: String,
+    pub(super) programs: Option<Programs>,
+    pub(super) conf: Conf,
+    pub(super) pg: Option<Postgres>,
+    /// What the running Postgres was started as.
+    pub(super) role: Role,
+    /// The last consistent read, and when it was sent.
+    pub(super) object: Option<(PgPoolMembership, Moment)>,
+    pub(super) stale: bool,
+    /// No read before then: the API did not answer the last one.
+    next_read: Moment,
+    /// Why the newest object that was read isn't taken for this pool's record.
+    pub(super) foreign: Option<String>,
+    /// N, as it stands in the volume.
+    pub(super) names: Names,
+    pub(super) beats: Option<Beats>,
+    pub(super) flushes: FlushHistory,
+    pub(super) waiters: Waiters,
+    /// Starts of Postgres in a row that never got ready.
+    pub(super) failed_starts: u32,
+    pub(super) retry_at: Moment,
+    /// Since when a standby gets no WAL, by the streaming protocol or from an archive.
+    pub(super) stuck: Option<(Moment, Option<u64>)>,
+    pub(super) slots_at: Moment,
+    cared_at: Option<Moment>,
+}
+
+impl Node {
+    /// A node that has not started anything.
+    pub fn new(
+        shared: Arc<Shared>,
+        store: RecordStore,
+        volume: Volume,
+        link: Client,
+        pool_uid: String,
+    ) -> Self {
+        let conf = Conf::new(volume.conf());
+        Self {
+            shared,
+            store,
+            volume,
+            link,
+            pool_uid,
+            programs: None,
+            conf,
+            pg: None,
+            role: Role::Stopped,
+            object: None,
+            stale: true,
+            next_read: Moment::ZERO,
+            foreign: None,
+            names: Names::default(),
+            beats: None,
+            flushes: FlushHistory::default(),
+            waiters: Waiters::default(),
+            failed_starts: 0,
+            retry_at: Moment::ZERO,
+            stuck: None,
+            slots_at: Moment::ZERO,
+            cared_at: None,
+        }
+    }
+
+    /// Index of this node.
+    pub(super) fn me(&self) -> u8 {
+        self.shared.env.index
+    }
+
+    /// Runs until SIGTERM, then stops Postgres in order.
+    pub async fn run(mut self, mut term: Signal) {
+        if let Err(error) = self.volume.forget_pid() {
+            tracing::warn!(%error, "pid file of an earlier life");
+        }
+        if let Err(error) = self.volume.empty_trash() {
+            tracing::warn!(%error, "a discarded copy of the data could not be removed");
+        }
+        loop {
+            let next = match self.step().await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::warn!(%error, "a step failed");
+                    self.say(&error.to_string());
+                    self.stale |= matches!(error, StepError::Record(_));
+                    Next::Wait
+                }
+            };
+            self.shared.changed();
+            tokio::select! {
+                biased;
+                _ = term.recv() => break,
+                () = self.pause(next) => {}
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Waits for whatever may change what the next step does.
+    async fn pause(&mut self, next: Next) {
+        if next == Next::Again {
+            return;
+        }
+        let heartbeat = self
+            .object
+            .as_ref()
+            .map_or(IDLE, |(object, _)| Duration::from_millis(u64::from(object.spec.timings.heartbeat_ms)));
+        let ended = self.pg.as_ref().map(|pg| pg.server.ended());
+        let postgres_ends = async {
+            match ended {
+                // An error means that the watcher is gone, and so is the process.
+                Some(mut ended) => drop(ended.wait_for(Option::is_some).await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.shared.wake.notified() => self.stale = true,
+            () = postgres_ends => {}
+            () = tokio::time::sleep(heartbeat) => {}
+        }
+    }
+
+    async fn step(&mut self) -> Result<Next, StepError> {
+        if self.pg.as_ref().is_some_and(|pg| !pg.server.alive()) {
+            self.postgres_ended();
+        }
+        if self.pg.is_none() {
+            self.care().await?;
+            self.read_record().await?;
+            return self.start().await;
+        }
+        self.read_record().await?;
+        if let Some(why) = self.foreign.clone() {
+            self.call_person(&why);
+            return self.fence(&why).await;
+        }
+        let done = match self.role {
+            Role::Primary => self.primary_step().await,
+            Role::Standby => self.standby_step().await,
+            Role::Stopped => Ok(Next::Wait),
+        };
+        if let Err(StepError::Sql(SqlError::Late) | StepError::Postgres(PostgresError::Sql(SqlError::Late))) =
+            &done
+            && let Some(pg) = &mut self.pg
+        {
+            pg.drop_session();
+            self.shared.set_client(None);
+        }
+        // After the step: nothing here may keep a dead standby from being removed, and no step that fails may
+        // keep certificates from being renewed.
+        let cared = self.care().await;
+        let next = done?;
+        cared?;
+        Ok(next)
+    }
+
+    /// Postgres reads what was written for it; owed until it has.
+    pub(super) async fn pay_reload(&mut self) -> Result<(), StepError> {
+        if let (true, Some(pg)) = (self.conf.owed, &self.pg) {
+            pg.reload().await?;
+            self.conf.owed = false;
+        }
+        Ok(())
+    }
+
+    /// Certificates, programs, space: seldom.
+    async fn care(&mut self) -> Result<(), StepError> {
+        let now = clock::now();
+        if self.cared_at.is_some_and(|at| now.since(at) < CARE_EVERY) {
+            return Ok(());
+        }
+        take_certificates(&mut self.conf.owed)?;
+        if self.programs.is_none() {
+            self.programs = Some(Programs::find().await?);
+        }
+        self.pay_reload().await?;
+        let (bytes, free) = self.volume.space()?;
+        let archive = super::wal::usage(&self.volume.archive());
+        {
+            let mut inner = self.shared.lock();
+            inner.report.volume_bytes = bytes;
+            inner.report.volume_free = free;
+            inner.report.archive_bytes = archive.bytes;
+            inner.report.archive_error = archive.error;
+            inner.report.postgres_version = self.programs.as_ref().map(|p| p.major);
+        }
+        if let Some((object, _)) = &self.object {
+            super::wal::prune(&self.volume.archive(), &object.spec).await;
+        }
+        self.cared_at = Some(now);
+        Ok(())
+    }
+
+    /// Reads the record again when it may have changed. With the API away the last read stands, but a node
+    /// that has none yet serves nothing (R7).
+    pub(super) async fn read_record(&mut self) -> Result<(), StepError> {
+        let now = clock::now();
+        let fresh = self.object.as_ref().is_some_and(|(_, at)| now.since(*at) < READ_EVERY);
+        if (fresh && !self.stale) || now < self.next_read {
+            return Ok(());
+        }
+        match self.store.read().await {
+            Ok(object) => self.take(object, now),
+            Err(error) if self.object.is_some() => {
+                // An API that hangs must not make each step as slow as itself.
+                self.next_read = clock::now().after(READ_AGAIN);
+                tracing::warn!(%error, "the record can't be read; the last one stands");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes over what was read: the epoch is noted in the volume before anything is done by it.
+    pub(super) fn take(&mut self, object: PgPoolMembership, read_at: Moment) -> Result<(), StepError> {
+        self.stale = false;
+        if let Some(why) = self.is_foreign(&object)? {
+            self.foreign = Some(why);
+            self.next_read = clock::now().after(READ_AGAIN);
+            return Ok(());
+        }
+        self.foreign = None;
+        if let Some(record) = &object.status {
+            self.volume.note_epoch(record.epoch)?;
+            let mut inner = self.shared.lock();
+            inner.report.epoch = record.epoch;
+            inner.record = Some(record.clone());
+        }
+        self.object = Some((object, read_at));
+        Ok(())
+    }
+
+    /// Why an object that was read can't be this pool's record as this node knows it: made anew, or restored from
+    /// a backup (R7). It isn't taken over, and nothing here serves until a person has looked.
+    fn is_foreign(&self, object: &PgPoolMembership) -> Result<Option<String>, StepError> {
+        let seen = self.shared.lock().record.as_ref().map_or(0, |r| r.epoch);
+        let known = self.volume.node()?.map_or(seen, |file| file.epoch.max(seen));
+        let epoch = object.status.as_ref().map_or(0, |r| r.epoch);
+        Ok(if object.spec.pool_uid != self.pool_uid {
+            Some(format!(
+                "the record belongs to pool {}, this node to {}",
+                object.spec.pool_uid, self.pool_uid
+            ))
+        } else if epoch < known {
+            Some(format!(
+                "the record is at epoch {epoch}, this node has seen {known}: it was lost or restored"
+            ))
+        } else {
+            None
+        })
+    }
+
+    fn postgres_ended(&mut self) {
+        self.pg = None;
+        self.role = Role::Stopped;
+        self.beats = None;
+        self.shared.set_client(None);
+        let mut inner = self.shared.lock();
+        inner.report.role = Role::Stopped;
+        inner.report.open = false;
+        inner.report.streaming = false;
+        inner.report.replicas.clear();
+        inner.office = None;
+        inner.report.message = "postgres has ended".into();
+    }
+
+    /// Says what the node is doing.
+    pub(super) fn say(&self, message: &str) {
+        let mut inner = self.shared.lock();
+        message.clone_into(&mut inner.report.message);
+        inner.report.needs_person = false;
+    }
+
+    /// Says what a person must do.
+    pub(super) fn call_person(&self, message: &str) {
+        let mut inner = self.shared.lock();
+        message.clone_into(&mut inner.report.message);
+        inner.report.needs_person = true;
+    }
+
+    /// Whether it may follow without a copy, for the others to see.
+    pub(super) fn set_join(&self, join: Join) {
+        self.shared.lock().report.join = join;
+    }
+
+    pub(super) fn files(&self) -> Files {
+        Files { data: self.volume.data(), conf: self.volume.conf() }
+    }
+
+    /// The record of the last consistent read.
+    pub(super) fn record(&self) -> Option<&Record> {
+        self.object.as_ref().and_then(|(object, _)| object.status.as_ref())
+    }
+
+    /// The configuration of this node, as a standby of the record's primary or as the primary.
+    pub(super) fn config(&self, member: &Member, role: Role) -> Option<NodeConfig> {
+        let (object, _) = self.object.as_ref()?;
+        let record = object.status.as_ref()?;
+        let env = &self.shared.env;
+        let upstream = (role == Role::Standby).then(|| Upstream {
+            host: names::node_host(&env.pool, record.primary, &object.spec.domain),
+            application_name: application_name(member),
+        });
+        Some(NodeConfig {
+            major: self.programs.as_ref()?.major,
+            pool: env.pool.clone(),
+            index: env.index,
+            nodes: object.spec.nodes,
+            storage_bytes: env.storage_bytes,
+            parameters: object.spec.parameters.clone(),
+            synchronous: if role == Role::Primary { self.names.render() } else { String::new() },
+            upstream,
+        })
+    }
+
+    /// Stops Postgres because the pod is going. A standby first gets itself out of the record, so that nobody
+    /// waits for it to be found silent.
+    async fn finish(mut self) {
+        self.shared.lock().ending = true;
+        self.shared.changed();
+        let Some(pg) = self.pg.take() else { return };
+        self.say("stopping");
+        pg.stop(Stop::Fast).await;
+        let standby = self.role == Role::Standby;
+        self.postgres_ended();
+        self.shared.changed();
+        if standby {
+            self.wait_until_removed().await;
+        }
+    }
+
+    async fn wait_until_removed(&mut self) {
+        let limit = clock::now().after(self.object.as_ref().map_or(IDLE, |(object, _)| {
+            Duration::from_millis(2 * u64::from(object.spec.timings.detach_after_ms))
+        }));
+        while clock::now() < limit && self.shared.lock().attached() {
+            let _ = tokio::time::timeout(IDLE, self.shared.wake.notified()).await;
+            self.stale = true;
+            if self.read_record().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the agent asks of its own Postgres, a few questions a heartbeat.
+use tokio_postgres::Client;
+
+use super::sql::{self, SqlError};
+use crate::membership::names::parse_application_name;
+use crate::messages::{BackupProgress, Replica};
+use crate::postgres::Lsn;
+
+/// A standby's own view.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StandbyFacts {
+    /// Last applied position.
+    pub replay: Option<Lsn>,
+    /// True while the walreceiver streams.
+    pub streaming: bool,
+    /// Timeline that is received, or replayed.
+    pub timeline: Option<u32>,
+    /// Milliseconds since the newest applied commit, where WAL waits to be applied; else zero.
+    pub lag_ms: u64,
+}
+
+/// A primary's own view.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrimaryFacts {
+    /// Flushed position.
+    pub flush: Option<Lsn>,
+    /// Timeline that it writes.
+    pub timeline: Option<u32>,
+    /// Its walsenders to nodes of the pool.
+    pub replicas: Vec<Replica>,
+    /// Sessions that wait for a synchronous standby: process and start of the statement, in microseconds.
+    pub waiting: Vec<(i32, i64)>,
+}
+
+/// True while Postgres answers as a standby.
+pub async fn in_recovery(client: &Client) -> Result<bool, SqlError> {
+    Ok(sql::within(client.query_one("SELECT pg_is_in_recovery()", &[])).await?.get(0))
+}
+
+/// Asks a standby.
+pub async fn standby(client: &Client) -> Result<StandbyFacts, SqlError> {
+    let row = sql::within(client.query_one(
+        "SELECT pg_last_wal_replay_lsn()::text AS replay,
+                r.status = 'streaming' AS streaming,
+                coalesce(r.received_tli, (SELECT timeline_id FROM pg_control_checkpoint()))::bigint AS timeline,
+                CASE WHEN pg_last_wal_receive_lsn() IS NULL OR pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn()
+                     THEN 0
+                     ELSE greatest(0, extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)
+                END::bigint AS lag
+         FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true",
+        &[],
+    ))
+    .await?;
+    Ok(StandbyFacts {
+        replay: sql::lsn(&row, "replay"),
+        streaming: row.get::<_, Option<bool>>("streaming").unwrap_or(false),
+        timeline: row.get::<_, Option<i64>>("timeline").and_then(|t| u32::try_from(t).ok()),
+        lag_ms: row.get::<_, Option<i64>>("lag").and_then(|l| u64::try_from(l).ok()).unwrap_or(0),
+    })
+}
+
+/// Asks a primary. The walsenders are asked first: what they report is never ahead of the flush position.
+pub async fn primary(client: &Client) -> Result<PrimaryFacts, SqlError> {
+    let replicas = replicas(client).await?;
+    let waiting = sql::within(client.query(
+        "SELECT pid, (extract(epoch FROM state_change) * 1000000)::bigint FROM pg_stat_activity
+         WHERE wait_event = 'SyncRep'",
+        &[],
+    ))
+    .await?;
+    let row = sql::within(client.query_one(
+        "SELECT pg_current_wal_flush_lsn()::text AS flush,
+                ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint AS timeline",
+        &[],
+    ))
+    .await?;
+    Ok(PrimaryFacts {
+        flush: sql::lsn(&row, "flush"),
+        timeline: u32::try_from(row.get::<_, i64>("timeline")).ok(),
+        replicas,
+        waiting: waiting.iter().map(|w| (w.get(0), w.get::<_, Option<i64>>(1).unwrap_or(0))).collect(),
+    })
+}
+
+async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
+    let rows = sql::within(client.query(
+        "SELECT application_name, state, sync_priority, replay_lsn::text AS replay,
+                (extract(epoch FROM clock_timestamp() - reply_time) * 1000)::bigint AS age
+         FROM pg_stat_replication",
+        &[],
+    ))
+    .await?;
+    Ok(rows
+        .iter()
+        .filter_map(|row| {
+            let member = parse_application_name(row.get("application_name"))?;
+            Some(Replica {
+                index: member.index,
+                incarnation: member.incarnation,
+                state: row.get::<_, Option<String>>("state").unwrap_or_default(),
+                priority: row.get::<_, Option<i32>>("sync_priority").unwrap_or(0),
+                replay_lsn: sql::lsn(row, "replay").map(|l| l.0),
+                reply_age_ms: row.get::<_, Option<i64>>("age").and_then(|a| u64::try_from(a).ok()),
+            })
+        })
+        .collect())
+}
+
+/// Base backups that are being taken from this node.
+pub async fn backups(client: &Client) -> Result<Vec<BackupProgress>, SqlError> {
+    let rows = sql::within(client.query(
+        "SELECT a.application_name, p.phase, p.backup_streamed, coalesce(p.backup_total, 0)
+         FROM pg_stat_progress_basebackup p JOIN pg_stat_activity a USING (pid)",
+        &[],
+    ))
+    .await?;
+    Ok(rows
+        .iter()
+        .map(|row| BackupProgress {
+            name: row.get(0),
+            phase: row.get(1),
+            bytes: row.get(2),
+            total: row.get(3),
+        })
+        .collect())
+}

@@ -1,0 +1,177 @@
+//! The Postgres process of the node: started, watched, stopped by its pid.
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// Why Postgres could not be started or stopped.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The program could not be started.
+    #[error("{program}: {source}")]
+    Start {
+        /// Path of the program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is gone.
+    #[error("postgres has ended")]
+    Gone,
+}
+
+/// How Postgres is stopped (PostgreSQL docs, "Shutting Down the Server").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Ends sessions, writes a checkpoint, waits for the standbys.
+    Fast,
+    /// At once; the next start replays.
+    Immediate,
+}
+
+/// A running Postgres.
+#[derive(Debug)]
+pub struct Server {
+    pid: Pid,
+    ended: watch::Receiver<Option<ExitStatus>>,
+}
+
+/// The files that it is started with.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The folder with postgresql.conf, pg_hba.conf and pg_ident.conf.
+    pub conf: PathBuf,
+}
+
+impl Files {
+    /// Arguments of `postgres`.
+    pub fn args(&self) -> Vec<String> {
+        let setting = |name: &str, file: &str| format!("{name}={}", self.conf.join(file).display());
+        vec![
+            "-D".into(),
+            self.data.display().to_string(),
+            "-c".into(),
+            setting("config_file", "postgresql.conf"),
+            "-c".into(),
+            setting("hba_file", "pg_hba.conf"),
+            "-c".into(),
+            setting("ident_file", "pg_ident.conf"),
+        ]
+    }
+}
+
+/// Hands each line of Postgres on to the log, as one field of a JSON line.
+async fn relay(pipe: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new(pipe).lines();
+    loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => tracing::info!(target: "postgres", "{line}"),
+            // A line that isn't UTF-8: the next one may be.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {}
+            Ok(None) | Err(_) => break,
+        }
+    }
+}
+
+async fn watch_end(mut child: Child, ended: watch::Sender<Option<ExitStatus>>) {
+    if let Ok(status) = child.wait().await {
+        tracing::info!(%status, "postgres ended");
+        ended.send_replace(Some(status));
+    }
+}
+
+/// Checks a configuration file without starting a server; the error is PostgreSQL's own.
+pub async fn check_config(program: &Path, data: &Path, file: &Path) -> Result<(), String> {
+    let output = Command::new(program)
+        .args(["-C", "max_connections", "-D"])
+        .arg(data)
+        .arg("-c")
+        .arg(format!("config_file={}", file.display()))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| e.to_string())?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+}
+
+impl Server {
+    /// Starts `postgres`; whether it gets ready is for the caller to see.
+    pub fn start(program: &Path, files: &Files) -> Result<Self, ServerError> {
+        let error = |source| ServerError::Start { program: program.to_owned(), source };
+        let mut child = Command::new(program)
+            .args(files.args())
+            .env("LC_ALL", "C")
+            .env_remove("PGHOST")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(error)?;
+        let pid = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw)
+            .ok_or(ServerError::Gone)?;
+        if let Some(pipe) = child.stderr.take() {
+            tokio::spawn(relay(pipe));
+        }
+        if let Some(pipe) = child.stdout.take() {
+            tokio::spawn(relay(pipe));
+        }
+        let (sender, ended) = watch::channel(None);
+        tokio::spawn(watch_end(child, sender));
+        Ok(Self { pid, ended })
+    }
+
+    /// True while the process is there.
+    pub fn alive(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
+
+    /// Waits until the process is gone.
+    pub async fn wait(&self) {
+        let mut ended = self.ended.clone();
+        // An error means that the watcher is gone, and so is the process.
+        let _ = ended.wait_for(Option::is_some).await;
+    }
+
+    /// A handle for waiting that borrows nothing.
+    pub fn ended(&self) -> watch::Receiver<Option<ExitStatus>> {
+        self.ended.clone()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), ServerError> {
+        if !self.alive() {
+            return Err(ServerError::Gone);
+        }
+        kill_process(self.pid, signal).map_err(|_| ServerError::Gone)
+    }
+
+    /// Has Postgres read its configuration again.
+    pub fn reload(&self) -> Result<(), ServerError> {
+        self.signal(Signal::HUP)
+    }
+
+    /// Stops Postgres: in order for at most `limit`, then at once.
+    pub async fn stop(&self, how: Stop, limit: Duration) {
+        let first = if how == Stop::Fast { Signal::INT } else { Signal::QUIT };
+        for signal in [first, Signal::QUIT, Signal::KILL] {
+            if self.signal(signal).is_err() || tokio::time::timeout(limit, self.wait()).await.is_ok() {
+                return;
+            }
+            tracing::warn!(?signal, "postgres did not end in time");
+        }
+    }
+}

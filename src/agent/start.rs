@@ -1,0 +1,281 @@
+//! From no Postgres to a running one (R7): what the record and the volume allow.
+use std::fs::File;
+use std::time::Duration;
+
+use super::conf::ConfError;
+use super::initdb;
+use super::lag::{FlushHistory, Waiters};
+use super::node::{Next, Node, StepError};
+use super::postgres::Postgres;
+use super::record::RecordError;
+use super::volume::{VolumeError, read_json, write_json};
+use crate::api::v1alpha1::{Member, MembershipSpec};
+use crate::clock;
+use crate::membership::joining::{self, ControlData, JoinView};
+use crate::membership::lease::{Contact, ReadLease};
+use crate::membership::names::Names;
+use crate::membership::primary::{Other, PrimaryView, Wish};
+use crate::membership::starting::{NodeFile, Start, StartView, decide};
+use crate::membership::{lsn, record};
+use crate::messages::{Join, Role};
+use crate::names;
+
+/// Starts that end before Postgres is ready, after which a standby's data counts as broken.
+pub(super) const BROKEN_AFTER: u32 = 5;
+/// Pause after a start that failed, times the number of failures.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest time for fetching a history file.
+const FETCH: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// Decides and does the next step towards a running Postgres.
+    pub(super) async fn start(&mut self) -> Result<Next, StepError> {
+        if clock::now() < self.retry_at {
+            return Ok(Next::Wait);
+        }
+        if let Some(why) = self.foreign.clone() {
+            self.call_person(&why);
+            return Ok(Next::Wait);
+        }
+        let Some((object, _)) = self.object.clone() else { return Ok(Next::Wait) };
+        let file = self.volume.node()?;
+        self.note_copy(file.as_ref());
+        let (control, join) = match &file {
+            Some(_) if self.volume.has_data() => self.examine(object.status.as_ref()).await?,
+            _ => (None, Join::Unknown),
+        };
+        self.set_join(join.clone());
+        let view = StartView {
+            me: self.me(),
+            spec: &object.spec,
+            record: object.status.as_ref(),
+            file: file.as_ref(),
+            data: self.volume.data().exists(),
+            timeline: control.as_ref().map(|c| c.timeline),
+            join: &join,
+        };
+        let start = decide(&view);
+        self.carry_out(start, &object.spec, file).await
+    }
+
+    async fn carry_out(
+        &mut self,
+        start: Start,
+        spec: &MembershipSpec,
+        file: Option<NodeFile>,
+    ) -> Result<Next, StepError> {
+        match start {
+            Start::InitDb => self.init(spec).await,
+            Start::WriteFirst(member) => self.write_first(member).await,
+            Start::StartPrimary => self.launch(Role::Primary, file).await,
+            Start::StartStandby { .. } => self.launch(Role::Standby, file).await,
+            Start::WaitForRecovery(why) => {
+                self.say(&format!("waits for a recovery: {why}"));
+                Ok(Next::Wait)
+            }
+            Start::DataGone(why) => {
+                // Without its copy the node answers beats as what it is, and the primary removes it.
+                self.say(&format!("waits to be removed and recovered: {why}"));
+                Ok(Next::Wait)
+            }
+            Start::CallPerson(why) => {
+                self.call_person(&why);
+                Ok(Next::Wait)
+            }
+            Start::Wait(why) => {
+                self.say(&why);
+                Ok(Next::Wait)
+            }
+        }
+    }
+
+    /// Says whose copy this is; nothing may be joined to a copy that isn't there.
+    fn note_copy(&self, file: Option<&NodeFile>) {
+        let member = file
+            .filter(|_| self.volume.has_data())
+            .map(|f| Member { index: self.me(), incarnation: f.incarnation.clone() });
+        let mut inner = self.shared.lock();
+        inner.report.incarnation = member.as_ref().map(|m| m.incarnation.clone());
+        inner.member = member;
+    }
+
+    async fn init(&mut self, spec: &MembershipSpec) -> Result<Next, StepError> {
+        self.say("making the first copy of the data");
+        self.shared.changed();
+        let Some(programs) = self.programs.clone() else { return Ok(Next::Wait) };
+        let options = self.shared.env.initdb.clone();
+        initdb::run(&programs, &self.volume, &options, &spec.pool_uid, self.me()).await?;
+        Ok(Next::Again)
+    }
+
+    /// Writes epoch 1. Whoever reads it back finds this copy as the only attached one.
+    async fn write_first(&mut self, member: Member) -> Result<Next, StepError> {
+        let Some((object, _)) = self.object.clone() else { return Ok(Next::Wait) };
+        let control = self.control().await?;
+        let timeline = control.as_ref().map_or(1, |c| c.timeline);
+        let fork = control.as_ref().map_or(0, |c| c.redo);
+        self.stale = true;
+        match self.store.write(&object, record::first(member, timeline, fork)).await {
+            Ok(written) => self.take(written, clock::now())?,
+            Err(RecordError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Next::Again)
+    }
+
+    async fn control(&self) -> Result<Option<ControlData>, StepError> {
+        let Some(programs) = &self.programs else { return Ok(None) };
+        Ok(ControlData::parse(&programs.control(&self.volume.data()).await?))
+    }
+
+    /// Whether the stopped copy may follow the record's primary (R9).
+    async fn examine(
+        &self,
+        record: Option<&crate::api::v1alpha1::Record>,
+    ) -> Result<(Option<ControlData>, Join), StepError> {
+        let Ok(Some(control)) = self.control().await else {
+            return Ok((None, Join::NeedsCopy("its control file can't be read".into())));
+        };
+        let Some(record) = record.filter(|r| r.primary != self.me()) else {
+            return Ok((Some(control), Join::Unknown));
+        };
+        if self.failed_starts >= BROKEN_AFTER {
+            let why = "its Postgres can't be started or can't read its data";
+            return Ok((Some(control), Join::NeedsCopy(why.into())));
+        }
+        let mut view = JoinView {
+            fresh_copy: self.volume.data().join("backup_label").exists(),
+            control: control.clone(),
+            wal_end: None,
+            primary_timeline: record.timeline,
+            history: Vec::new(),
+            primary_system_id: None,
+        };
+        if control.timeline < record.timeline {
+            let Some(history) = self.fetch_history(record.primary, record.timeline).await else {
+                return Ok((Some(control), Join::Unknown));
+            };
+            view.history = history;
+            view.wal_end = self.wal_end(&control).await?;
+        }
+        Ok((Some(control), joining::decide(&view)))
+    }
+
+    async fn wal_end(&self, control: &ControlData) -> Result<Option<u64>, StepError> {
+        let Some(programs) = &self.programs else { return Ok(None) };
+        let said = programs.wal_end(&self.volume.data(), control.timeline, &lsn::print(control.redo)).await?;
+        Ok(joining::parse_wal_end(&said))
+    }
+
+    async fn fetch_history(&self, primary: u8, timeline: u32) -> Option<Vec<joining::Fork>> {
+        let (object, _) = self.object.as_ref()?;
+        let host = names::node_host(&self.shared.env.pool, primary, &object.spec.domain);
+        let path = format!("/v1/wal/{timeline:08X}.history");
+        let mut text = Vec::new();
+        self.link.download(&host, names::AGENT_PORT, &path, FETCH, &mut text).await.ok()?;
+        joining::parse_history(std::str::from_utf8(&text).ok()?)
+    }
+
+    /// Starts Postgres, gate shut, as what the record says.
+    async fn launch(&mut self, role: Role, file: Option<NodeFile>) -> Result<Next, StepError> {
+        let (Some(programs), Some(file)) = (self.programs.clone(), file) else { return Ok(Next::Wait) };
+        let member = Member { index: self.me(), incarnation: file.incarnation };
+        self.retry_at = clock::now().after(RETRY * (self.failed_starts + 1));
+        self.failed_starts += 1;
+        self.volume.protect_data()?;
+        if role == Role::Primary {
+            self.load_names()?;
+        }
+        let data = self.volume.data();
+        self.conf.forget_alter_system(&data)?;
+        self.write_signal(role)?;
+        let Some(config) = self.config(&member, role) else { return Ok(Next::Wait) };
+        self.conf.write(config, &programs, &data).await?;
+        let pg = Postgres::start(&programs.path("postgres"), &self.files(), &self.conf)?;
+        self.conf.owed = false;
+        self.begin(role, &pg);
+        self.pg = Some(pg);
+        self.role = role;
+        self.stuck = None;
+        Ok(Next::Again)
+    }
+
+    /// What is known anew with each start of Postgres: leases and what was proved in the last one are void.
+    fn begin(&mut self, role: Role, pg: &Postgres) {
+        let now = clock::now();
+        self.flushes = FlushHistory::default();
+        self.waiters = Waiters::default();
+        let mut inner = self.shared.lock();
+        inner.report.boot.clone_from(&pg.boot);
+        inner.report.role = role;
+        inner.report.open = false;
+        inner.report.lsn = None;
+        inner.report.message = "postgres is starting".into();
+        inner.report.needs_person = false;
+        inner.lease = ReadLease::new(&pg.boot);
+        inner.office = None;
+        drop(inner);
+        if role == Role::Primary {
+            let office = self.new_office(now);
+            self.shared.lock().office = office;
+        }
+    }
+
+    fn new_office(&self, now: clock::Moment) -> Option<PrimaryView> {
+        let (object, read_at) = self.object.as_ref()?;
+        let record = object.status.clone()?;
+        let me = record.attached.iter().find(|m| m.index == self.me())?.clone();
+        // Every name in N counts as holding a lease given at this moment: what an earlier start gave is not known.
+        let inherit = |index: u8| {
+            let contact = Contact::inherited(now, self.names.lease_ms);
+            (index, Other { contact, ..Other::default() })
+        };
+        Some(PrimaryView {
+            now,
+            me,
+            record,
+            read_at: *read_at,
+            wish: Wish::from(&object.spec),
+            names: self.names.clone(),
+            loaded: Some(now),
+            gate_seen: !self.names.is_empty(),
+            started: now,
+            flush_lsn: 0,
+            start_lsn: None,
+            open: false,
+            oldest_waiter: None,
+            nudged: None,
+            growth: None,
+            replicas: Vec::new(),
+            others: self.names.listed.iter().map(|l| inherit(l.member.index)).collect(),
+        })
+    }
+
+    /// N of a starting primary: what stood in the volume, and everyone in the record; fsynced before the start.
+    fn load_names(&mut self) -> Result<(), StepError> {
+        let path = self.volume.conf().join("names.json");
+        let stored: Option<Names> = read_json(&path)?;
+        if let Some((object, _)) = &self.object
+            && let Some(record) = &object.status
+        {
+            self.names = Names::at_start(record, self.me(), stored, object.spec.timings.lease_ms);
+            write_json(&path, &self.names)?;
+        }
+        Ok(())
+    }
+
+    /// `standby.signal` makes the difference between a primary and a standby (PostgreSQL docs, "Standby Server
+    /// Settings"); it is put only on a node that was proved.
+    fn write_signal(&self, role: Role) -> Result<(), ConfError> {
+        let path = self.volume.data().join("standby.signal");
+        let done = match role {
+            Role::Standby => File::create(&path).and_then(|f| f.sync_all()),
+            _ => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        };
+        done.map_err(|source| VolumeError::File { path, source })?;
+        Ok(super::volume::sync_dir(&self.volume.data())?)
+    }
+}

@@ -1,0 +1,245 @@
+//! The node's volume: whose copy of the data it holds, and what must outlive the pod.
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::membership::starting::NodeFile;
+
+/// Why something on the volume could not be done.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file's content isn't what it should be.
+    #[error("{path}: {source}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Another agent or a recovery Job works on the volume.
+    #[error("{0}: the volume is in use by another agent or by a recovery Job")]
+    InUse(PathBuf),
+}
+
+/// The volume, held by a lock as long as this lives.
+#[derive(Debug)]
+pub struct Volume {
+    root: PathBuf,
+    _lock: File,
+}
+
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
+    let path = path.to_owned();
+    move |source| VolumeError::File { path, source }
+}
+
+/// Makes a rename or a new file in `dir` durable.
+pub fn sync_dir(dir: &Path) -> Result<(), VolumeError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(file_error(dir))
+}
+
+/// Replaces a file in one step: it has the old content or the new, whatever fails.
+pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), VolumeError> {
+    let temporary = path.with_extension("tmp");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(file_error(path))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Reads a JSON file; none when it isn't there.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, VolumeError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| VolumeError::Content { path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_error(path)(error)),
+    }
+}
+
+/// Writes a JSON file durably.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), VolumeError> {
+    let bytes =
+        serde_json::to_vec(value).map_err(|source| VolumeError::Content { path: path.to_owned(), source })?;
+    write_durably(path, &bytes)
+}
+
+impl Volume {
+    /// Takes the volume; refused while another process holds it.
+    pub fn open(root: &Path) -> Result<Self, VolumeError> {
+        let path = root.join("lock");
+        let lock = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(file_error(&path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| VolumeError::InUse(path))?;
+        let volume = Self { root: root.to_owned(), _lock: lock };
+        let conf = volume.conf();
+        fs::create_dir_all(&conf).map_err(file_error(&conf))?;
+        Ok(volume)
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.root.join("pgdata")
+    }
+
+    /// Where a new copy is made.
+    pub fn data_new(&self) -> PathBuf {
+        self.root.join("pgdata.new")
+    }
+
+    /// The copy that a recovery replaced; kept until the new one is attached.
+    pub fn data_old(&self) -> PathBuf {
+        self.root.join("pgdata.old")
+    }
+
+    /// The agent's own files and PostgreSQL's configuration.
+    pub fn conf(&self) -> PathBuf {
+        self.root.join("conf")
+    }
+
+    /// The WAL archive.
+    pub fn archive(&self) -> PathBuf {
+        self.root.join("archive")
+    }
+
+    fn node_path(&self) -> PathBuf {
+        self.data().join("pgpool_node.json")
+    }
+
+    /// True when there is a data directory, whole or not.
+    pub fn has_data(&self) -> bool {
+        self.data().join("PG_VERSION").exists()
+    }
+
+    /// Whose copy the data is; none when there is none.
+    pub fn node(&self) -> Result<Option<NodeFile>, VolumeError> {
+        read_json(&self.node_path())
+    }
+
+    /// Notes the highest epoch seen.
+    pub fn note_epoch(&self, epoch: i64) -> Result<(), VolumeError> {
+        match self.node()? {
+            Some(mut node) if node.epoch < epoch => {
+                node.epoch = epoch;
+                write_json(&self.node_path(), &node)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Turns `pgdata.new`, made by initdb, into the data: the node file last, then one rename.
+    pub fn adopt_new(&self, node: &NodeFile) -> Result<(), VolumeError> {
+        write_json(&self.data_new().join("pgpool_node.json"), node)?;
+        let (from, to) = (self.data_new(), self.data());
+        fs::rename(&from, &to).map_err(file_error(&to))?;
+        sync_dir(&self.root)
+    }
+
+    /// Removes a folder that a killed run left.
+    pub fn remove(&self, folder: &Path) -> Result<(), VolumeError> {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(folder)(error)),
+            _ => sync_dir(&self.root),
+        }
+    }
+
+    /// Removes what a killed run had discarded.
+    pub fn empty_trash(&self) -> Result<(), VolumeError> {
+        self.remove(&self.root.join("pgdata.trash"))
+    }
+
+    /// Takes a folder's name away, durably; gives where it can be removed at leisure.
+    pub fn discard(&self, folder: &Path) -> Result<PathBuf, VolumeError> {
+        let trash = self.root.join("pgdata.trash");
+        self.remove(&trash)?;
+        fs::rename(folder, &trash).map_err(file_error(folder))?;
+        sync_dir(&self.root)?;
+        Ok(trash)
+    }
+
+    /// Removes the pid file of an earlier container's Postgres: its number may be taken in this one. Only for
+    /// the agent's own start: later it guards against what a dead Postgres has left running.
+    pub fn forget_pid(&self) -> Result<(), VolumeError> {
+        let path = self.data().join("postmaster.pid");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// PostgreSQL refuses a data directory that others may read; fsGroup makes it so at each later start.
+    pub fn protect_data(&self) -> Result<(), VolumeError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let data = self.data();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).map_err(file_error(&data))
+    }
+
+    /// Size and free bytes of the file system.
+    pub fn space(&self) -> Result<(u64, u64), VolumeError> {
+        let stat = rustix::fs::statvfs(&self.root)
+            .map_err(|e| VolumeError::File { path: self.root.clone(), source: e.into() })?;
+        Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(epoch: i64) -> NodeFile {
+        NodeFile { pool_uid: "p".into(), index: 1, incarnation: "abc".into(), epoch }
+    }
+
+    #[test]
+    fn two_agents_never_hold_one_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Volume::open(dir.path()).unwrap();
+        assert!(matches!(Volume::open(dir.path()), Err(VolumeError::InUse(_))));
+        drop(first);
+        assert!(Volume::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn the_epoch_never_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = Volume::open(dir.path()).unwrap();
+        assert_eq!(volume.node().unwrap(), None);
+        fs::create_dir(volume.data_new()).unwrap();
+        volume.adopt_new(&node(3)).unwrap();
+        volume.note_epoch(2).unwrap();
+        assert_eq!(volume.node().unwrap(), Some(node(3)));
+        volume.note_epoch(7).unwrap();
+        assert_eq!(volume.node().unwrap(), Some(node(7)));
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_and_no_empty_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = Volume::open(dir.path()).unwrap();
+        fs::create_dir(volume.data()).unwrap();
+        fs::write(volume.data().join("pgpool_node.json"), "{").unwrap();
+        assert!(matches!(volume.node(), Err(VolumeError::Content { .. })));
+    }
+}

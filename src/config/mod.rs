@@ -1,0 +1,3 @@
+//! The text of PostgreSQL's configuration files: pure functions.
+pub mod hba;
+pub mod postgresql;

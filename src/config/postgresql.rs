@@ -1,0 +1,205 @@
+//! postgresql.conf: defaults, then the user's parameters, then what the promise rests on.
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::names;
+
+/// What the file of a node depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Major version of PostgreSQL.
+    pub major: u32,
+    /// The pool.
+    pub pool: String,
+    /// Index of the node.
+    pub index: u8,
+    /// Number of nodes.
+    pub nodes: u8,
+    /// Bytes of the volume.
+    pub storage_bytes: u64,
+    /// The user's parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// `synchronous_standby_names`, as rendered by the membership.
+    pub synchronous: String,
+    /// Where a standby streams from; none on a primary.
+    pub upstream: Option<Upstream>,
+}
+
+/// Where and as whom a standby streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Host name of the primary.
+    pub host: String,
+    /// Unique by incarnation.
+    pub application_name: String,
+}
+
+const MEBI: u64 = 1024 * 1024;
+
+/// Value of a parameter as the file wants it: quoted, quotes and backslashes doubled, and on one line
+/// (PostgreSQL source, `src/backend/utils/misc/guc-file.l`).
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n").replace('\r', "\\r"))
+}
+
+/// Value inside a connection string (libpq docs, "Keyword/Value Connection Strings").
+fn conninfo_value(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// `primary_conninfo`: short limits, so that a dead machine is noticed in two seconds (streaming-facts: 10).
+fn conninfo(upstream: &Upstream) -> String {
+    let run = names::RUN_DIR;
+    let pairs = [
+        ("host", upstream.host.as_str()),
+        ("port", "5432"),
+        ("user", names::REPLICATION_ROLE),
+        ("application_name", upstream.application_name.as_str()),
+        ("sslmode", "verify-full"),
+        ("sslcert", &format!("{run}/tls.crt")),
+        ("sslkey", &format!("{run}/tls.key")),
+        ("sslrootcert", &format!("{run}/ca.crt")),
+        ("connect_timeout", "2"),
+        ("keepalives_idle", "1"),
+        ("keepalives_interval", "1"),
+        ("keepalives_count", "2"),
+        ("tcp_user_timeout", "2000"),
+        ("options", "-c synchronous_commit=local"),
+    ];
+    pairs.iter().map(|(k, v)| format!("{k}={}", conninfo_value(v))).collect::<Vec<_>>().join(" ")
+}
+
+/// What a user may change: sized to the volume, so that 1Gi works.
+fn defaults(config: &NodeConfig) -> Vec<(&'static str, String)> {
+    let share = |part: u64, low: u64, high: u64| (config.storage_bytes / part / MEBI).clamp(low, high);
+    vec![
+        ("max_connections", "200".into()),
+        ("shared_buffers", "128MB".into()),
+        ("max_wal_size", format!("{}MB", share(8, 64, 16 * 1024))),
+        ("min_wal_size", format!("{}MB", share(16, 32, 1024))),
+        ("checkpoint_timeout", "5min".into()),
+        ("wal_compression", "lz4".into()),
+        ("archive_timeout", "60s".into()),
+        ("max_standby_streaming_delay", "200ms".into()),
+        ("max_standby_archive_delay", "200ms".into()),
+        ("log_line_prefix", "%p %q%u@%d %e ".into()),
+        ("log_timezone", "UTC".into()),
+        ("timezone", "UTC".into()),
+    ]
+}
+
+/// What the promise of the pool rests on; `membership::settings` refuses these to users.
+fn owned(config: &NodeConfig) -> Vec<(&'static str, String)> {
+    let run = names::RUN_DIR;
+    let per_node = u32::from(config.nodes) * 2 + 8;
+    let share = |part: u64, low: u64, high: u64| (config.storage_bytes / part / MEBI).clamp(low, high);
+    let mut list: Vec<(&'static str, String)> = vec![
+        ("listen_addresses", "*".into()),
+        ("port", names::POSTGRES_PORT.to_string()),
+        ("unix_socket_directories", names::SOCKET_DIR.into()),
+        ("cluster_name", format!("{}-{}", config.pool, config.index)),
+        ("ssl", "on".into()),
+        ("ssl_cert_file", format!("{run}/tls.crt")),
+        ("ssl_key_file", format!("{run}/tls.key")),
+        ("ssl_ca_file", format!("{run}/ca.crt")),
+        ("password_encryption", "scram-sha-256".into()),
+        ("synchronous_commit", "remote_apply".into()),
+        ("synchronous_standby_names", config.synchronous.clone()),
+        ("fsync", "on".into()),
+        ("full_page_writes", "on".into()),
+        ("wal_level", "logical".into()),
+        ("wal_log_hints", "on".into()),
+        ("hot_standby", "on".into()),
+        ("hot_standby_feedback", "on".into()),
+        ("restart_after_crash", "off".into()),
+        ("wal_receiver_status_interval", "1s".into()),
+        ("wal_sender_timeout", "5s".into()),
+        ("wal_receiver_timeout", "5s".into()),
+        ("wal_retrieve_retry_interval", "200ms".into()),
+        ("wal_keep_size", format!("{}MB", share(16, 32, 1024))),
+        ("max_slot_wal_keep_size", format!("{}MB", share(4, 64, 64 * 1024))),
+        ("max_wal_senders", per_node.to_string()),
+        ("max_replication_slots", per_node.to_string()),
+        ("recovery_target_timeline", "latest".into()),
+        ("archive_mode", "always".into()),
+        ("archive_command", format!("{} archive-wal --path \"%p\" --name \"%f\"", names::BINARY)),
+        ("restore_command", format!("{} restore-wal --name \"%f\" --to \"%p\"", names::BINARY)),
+        ("log_destination", "stderr".into()),
+        ("logging_collector", "off".into()),
+        ("lc_messages", "C".into()),
+    ];
+    if config.major >= 17 {
+        list.push(("allow_alter_system", "off".into()));
+    }
+    if let Some(upstream) = &config.upstream {
+        list.push(("primary_conninfo", conninfo(upstream)));
+        list.push(("primary_slot_name", names::slot(config.index)));
+    }
+    list
+}
+
+/// The whole file. A later line wins in PostgreSQL; here no name stands twice.
+pub fn render(config: &NodeConfig) -> String {
+    let mut lines: BTreeMap<String, String> = BTreeMap::new();
+    lines.extend(defaults(config).into_iter().map(|(k, v)| (k.to_owned(), v)));
+    lines.extend(config.parameters.iter().map(|(k, v)| (k.to_lowercase(), v.clone())));
+    lines.extend(owned(config).into_iter().map(|(k, v)| (k.to_owned(), v)));
+    let mut text = String::from("# Written by the agent; changes here are lost.\n");
+    for (name, value) in lines {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{name} = {}", quote(&value));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NodeConfig {
+        NodeConfig {
+            major: 17,
+            pool: "heron".into(),
+            index: 2,
+            nodes: 3,
+            storage_bytes: 1024 * MEBI,
+            parameters: BTreeMap::new(),
+            synchronous: "2 (\"a\", \"b\")".into(),
+            upstream: Some(Upstream { host: "heron-0-0.x".into(), application_name: "pgpool_2_ab".into() }),
+        }
+    }
+
+    #[test]
+    fn what_is_owned_wins_over_the_user() {
+        let mut config = config();
+        config.parameters.insert("fsync".into(), "off".into());
+        config.parameters.insert("work_mem".into(), "8MB".into());
+        let text = render(&config);
+        assert!(text.contains("fsync = 'on'\n") && !text.contains("'off'\nfsync"));
+        assert!(text.contains("work_mem = '8MB'\n"));
+        assert_eq!(text.matches("\nfsync").count(), 1);
+    }
+
+    #[test]
+    fn a_hostile_value_stays_one_value() {
+        let mut config = config();
+        config.parameters.insert("application_name".into(), "x'\nfsync = off\\".into());
+        let text = render(&config);
+        assert!(text.contains("application_name = 'x''\\nfsync = off\\\\'\n"));
+    }
+
+    #[test]
+    fn a_small_volume_gets_small_wal() {
+        let text = render(&config());
+        assert!(text.contains("max_wal_size = '128MB'\n"), "{text}");
+        assert!(text.contains("max_slot_wal_keep_size = '256MB'\n"));
+    }
+
+    #[test]
+    fn only_a_standby_has_an_upstream() {
+        let mut config = config();
+        assert!(render(&config).contains("primary_conninfo"));
+        config.upstream = None;
+        assert!(!render(&config).contains("primary_conninfo"));
+    }
+}
