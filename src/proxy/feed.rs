@@ -1,0 +1,122 @@
+//! Hears what the nodes' agents say.
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use tokio::time::{sleep, timeout};
+
+use super::hub::Hub;
+use crate::{
+    clock,
+    link::{Client, LinkError},
+    messages::NodeReport,
+    names,
+};
+
+/// Time for a connection and for an answer. A longer wait would outlast the usual lease.
+const ANSWER: Duration = Duration::from_secs(1);
+/// An agent says something at each heartbeat; after this silence its stream is taken for dead.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Pauses before a stream is begun anew.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Leases are asked for a few times within their length, within these bounds.
+const ASKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Questions within the length of a lease.
+const ASKS_PER_LEASE: u32 = 5;
+
+/// A node's agent: where it is and who it must be.
+pub struct Agent {
+    /// Index of the node.
+    pub index: u8,
+    /// Its host name.
+    pub host: String,
+    /// The pool that it must belong to.
+    pub pool_uid: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FeedError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("{0} ended its stream")]
+    Ended(String),
+    #[error("{0} said nothing for {SILENCE:?}")]
+    Silent(String),
+    #[error("{host} says that it is node {index} of pool {uid}")]
+    Other { host: String, index: u8, uid: String },
+}
+
+impl Agent {
+    /// Follows the agent for ever.
+    pub async fn follow(self, hub: Arc<Hub>, client: Client) {
+        let mut pause = PAUSES.0;
+        let mut last = String::new();
+        loop {
+            let (heard, error) = self.listen(&hub, &client).await;
+            if heard {
+                pause = PAUSES.0;
+                last.clear();
+            }
+            let text = error.to_string();
+            if text != last {
+                tracing::warn!(node = self.index, error = text, "a node isn't heard");
+                last = text;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One connection, from its beginning to its end; true if anything was heard on it.
+    async fn listen(&self, hub: &Hub, client: &Client) -> (bool, FeedError) {
+        let opened = client.get_stream(&self.host, names::AGENT_PORT, "/v1/watch", ANSWER).await;
+        let mut lines = match opened {
+            Ok(lines) => pin!(lines),
+            Err(error) => return (false, error.into()),
+        };
+        let mut heard = false;
+        let reading = async {
+            loop {
+                let line = timeout(SILENCE, lines.next()).await;
+                let line = line.map_err(|_| FeedError::Silent(self.host.clone()))?;
+                let line = line.ok_or_else(|| FeedError::Ended(self.host.clone()))?;
+                let report: NodeReport = self.ours(line?)?;
+                if !heard {
+                    tracing::info!(node = self.index, "a node is heard");
+                    heard = true;
+                }
+                hub.told(self.index, &report);
+            }
+        };
+        let ended: Result<std::convert::Infallible, FeedError> = tokio::select! {
+            ended = reading => ended,
+            ended = self.ask(hub, client) => ended,
+        };
+        match ended {
+            Err(error) => (heard, error),
+        }
+    }
+
+    /// Asks for the lease again and again; only an agent of another pool ends this.
+    async fn ask(&self, hub: &Hub, client: &Client) -> Result<std::convert::Infallible, FeedError> {
+        let mut pause = ASKS.0;
+        loop {
+            let sent = clock::now();
+            match client.get_json(&self.host, names::AGENT_PORT, "/v1/report", ANSWER).await {
+                Ok(report) => {
+                    let report: NodeReport = self.ours(report)?;
+                    hub.answered(self.index, &report, sent);
+                    pause = (Duration::from_millis(report.lease_ms) / ASKS_PER_LEASE).clamp(ASKS.0, ASKS.1);
+                }
+                Err(error) => tracing::debug!(node = self.index, %error, "a node doesn't answer"),
+            }
+            sleep(pause).await;
+        }
+    }
+
+    fn ours(&self, report: NodeReport) -> Result<NodeReport, FeedError> {
+        if report.index == self.index && report.pool_uid == self.pool_uid {
+            return Ok(report);
+        }
+        Err(FeedError::Other { host: self.host.clone(), index: report.index, uid: report.pool_uid })
+    }
+}

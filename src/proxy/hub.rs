@@ -1,0 +1,206 @@
+//! What all sessions share: the table, who sits where, and the end of what has lost its lease.
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    metrics::Metrics,
+    route::{Kind, choose, serves},
+    table::Table,
+};
+use crate::{
+    clock::{self, Moment},
+    messages::NodeReport,
+};
+
+/// While no node was heard for so long, the front calls itself not ready.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The longest sleep of the sweeper, lest a suspended machine's clocks drift apart unseen.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The shared state of the front.
+pub struct Hub {
+    shared: Mutex<Shared>,
+    changed: watch::Sender<()>,
+    /// Counters and gauges.
+    pub metrics: Metrics,
+}
+
+struct Shared {
+    table: Table,
+    tenures: HashMap<(Kind, u8), Arc<Tenure>>,
+    busy: Vec<usize>,
+    turn: usize,
+    heard: Option<Moment>,
+    draining: bool,
+}
+
+/// The time for which a node may be spoken to by sessions of one kind: one start of Postgres on one copy
+/// of the data, while it is open and its lease goes on.
+pub struct Tenure {
+    id: (Option<String>, String),
+    end: CancellationToken,
+    lease_ms: AtomicU64,
+}
+
+impl Tenure {
+    /// True while a statement may be sent to the node.
+    pub fn stands(&self, now: Moment) -> bool {
+        now.as_millis() < self.lease_ms.load(Ordering::Acquire) && !self.end.is_cancelled()
+    }
+
+    /// Waits until it is over.
+    pub async fn ended(&self) {
+        self.end.cancelled().await;
+    }
+}
+
+/// A session's place on a node; given back when dropped.
+pub struct Seat {
+    hub: Arc<Hub>,
+    /// The node.
+    pub index: u8,
+    kind: Kind,
+    /// How long it may stay.
+    pub tenure: Arc<Tenure>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut shared = self.hub.lock();
+        if let Some(busy) = shared.busy.get_mut(usize::from(self.index)) {
+            *busy = busy.saturating_sub(1);
+        }
+        drop(shared);
+        self.hub.metrics.left(self.kind, self.index);
+    }
+}
+
+impl Hub {
+    /// The state of a front that knows nothing yet of nodes 0 to `nodes` - 1.
+    pub fn new(nodes: u8) -> Arc<Self> {
+        let shared = Shared {
+            table: Table::new(nodes),
+            tenures: HashMap::new(),
+            busy: vec![0; usize::from(nodes)],
+            turn: 0,
+            heard: None,
+            draining: false,
+        };
+        Arc::new(Self {
+            shared: Mutex::new(shared),
+            changed: watch::Sender::new(()),
+            metrics: Metrics::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a line of a node's stream.
+    pub fn told(&self, index: u8, report: &NodeReport) {
+        let now = clock::now();
+        self.change(now, |shared| shared.table.told(index, report, now));
+    }
+
+    /// Takes the answer to a question that was sent at `sent`.
+    pub fn answered(&self, index: u8, report: &NodeReport, sent: Moment) {
+        self.change(clock::now(), |shared| shared.table.answered(index, report, sent));
+    }
+
+    fn change(&self, now: Moment, act: impl FnOnce(&mut Shared)) {
+        let mut shared = self.lock();
+        shared.heard = Some(now);
+        act(&mut shared);
+        shared.sweep(now);
+        drop(shared);
+        self.changed.send_replace(());
+    }
+
+    /// Wakes at each change from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// A place for a new session, on none of the nodes in `tried`.
+    pub fn take(self: &Arc<Self>, kind: Kind, tried: &[u8]) -> Option<Seat> {
+        let mut shared = self.lock();
+        let busy = |index| shared.busy.get(usize::from(index)).copied().unwrap_or(usize::MAX);
+        let index = choose(&shared.table, kind, clock::now(), busy, tried, shared.turn)?;
+        let entry = shared.table.get(index)?;
+        let fresh = Tenure {
+            id: entry.tenure.clone(),
+            end: CancellationToken::new(),
+            lease_ms: AtomicU64::new(entry.lease.as_millis()),
+        };
+        shared.turn = shared.turn.wrapping_add(1);
+        let tenure = shared.tenures.entry((kind, index)).or_insert_with(|| Arc::new(fresh)).clone();
+        if let Some(busy) = shared.busy.get_mut(usize::from(index)) {
+            *busy += 1;
+        }
+        drop(shared);
+        self.metrics.came(kind, index);
+        Some(Seat { hub: self.clone(), index, kind, tenure })
+    }
+
+    /// From now on the front calls itself not ready.
+    pub fn drain(&self) {
+        self.lock().draining = true;
+    }
+
+    /// Why the front isn't ready, if it isn't.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        let shared = self.lock();
+        if shared.draining {
+            return Some("shutting down");
+        }
+        match shared.heard {
+            None => Some("no node was heard yet"),
+            Some(heard) if clock::now().since(heard) > SILENCE => Some("no node is heard any more"),
+            Some(_) => None,
+        }
+    }
+
+    /// Ends what outlives its lease, for ever.
+    pub async fn sweep(&self) {
+        let mut changes = self.changes();
+        loop {
+            let now = clock::now();
+            let next = self.lock().sweep(now);
+            let pause = next.map_or(SWEEP, |next| next.since(now).min(SWEEP));
+            // Leases are kept in milliseconds: without the last one it would wake just before the end.
+            let pause = pause + Duration::from_millis(1);
+            if let Ok(Err(_)) = tokio::time::timeout(pause, changes.changed()).await {
+                return;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Ends the tenures that are over; returns when the next one will be, should nothing be heard.
+    fn sweep(&mut self, now: Moment) -> Option<Moment> {
+        let Self { table, tenures, .. } = self;
+        let mut next = None;
+        tenures.retain(|(kind, index), tenure| {
+            let entry = table.get(*index).filter(|entry| entry.tenure == tenure.id);
+            let Some(entry) = entry.filter(|entry| serves(entry, *kind, now)) else {
+                tenure.end.cancel();
+                return false;
+            };
+            tenure.lease_ms.store(entry.lease.as_millis(), Ordering::Release);
+            next = Some(next.map_or(entry.lease, |next: Moment| next.min(entry.lease)));
+            true
+        });
+        next
+    }
+}
