@@ -1,0 +1,209 @@
+//! One pass over one pool: observe, validate, plan, status, apply.
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{Timestamp, Unit};
+use kube::runtime::controller::Action;
+use kube::{Api, Client, ResourceExt};
+use thiserror::Error;
+
+use super::events::Events;
+use crate::api::v1alpha1::PgPool;
+use crate::apply::{ApplyError, Executor};
+use crate::clock;
+use crate::model::{InvalidSpec, Memory, PoolKey, ValidPool};
+use crate::observe::{Agents, ObserveError, observe, said};
+use crate::plan::{self, AT_ONCE, Happening};
+use crate::resources::{BuildError, Runtime};
+use crate::telemetry::Metrics;
+
+/// When a pass that failed is tried again.
+const AFTER_ERROR: Duration = Duration::from_secs(3);
+/// When a refused spec is looked at again without being changed.
+const AFTER_REFUSAL: Duration = Duration::from_secs(300);
+
+/// Why a pass failed.
+#[derive(Debug, Error)]
+pub enum ReconcileError {
+    /// The PgPool could not be read.
+    #[error("PgPool {pool}: {}", said(source))]
+    Read {
+        /// The pool.
+        pool: PoolKey,
+        /// The API's answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The world could not be looked at.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// An object could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The status could not be written.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl ReconcileError {
+    /// One word for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "ReadFailed",
+            Self::Observe(_) => "ObserveFailed",
+            Self::Build(_) => "BuildFailed",
+            Self::Apply(error) => error.category(),
+        }
+    }
+}
+
+/// What passes over all pools share.
+pub struct Shared {
+    /// The Kubernetes API.
+    pub client: Client,
+    /// The operator's own image.
+    pub runtime: Runtime,
+    /// The agents.
+    pub agents: Agents,
+    /// What carries plans out.
+    pub executor: Executor,
+    /// Events.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// What is remembered of each pool; by uid, so that a pool made anew begins with nothing.
+    pub memories: Mutex<BTreeMap<PoolKey, (String, Memory)>>,
+}
+
+impl Shared {
+    fn recall(&self, key: &PoolKey, uid: &str) -> Memory {
+        let memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.get(key).filter(|(of, _)| of == uid).map(|(_, memory)| memory.clone()).unwrap_or_default()
+    }
+
+    fn remember(&self, key: &PoolKey, uid: String, memory: Memory) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), (uid, memory));
+    }
+
+    fn forget(&self, key: &PoolKey) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.agents.forget(key);
+        self.executor.forget(key);
+    }
+}
+
+/// The time of day in whole milliseconds: it stands in status, where people read it.
+fn now() -> Timestamp {
+    let now = clock::timestamp();
+    now.round(Unit::Millisecond).unwrap_or(now)
+}
+
+/// Called for each pool at each change and when the last pass asked for it.
+pub async fn reconcile(cached: Arc<PgPool>, shared: Arc<Shared>) -> Result<Action, Arc<ReconcileError>> {
+    let begun = clock::now();
+    // One pass holds much at once; on the heap it may.
+    let result = Box::pin(pass(&cached, &shared)).await;
+    shared.metrics.passes.inc();
+    shared.metrics.seconds.observe(clock::now().since(begun).as_secs_f64());
+    result.map_err(Arc::new)
+}
+
+/// What the controller does about a pass that failed.
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the controller's")]
+pub fn on_error(pool: Arc<PgPool>, error: &Arc<ReconcileError>, shared: Arc<Shared>) -> Action {
+    if matches!(error.as_ref(), ReconcileError::Apply(error) if error.is_conflict()) {
+        return Action::requeue(AT_ONCE);
+    }
+    shared.metrics.error(error.category());
+    tracing::warn!(%error, pool = pool.name_any(), namespace = pool.namespace(), "pass failed");
+    Action::requeue(AFTER_ERROR)
+}
+
+async fn pass(cached: &PgPool, shared: &Shared) -> Result<Action, ReconcileError> {
+    let key = PoolKey { namespace: cached.namespace().unwrap_or_default(), name: cached.name_any() };
+    let api: Api<PgPool> = Api::namespaced(shared.client.clone(), &key.namespace);
+    // The cache may be behind our own last write of status, on which the plan rests.
+    let read = api.get_opt(&key.name).await;
+    let read = read.map_err(|source| ReconcileError::Read { pool: key.clone(), source: Box::new(source) })?;
+    let Some(raw) = read else {
+        shared.forget(&key);
+        return Ok(Action::await_change());
+    };
+    let deleting = raw.metadata.deletion_timestamp.is_some();
+    let parsed = if deleting { ValidPool::for_deletion(&raw) } else { ValidPool::parse(&raw) };
+    match parsed {
+        Ok(pool) => Box::pin(carry_on(shared, raw, &pool)).await,
+        Err(problems) => refuse(shared, &key, &raw, &problems).await,
+    }
+}
+
+async fn refuse(
+    shared: &Shared,
+    key: &PoolKey,
+    raw: &PgPool,
+    problems: &[InvalidSpec],
+) -> Result<Action, ReconcileError> {
+    let old = raw.status.clone().unwrap_or_default();
+    let generation = raw.metadata.generation.unwrap_or_default();
+    let status = plan::invalid_status(&old, generation, problems, now());
+    if status != old {
+        shared.executor.write_status(raw, &status).await?;
+        let notes: Vec<Happening> =
+            problems.iter().map(|problem| Happening::warning("InvalidSpec", problem.to_string())).collect();
+        shared.events.publish(raw, &notes).await;
+    }
+    tracing::info!(pool = %key, "spec refused");
+    Ok(Action::requeue(AFTER_REFUSAL))
+}
+
+async fn carry_on(shared: &Shared, raw: PgPool, pool: &ValidPool) -> Result<Action, ReconcileError> {
+    let memory = shared.recall(&pool.key, &pool.object_uid);
+    let seen = observe(&shared.client, &shared.agents, &raw, pool, memory, now()).await?;
+    let plan = plan::plan(pool, &shared.runtime, &seen)?;
+    // Status first: whatever is done next rests on what stands there.
+    let raw = if plan.status == seen.status {
+        raw
+    } else {
+        shared.executor.write_status(&raw, &plan.status).await?
+    };
+    let mut memory = plan.memory.clone();
+    shared.remember(&pool.key, pool.object_uid.clone(), memory.clone());
+    shared.events.publish(&raw, &plan.events).await;
+    let done = shared
+        .executor
+        .execute(&shared.agents, &raw, pool, &shared.runtime, (&seen, &plan), &mut memory)
+        .await;
+    shared.events.publish(&raw, &done.events).await;
+    let requeue = note_errors(shared, &raw, &done.errors, &mut memory).await.unwrap_or(plan.requeue);
+    if done.errors.is_empty() && plan.actions.contains(&plan::Action::Unguard) {
+        shared.forget(&pool.key);
+        return Ok(Action::await_change());
+    }
+    shared.remember(&pool.key, pool.object_uid.clone(), memory);
+    Ok(Action::requeue(requeue))
+}
+
+/// What went wrong goes into the next pass's conditions, and once into an event.
+async fn note_errors(
+    shared: &Shared,
+    raw: &PgPool,
+    errors: &[ApplyError],
+    memory: &mut Memory,
+) -> Option<Duration> {
+    let serious: Vec<&ApplyError> = errors.iter().filter(|error| !error.is_conflict()).collect();
+    let Some(first) = serious.first() else {
+        memory.last_error = None;
+        return (!errors.is_empty()).then_some(AT_ONCE);
+    };
+    for error in &serious {
+        shared.metrics.error(error.category());
+        tracing::warn!(%error, pool = raw.name_any(), namespace = raw.namespace(), "not done");
+    }
+    let fresh = Some((first.category(), first.to_string()));
+    if memory.last_error != fresh {
+        shared.events.publish(raw, &[Happening::warning(first.category(), first.to_string())]).await;
+        memory.last_error = fresh;
+    }
+    Some(AFTER_ERROR)
+}

@@ -1,0 +1,122 @@
+//! What wakes a pass up: the PgPool, everything with the pool's label, and Secrets that a spec names.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::ListParams;
+use kube::runtime::controller::{Config, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use super::reconcile::{Shared, on_error, reconcile};
+use crate::api::v1alpha1::{PgPool, PgPoolMembership};
+use crate::names;
+
+/// Pools that are worked on at the same time.
+const CONCURRENCY: u16 = 16;
+/// How soon it is tried again to list the custom resources, whose definitions may come later.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// The pool that an object says it belongs to.
+fn labelled<K: Resource>(object: &K) -> Option<ObjectRef<PgPool>> {
+    let pool = object.labels().get(names::LABEL_POOL)?;
+    Some(ObjectRef::new(pool).within(&object.namespace()?))
+}
+
+/// The pools whose spec names a Secret.
+fn naming(pools: &Store<PgPool>, secret: &Secret) -> Vec<ObjectRef<PgPool>> {
+    let (name, namespace) = (secret.name_any(), secret.namespace());
+    let names = |pool: &PgPool| {
+        let sql = pool.spec.bootstrap.sql.as_ref().and_then(|sql| sql.secret.as_ref());
+        pool.namespace() == namespace
+            && (pool.spec.users.iter().any(|user| user.secret.as_deref() == Some(name.as_str()))
+                || names::app_secret(&pool.name_any()) == name
+                || sql.is_some_and(|key| key.name == name))
+    };
+    let found =
+        pools.state().into_iter().filter(|pool| names(pool)).map(|pool| ObjectRef::from_obj(pool.as_ref()));
+    found.chain(labelled(secret)).collect()
+}
+
+fn watching<K>(controller: Controller<PgPool>, shared: &Shared, namespace: Option<&str>) -> Controller<PgPool>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
+{
+    let config = watcher::Config::default().labels(names::LABEL_POOL);
+    controller.watches(api::<K>(&shared.client, namespace), config, |object| labelled(&object))
+}
+
+/// Looks after the pools of one namespace, or of all.
+pub async fn run(
+    shared: Arc<Shared>,
+    namespace: Option<&str>,
+    ready: Arc<AtomicBool>,
+    stop: CancellationToken,
+) {
+    let pools = Controller::new(api::<PgPool>(&shared.client, namespace), watcher::Config::default())
+        .with_config(Config::default().concurrency(CONCURRENCY));
+    let store = pools.store();
+    let pools = pools.watches(api::<Secret>(&shared.client, namespace), watcher::Config::default(), {
+        let store = store.clone();
+        move |secret| naming(&store, &secret)
+    });
+    let pools = watching::<PgPoolMembership>(pools, &shared, namespace);
+    let pools = watching::<StatefulSet>(pools, &shared, namespace);
+    let pools = watching::<Deployment>(pools, &shared, namespace);
+    let pools = watching::<Job>(pools, &shared, namespace);
+    let pools = watching::<Pod>(pools, &shared, namespace);
+    let pools = watching::<PersistentVolumeClaim>(pools, &shared, namespace);
+    let pools = watching::<ConfigMap>(pools, &shared, namespace);
+    let pools = watching::<Service>(pools, &shared, namespace);
+    let pools = watching::<PodDisruptionBudget>(pools, &shared, namespace);
+    let pools = watching::<NetworkPolicy>(pools, &shared, namespace);
+    let listed = tokio::spawn(until_listed(api(&shared.client, namespace), ready));
+    let metrics = shared.metrics.clone();
+    pools
+        .graceful_shutdown_on(async move { stop.cancelled().await })
+        .run(reconcile, on_error, shared)
+        .for_each(|result| {
+            metrics.pools.set(i64::try_from(store.state().len()).unwrap_or(i64::MAX));
+            if let Err(error) = result {
+                tracing::debug!(%error, "controller");
+            }
+            std::future::ready(())
+        })
+        .await;
+    listed.abort();
+}
+
+/// Ready once the custom resources can be listed. Asked by a call of its own: the store of the
+/// controller wakes only one of those who wait for it.
+async fn until_listed(pools: Api<PgPool>, ready: Arc<AtomicBool>) {
+    while let Err(error) = pools.list_metadata(&ListParams::default().limit(1)).await {
+        tracing::warn!(%error, "PgPools can't be listed yet");
+        tokio::time::sleep(LIST_AGAIN).await;
+    }
+    ready.store(true, Ordering::Relaxed);
+}

@@ -1,0 +1,45 @@
+//! What the operator remembers of a pool from pass to pass. Losing it costs time, never correctness.
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+/// Failed recoveries of a node, for the back-off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// How many failed in a row.
+    pub failures: u32,
+    /// When the last one failed.
+    pub last: Timestamp,
+}
+
+/// A request that was answered while its annotation still stood.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Requested {
+    /// Name of the annotation.
+    pub annotation: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What is kept between two passes over a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// True once a pass was made since the operator started.
+    pub seen_before: bool,
+    /// Since when a node has needed an automatic recovery.
+    pub needs_copy_since: BTreeMap<u8, Timestamp>,
+    /// Failed recoveries, by node.
+    pub backoff: BTreeMap<u8, Backoff>,
+    /// Requests answered whose annotation is still to be removed.
+    pub answered: BTreeSet<Requested>,
+    /// Fingerprint of the roles and databases that the primary last confirmed.
+    pub ensured: Option<String>,
+    /// What the primary could not make of them, for a condition.
+    pub ensure_errors: Vec<String>,
+    /// What went wrong when the last plan was carried out: category and message.
+    pub last_error: Option<(&'static str, String)>,
+    /// Conditions of nodes that an event was made for, so that each is told once.
+    pub told: BTreeSet<String>,
+    /// The copy under way as last measured: job, bytes, moment of the first byte seen.
+    pub copy_begun: Option<(String, Timestamp)>,
+}

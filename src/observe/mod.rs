@@ -1,0 +1,126 @@
+//! The world of one pool, looked at once: Kubernetes by consistent lists, agents by their reports.
+mod agents;
+mod answer;
+mod claims;
+mod kubernetes;
+mod secrets;
+mod workloads;
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use kube::Client;
+use rand::Rng as _;
+use thiserror::Error;
+
+use crate::api::v1alpha1::{PgPool, PgPoolMembership};
+use crate::model::{MembershipSeen, Memory, NodeSeen, Observed, ValidPool};
+use crate::names;
+
+pub use agents::{Agents, AgentsError};
+pub use answer::said;
+use kubernetes::Lists;
+
+/// Why a pool could not be looked at.
+#[derive(Debug, Error)]
+pub enum ObserveError {
+    /// The Kubernetes API didn't answer as hoped.
+    #[error("{what} of pool {pool}: {}", said(source))]
+    Api {
+        /// What was asked for.
+        what: &'static str,
+        /// The pool.
+        pool: String,
+        /// The API's answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The agents can't be talked to.
+    #[error(transparent)]
+    Agents(#[from] AgentsError),
+}
+
+/// Looks.
+pub async fn observe(
+    client: &Client,
+    agents: &Agents,
+    raw: &PgPool,
+    pool: &ValidPool,
+    memory: Memory,
+    now: Timestamp,
+) -> Result<Observed, ObserveError> {
+    let lists = Lists::read(client, pool).await?;
+    let membership = kubernetes::membership(client, pool).await?;
+    let status = raw.status.clone().unwrap_or_default();
+    let pool_uid = membership.as_ref().map(|m: &PgPoolMembership| m.spec.pool_uid.clone());
+    let secrets = secrets::read(client, pool, &lists, status.bootstrapped).await?;
+    let mut nodes = nodes(pool, &lists);
+    claims::look_for_lost(client, pool, &lists, &mut nodes).await?;
+    if let (Some(uid), Some(secret)) =
+        (&pool_uid, lists.secret(&names::part_tls_secret(pool.name(), "operator")))
+    {
+        reports(agents, pool, uid, secret, &mut nodes).await?;
+    }
+    Ok(Observed {
+        membership: membership.map(|membership| MembershipSeen {
+            deleting: membership.metadata.deletion_timestamp.is_some(),
+            spec: membership.spec,
+            record: membership.status,
+        }),
+        jobs: workloads::jobs(&lists),
+        proxy: workloads::proxy(pool, &lists),
+        live: lists.live(pool),
+        claims: lists.claims.iter().filter_map(|claim| claim.metadata.name.clone()).collect(),
+        pods: lists.pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect(),
+        secrets,
+        nodes,
+        status,
+        // Eight digits: the name of the Job must fit into a label.
+        fresh_id: hex(8),
+        fresh_uid: hex(32),
+        memory,
+        now,
+    })
+}
+
+fn hex(digits: usize) -> String {
+    let mut random = rand::rng();
+    (0..digits).filter_map(|_| char::from_digit(random.random_range(0..16), 16)).collect()
+}
+
+fn nodes(pool: &ValidPool, lists: &Lists) -> BTreeMap<u8, NodeSeen> {
+    (0..pool.nodes)
+        .map(|index| {
+            let seen = NodeSeen {
+                set: workloads::set(pool, lists, index),
+                pod: workloads::pod(pool, lists, index),
+                claim: claims::claim(pool, lists, index),
+                report: None,
+            };
+            (index, seen)
+        })
+        .collect()
+}
+
+async fn reports(
+    agents: &Agents,
+    pool: &ValidPool,
+    pool_uid: &str,
+    secret: &k8s_openapi::api::core::v1::Secret,
+    nodes: &mut BTreeMap<u8, NodeSeen>,
+) -> Result<(), ObserveError> {
+    agents.learn(&pool.key, secret)?;
+    let asked: Vec<u8> = nodes
+        .iter()
+        .filter(|(_, seen)| seen.pod.as_ref().is_some_and(|pod| pod.has_address))
+        .map(|(i, _)| *i)
+        .collect();
+    let answers = join_all(asked.iter().map(|index| agents.report(pool, pool_uid, *index))).await;
+    for (index, answer) in asked.into_iter().zip(answers) {
+        if let Some(seen) = nodes.get_mut(&index) {
+            seen.report = Some(answer);
+        }
+    }
+    Ok(())
+}

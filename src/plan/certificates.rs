@@ -1,0 +1,102 @@
+//! Certificates: made before the first pod, renewed in time, the authority changed without a gap.
+//!
+//! The authority goes generate -> (two thirds of its life) -> a successor is trusted everywhere ->
+//! the successor signs, all leaves are issued anew -> the predecessor is no longer trusted.
+use jiff::{SignedDuration, Timestamp};
+
+use super::draft::Draft;
+use super::{AT_ONCE, Action, AuthorityStep, Happening};
+use crate::model::AuthoritySeen;
+use crate::names;
+use crate::resources::{LeafOrder, leaf_orders};
+
+/// Until a changed Secret is surely in every pod: the kubelet's sync period and cache come to two minutes at most.
+const SPREAD: SignedDuration = SignedDuration::from_mins(5);
+
+pub(super) fn plan(draft: &mut Draft<'_>) {
+    draft.keep("Secret", names::ca_secret(draft.pool.name()));
+    let orders = leaf_orders(draft.pool, &draft.pool_uid());
+    for order in &orders {
+        draft.keep("Secret", order.secret.clone());
+    }
+    if let Some(problem) = &draft.seen.secrets.authority_problem {
+        draft.troubles.push(("AuthorityUnreadable", problem.clone()));
+        return;
+    }
+    let Some(authority) = &draft.seen.secrets.authority else {
+        draft.act(Action::Authority(AuthorityStep::Generate));
+        draft.requeue(AT_ONCE);
+        return;
+    };
+    let stale: Vec<LeafOrder> =
+        orders.into_iter().filter(|order| !is_current(draft, authority, order)).collect();
+    if stale.is_empty() {
+        if let Some(step) = step(authority, draft.seen.now) {
+            draft.tell(Happening::normal("AuthorityRenewed", said(step)));
+            draft.act(Action::Authority(step));
+            draft.requeue(AT_ONCE);
+        }
+        return;
+    }
+    for order in stale {
+        draft.act(Action::Issue(order));
+    }
+    draft.requeue(AT_ONCE);
+}
+
+fn is_current(draft: &Draft<'_>, authority: &AuthoritySeen, order: &LeafOrder) -> bool {
+    draft.seen.secrets.leaves.get(&order.secret).is_some_and(|leaf| {
+        leaf.issued_for == order.issued_for(&authority.cert_pem)
+            && leaf.bundle == authority.bundle
+            && draft.seen.now < leaf.renew_at
+    })
+}
+
+/// What the authority needs next, once all leaves are as they should be.
+fn step(authority: &AuthoritySeen, now: Timestamp) -> Option<AuthorityStep> {
+    let spread = |since: Timestamp| now.duration_since(since) >= SPREAD;
+    if let Some(since) = authority.previous_since {
+        return spread(since).then_some(AuthorityStep::DropPrevious);
+    }
+    if let Some(since) = authority.next_since {
+        return spread(since).then_some(AuthorityStep::Switch);
+    }
+    (now >= authority.renew_at).then_some(AuthorityStep::AddNext)
+}
+
+fn said(step: AuthorityStep) -> &'static str {
+    match step {
+        AuthorityStep::Generate => "the pool's certificate authority was made",
+        AuthorityStep::AddNext => "a new certificate authority was made and is trusted beside the old one",
+        AuthorityStep::Switch => "the new certificate authority signs from now on",
+        AuthorityStep::DropPrevious => "the old certificate authority is no longer trusted",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority(next: Option<i64>, previous: Option<i64>) -> AuthoritySeen {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        AuthoritySeen {
+            cert_pem: String::new(),
+            bundle: String::new(),
+            renew_at: at(1000),
+            next_since: next.map(at),
+            previous_since: previous.map(at),
+        }
+    }
+
+    #[test]
+    fn the_authority_is_changed_in_three_steps_each_given_time_to_spread() {
+        let step =
+            |authority: &AuthoritySeen, second| step(authority, Timestamp::from_second(second).unwrap());
+        assert_eq!(step(&authority(None, None), 999), None);
+        assert_eq!(step(&authority(None, None), 1000), Some(AuthorityStep::AddNext));
+        assert_eq!(step(&authority(Some(1000), None), 1299), None);
+        assert_eq!(step(&authority(Some(1000), None), 1300), Some(AuthorityStep::Switch));
+        assert_eq!(step(&authority(None, Some(1300)), 1599), None);
+        assert_eq!(step(&authority(None, Some(1300)), 1600), Some(AuthorityStep::DropPrevious));
+    }
+}

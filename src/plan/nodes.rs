@@ -1,0 +1,100 @@
+//! Claims, StatefulSets and role labels of the nodes.
+use super::Action;
+use super::draft::Draft;
+use super::membership::BOOTSTRAP;
+use super::recovery::GIVEN_UP;
+use crate::api::v1alpha1::{CopyKind, RecoveryStage};
+use crate::model::JobOutcome;
+use crate::names;
+use crate::resources::{self as r, BuildError};
+
+pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
+    for index in 0..draft.pool.nodes {
+        let filled = is_filled(draft, index);
+        plan_claim(draft, index, filled)?;
+        plan_set(draft, index, filled)?;
+        label(draft, index);
+    }
+    Ok(())
+}
+
+/// Whether there is, or may be, data on the node's volume: only then has a pod a meaning.
+fn is_filled(draft: &Draft<'_>, index: u8) -> bool {
+    if index == BOOTSTRAP && draft.record().is_none() {
+        return true;
+    }
+    let copied = draft.plan.status.recovery.as_ref().is_some_and(|recovery| {
+        recovery.node == index
+            && recovery.copy == CopyKind::BaseBackup
+            && matches!(recovery.stage, RecoveryStage::CatchingUp | RecoveryStage::Joining)
+    });
+    copied
+        || draft.is_attached(index)
+        || draft.node(index).and_then(|seen| seen.claim.as_ref()).is_some_and(|claim| claim.filled)
+}
+
+fn plan_claim(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), BuildError> {
+    let seen = draft.node(index).and_then(|seen| seen.claim.as_ref());
+    let deleted_now = draft
+        .plan
+        .actions
+        .iter()
+        .any(|action| action.destroys_claim(&names::claim(draft.pool.name(), index)));
+    if seen.is_some_and(|claim| claim.deleting) || deleted_now {
+        return Ok(());
+    }
+    // A claim that vanished under an attached node is made anew only by a recovery.
+    if seen.is_none() && draft.is_attached(index) {
+        return Ok(());
+    }
+    let given_up = draft
+        .plan
+        .status
+        .recovery
+        .as_ref()
+        .filter(|r| r.node == index && r.reason == GIVEN_UP && r.stage < RecoveryStage::Copying)
+        .map(|recovery| recovery.id.clone())
+        .or_else(|| seen.and_then(|claim| claim.given_up.clone()));
+    // No record yet: the agent has still to say that it put data there.
+    let filled = filled && (draft.record().is_some() || seen.is_some_and(|claim| claim.filled));
+    let filled = filled && seen.is_some();
+    draft.want(&r::claim(draft.pool, index, filled, given_up.as_deref()))
+}
+
+fn plan_set(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), BuildError> {
+    let seen = draft.node(index);
+    let ready = draft.has_certificate(&names::node_tls_secret(draft.pool.name(), index))
+        && seen.is_some_and(|seen| seen.claim.is_some());
+    let there = seen.is_some_and(|seen| seen.set.is_some());
+    if !ready && !there {
+        return Ok(());
+    }
+    let replicas = i32::from(filled && !is_worked_on(draft, index));
+    draft.want(&r::stateful_set(draft.pool, draft.runtime, &draft.pool_uid(), index, replicas))
+}
+
+/// Whether something else than the node's pod has, or is about to have, the volume.
+fn is_worked_on(draft: &Draft<'_>, index: u8) -> bool {
+    let copying = draft.plan.status.recovery.as_ref().is_some_and(|recovery| {
+        recovery.node == index && matches!(recovery.stage, RecoveryStage::Stopping | RecoveryStage::Copying)
+    });
+    let job = draft.seen.jobs.values().any(|job| job.node == index && job.outcome == JobOutcome::Running);
+    copying || job
+}
+
+fn label(draft: &mut Draft<'_>, index: u8) {
+    let Some(pod) = draft.node(index).and_then(|seen| seen.pod.as_ref()) else { return };
+    let role = match draft.record() {
+        Some(record) if draft.is_attached(index) => {
+            if record.primary == index {
+                "primary"
+            } else {
+                "standby"
+            }
+        }
+        _ => "detached",
+    };
+    if !pod.deleting && pod.role.as_deref() != Some(role) {
+        draft.act(Action::LabelPod { pod: names::node_pod(draft.pool.name(), index), role });
+    }
+}

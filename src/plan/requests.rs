@@ -1,0 +1,178 @@
+//! Requests by annotation: each is answered once, by an Event and in status, and then removed.
+use super::draft::Draft;
+use super::recovery::guards;
+use super::{Action, Happening};
+use crate::api::v1alpha1::{RequestAnswer, annotations};
+use crate::messages::Join;
+use crate::model::Requested;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Recover,
+    Detach,
+    Attach,
+    ReplaceVolume,
+}
+
+impl Ask {
+    fn of(annotation: &str) -> Option<Self> {
+        match annotation {
+            annotations::RECOVER => Some(Self::Recover),
+            annotations::DETACH => Some(Self::Detach),
+            annotations::ATTACH => Some(Self::Attach),
+            annotations::REPLACE_VOLUME => Some(Self::ReplaceVolume),
+            _ => None,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Recover => "recover",
+            Self::Detach => "detach",
+            Self::Attach => "attach",
+            Self::ReplaceVolume => "replace-volume",
+        }
+    }
+}
+
+/// Answers every request that stands on the pool.
+pub(super) fn answer(draft: &mut Draft<'_>) {
+    draft.plan.memory.answered.retain(|old| draft.pool.requests.get(&old.annotation) == Some(&old.value));
+    for name in annotations::REQUESTS {
+        let (Some(value), Some(ask)) = (draft.pool.requests.get(name), Ask::of(name)) else { continue };
+        let request = Requested { annotation: name.to_owned(), value: value.clone() };
+        draft.act(Action::RemoveAnnotation(request.clone()));
+        if draft.seen.memory.answered.contains(&request) || left_over(draft, ask, value) {
+            continue;
+        }
+        let result = index(value, draft.pool.nodes).and_then(|node| take_on(draft, ask, node));
+        note(draft, ask, value, result);
+        draft.plan.memory.answered.insert(request);
+    }
+}
+
+/// An operator that died between writing its answer and removing the annotation leaves both behind.
+fn left_over(draft: &Draft<'_>, ask: Ask, value: &str) -> bool {
+    !draft.seen.memory.seen_before
+        && draft.seen.status.last_request.as_ref().is_some_and(|last| {
+            let age = draft.seen.now.duration_since(last.at).as_secs();
+            last.request == ask.word() && last.value == value && age < LEFT_OVER_SECONDS
+        })
+}
+
+/// How long after an answer the same request at the start of an operator is taken for the one answered.
+const LEFT_OVER_SECONDS: i64 = 120;
+
+fn note(draft: &mut Draft<'_>, ask: Ask, value: &str, result: Result<String, String>) {
+    let accepted = result.is_ok();
+    let (Ok(message) | Err(message)) = result;
+    let note = format!("{}={}: {message}", ask.word(), short(value));
+    draft.tell(if accepted {
+        Happening::normal("RequestAccepted", note)
+    } else {
+        Happening::warning("RequestRefused", note)
+    });
+    let at = draft.seen.now;
+    draft.status().last_request =
+        Some(RequestAnswer { request: ask.word().to_owned(), value: short(value), accepted, message, at });
+}
+
+/// People's text, cut to what fits into a message.
+fn short(value: &str) -> String {
+    value.chars().take(40).collect()
+}
+
+/// Reads the index of a node.
+fn index(value: &str, nodes: u8) -> Result<u8, String> {
+    let last = nodes.saturating_sub(1);
+    let plain = !value.is_empty() && value.len() <= 2 && value.bytes().all(|b| b.is_ascii_digit());
+    let number: Option<u8> = if plain { value.parse().ok() } else { None };
+    match number {
+        Some(number) if number <= last => Ok(number),
+        Some(number) => Err(format!("there is no node {number}: the nodes of this pool are 0 to {last}")),
+        None => Err(format!("the value must be the index of one node, 0 to {last}")),
+    }
+}
+
+fn take_on(draft: &mut Draft<'_>, ask: Ask, node: u8) -> Result<String, String> {
+    match ask {
+        Ask::Recover => recover(draft, node),
+        Ask::Detach => detach(draft, node),
+        Ask::Attach => attach(draft, node),
+        Ask::ReplaceVolume => replace_volume(draft, node),
+    }
+}
+
+fn recover(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
+    guards::may_recover(draft, node)?;
+    forget_wish(draft, node);
+    draft.plan.memory.backoff.remove(&node);
+    super::recovery::begin(draft, node, "asked for by annotation", false);
+    Ok(format!("the recovery of node {node} begins"))
+}
+
+fn detach(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
+    guards::may_detach(draft, node)?;
+    draft.attach.remove(&node);
+    if !draft.status().detached_by_wish.contains(&node) {
+        draft.status().detached_by_wish.push(node);
+        draft.status().detached_by_wish.sort_unstable();
+    }
+    Ok(format!(
+        "node {node} leaves the pool and stays out until it is asked back (attach={node} or recover={node})"
+    ))
+}
+
+fn attach(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
+    if draft.is_attached(node) && draft.attach.contains(&node) {
+        return Err(format!("node {node} is attached already"));
+    }
+    guards::no_recovery(draft)?;
+    match draft.report(node).map(|report| &report.join) {
+        Some(Join::Proved) => {}
+        Some(Join::NeedsCopy(why)) => {
+            return Err(format!("node {node} can't come back without a copy ({why}): use recover={node}"));
+        }
+        Some(Join::Unknown) => {
+            return Err(format!(
+                "it isn't proved (yet) that node {node} missed nothing: try again in a moment, or use recover={node}"
+            ));
+        }
+        None => {
+            return Err(format!(
+                "node {node} doesn't answer, so nothing is proved about its data: use recover={node}"
+            ));
+        }
+    }
+    forget_wish(draft, node);
+    draft.attach.insert(node);
+    Ok(format!("node {node} is attached without a copy: it missed nothing that can't be streamed"))
+}
+
+fn replace_volume(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
+    guards::may_replace(draft, node)?;
+    forget_wish(draft, node);
+    draft.plan.memory.backoff.remove(&node);
+    super::recovery::begin(draft, node, super::recovery::GIVEN_UP, true);
+    Ok(format!(
+        "the volume of node {node} is given up: its claim is deleted and the node recovered on a new one"
+    ))
+}
+
+fn forget_wish(draft: &mut Draft<'_>, node: u8) {
+    draft.status().detached_by_wish.retain(|wished| *wished != node);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_one_plain_number_below_the_number_of_nodes() {
+        assert_eq!(index("2", 3), Ok(2));
+        for value in ["9", "3", "", "x", "1,2", "-1", "+1", " 1", "1 ", "0x1", "256", "1.0", "٣"] {
+            assert!(index(value, 3).is_err(), "{value:?}");
+        }
+    }
+}

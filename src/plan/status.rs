@@ -1,0 +1,278 @@
+//! The status of the PgPool: what was seen, in words for people. Written only where it changed, so
+//! nothing in here may move by itself: positions are kept until the state of their node changes.
+use super::conditions;
+use super::draft::Draft;
+use super::{Happening, UNDER_WAY};
+use crate::api::v1alpha1::{
+    Health, MembershipView, NodeState, NodeStatus, PgPoolStatus, Phase, RecoveryStage,
+};
+use crate::messages::{NodeReport, Role};
+use crate::model::{InvalidSpec, Observed};
+use crate::names;
+use jiff::Timestamp;
+
+/// Bytes of a volume that must stay free, whatever its size, before it is called nearly full.
+const FREE_FLOOR: u64 = 64 << 20;
+
+/// Completes the status from everything that this pass saw and decided.
+pub(super) fn summarise(draft: &mut Draft<'_>) {
+    let generation = draft.pool.generation;
+    draft.status().observed_generation = Some(generation);
+    record(draft);
+    for index in 0..draft.pool.nodes {
+        node(draft, index);
+    }
+    let nodes = draft.pool.nodes;
+    draft.status().nodes.retain(|node| node.index < nodes);
+    draft.status().nodes.sort_by_key(|node| node.index);
+    let lag = lag_class(draft);
+    draft.status().lag = lag;
+    let health = health(draft);
+    draft.status().phase = Some(health);
+    if !matches!(health, Health::Ready | Health::Degraded) {
+        draft.requeue(UNDER_WAY);
+    }
+    let now = draft.seen.now;
+    conditions::set(draft, health, now);
+}
+
+/// The record, and what changed in it since the last status.
+fn record(draft: &mut Draft<'_>) {
+    let Some(record) = draft.record() else { return };
+    let view = MembershipView {
+        epoch: record.epoch,
+        phase: record.phase,
+        primary: record.primary,
+        attached: record.attached.iter().map(|member| member.index).collect(),
+    };
+    let old = draft.seen.status.membership.clone();
+    if old.as_ref() != Some(&view) {
+        tell_change(draft, old.as_ref(), &view, &record.reason);
+    }
+    draft.status().attached = Some(format!("{}/{}", view.attached.len(), draft.pool.nodes));
+    draft.status().primary_pod = Some(names::node_pod(draft.pool.name(), view.primary));
+    draft.status().membership = Some(view);
+}
+
+fn tell_change(draft: &mut Draft<'_>, old: Option<&MembershipView>, new: &MembershipView, reason: &str) {
+    let before: &[u8] = old.map_or(&[], |old| old.attached.as_slice());
+    let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let epoch = new.epoch;
+    for index in new.attached.iter().filter(|index| !before.contains(index)) {
+        draft.tell(Happening::normal(
+            "NodeAttached",
+            format!("node {index} is attached (epoch {epoch}){because}"),
+        ));
+    }
+    for index in before.iter().filter(|index| !new.attached.contains(index)) {
+        let wished = !draft.attach.contains(index);
+        let note = format!("node {index} is detached (epoch {epoch}){because}");
+        draft.tell(if wished {
+            Happening::normal("NodeDetached", note)
+        } else {
+            Happening::warning("NodeDetached", note)
+        });
+    }
+    if let Some(old) = old.filter(|old| old.primary != new.primary) {
+        let note = format!(
+            "node {} is the primary now, node {} was (epoch {epoch}){because}",
+            new.primary, old.primary
+        );
+        draft.tell(Happening::warning("PrimaryChanged", note));
+    }
+}
+
+fn node(draft: &mut Draft<'_>, index: u8) {
+    let fresh = node_status(draft, index);
+    tell_node(draft, index);
+    let list = &mut draft.status().nodes;
+    match list.iter_mut().find(|old| old.index == index) {
+        None => list.push(fresh),
+        Some(old) => {
+            let same =
+                old.state == fresh.state && old.primary == fresh.primary && old.timeline == fresh.timeline;
+            let kept = NodeStatus {
+                lsn: old.lsn.clone(),
+                lag_bytes: old.lag_bytes,
+                lag_seconds: old.lag_seconds,
+                ..fresh.clone()
+            };
+            *old = if same && old.lsn.is_some() { kept } else { fresh };
+        }
+    }
+}
+
+fn node_status(draft: &Draft<'_>, index: u8) -> NodeStatus {
+    let seen = draft.node(index);
+    let report = draft.report(index);
+    let recovering = draft
+        .plan
+        .status
+        .recovery
+        .as_ref()
+        .is_some_and(|r| r.node == index && r.stage != RecoveryStage::Requested);
+    let state = if draft.is_attached(index) {
+        NodeState::Attached
+    } else if recovering {
+        NodeState::Recovering
+    } else if report.is_some() {
+        NodeState::Detached
+    } else {
+        NodeState::Unreachable
+    };
+    let primary = draft.record().is_some_and(|record| record.primary == index);
+    let ahead = draft.primary().and_then(|(_, primary)| primary.lsn);
+    NodeStatus {
+        index,
+        pod: names::node_pod(draft.pool.name(), index),
+        kubernetes_node: seen.and_then(|seen| seen.pod.as_ref()).and_then(|pod| pod.kubernetes_node.clone()),
+        state,
+        primary,
+        reason: reason(draft, index, state),
+        timeline: report.and_then(|report| report.timeline),
+        lsn: report.and_then(|report| report.lsn).map(lsn_text),
+        lag_bytes: match (ahead, report.and_then(|report| report.lsn)) {
+            (Some(ahead), Some(own)) if !primary => i64::try_from(ahead.saturating_sub(own)).ok(),
+            _ => None,
+        },
+        lag_seconds: report.and_then(|r| r.lag_ms).and_then(|ms| i64::try_from(ms / 1000).ok()),
+    }
+}
+
+fn reason(draft: &Draft<'_>, index: u8, state: NodeState) -> String {
+    let Some(seen) = draft.node(index) else { return String::new() };
+    if draft.plan.status.detached_by_wish.contains(&index) && state == NodeState::Detached {
+        return "detached by wish; attach or recover brings it back".to_owned();
+    }
+    if let Some(trouble) = seen.pod.as_ref().and_then(|pod| pod.trouble.clone()) {
+        return trouble;
+    }
+    if state == NodeState::Recovering {
+        return String::new();
+    }
+    match &seen.report {
+        Some(Ok(report)) if report.needs_person || state != NodeState::Attached => report.message.clone(),
+        Some(Ok(_)) => String::new(),
+        Some(Err(_)) => "its agent doesn't answer".to_owned(),
+        None => "it has no pod".to_owned(),
+    }
+}
+
+/// What a person should know of a node: told once for as long as it is so.
+fn tell_node(draft: &mut Draft<'_>, index: u8) {
+    let Some(report) = draft.report(index) else { return };
+    let node = format!("node {index}");
+    let person = report.needs_person.then(|| format!("{node} needs a person: {}", report.message));
+    warn(draft, &format!("person/{index}"), "NeedsPerson", person);
+    let archive = report.archive_error.as_ref().map(|error| format!("{node}: WAL archive: {error}"));
+    warn(draft, &format!("archive/{index}"), "ArchiveError", archive);
+    let full = nearly_full(report).then(|| {
+        format!(
+            "{node}: its volume is nearly full ({} MiB of {} MiB free): delete data, or make a pool with larger volumes, \
+             before PostgreSQL stops",
+            report.volume_free >> 20,
+            report.volume_bytes >> 20
+        )
+    });
+    warn(draft, &format!("full/{index}"), "VolumeNearlyFull", full);
+}
+
+fn warn(draft: &mut Draft<'_>, key: &str, reason: &'static str, message: Option<String>) {
+    match message {
+        Some(message) => {
+            draft.tell_once(key.to_owned(), Happening::warning(reason, message.clone()));
+            draft.troubles.push((reason, message));
+        }
+        None => draft.untell(key),
+    }
+}
+
+/// Below a tenth, or below 64Mi: checkpoints and WAL need room before anything can be freed.
+fn nearly_full(report: &NodeReport) -> bool {
+    report.volume_bytes > 0
+        && (report.volume_free < report.volume_bytes / 10 || report.volume_free < FREE_FLOOR)
+}
+
+/// A WAL position as PostgreSQL prints it.
+fn lsn_text(lsn: u64) -> String {
+    format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
+}
+
+/// The largest lag of an attached standby, as a class that rarely changes.
+fn lag_class(draft: &Draft<'_>) -> Option<String> {
+    let (primary, report) = draft.primary()?;
+    let ahead = report.lsn?;
+    let record = draft.record()?;
+    let lag = record
+        .attached
+        .iter()
+        .filter(|member| member.index != primary)
+        .filter_map(|member| draft.report(member.index).and_then(|report| report.lsn))
+        .map(|own| ahead.saturating_sub(own))
+        .max()?;
+    // Between two reports a busy pool moves: less than a segment is no lag that people could see.
+    let class = match lag {
+        0..0x10_0000 => "<1MB",
+        0x10_0000..0x100_0000 => "<16MB",
+        0x100_0000..0x1000_0000 => "<256MB",
+        _ => ">=256MB",
+    };
+    Some(class.to_owned())
+}
+
+fn health(draft: &Draft<'_>) -> Health {
+    let Some(record) = draft.record() else { return Health::Creating };
+    let status = &draft.plan.status;
+    if draft.primary().is_none() || record.phase == Phase::Electing {
+        // A primary that never opened is still being made.
+        return if status.bootstrapped { Health::Unavailable } else { Health::Creating };
+    }
+    if !status.bootstrapped {
+        return Health::Creating;
+    }
+    if status.recovery.is_some() {
+        return Health::Recovering;
+    }
+    let wished = (0..draft.pool.nodes).filter(|index| !status.detached_by_wish.contains(index));
+    let missing = wished.filter(|index| !draft.is_attached(*index)).count();
+    let never = draft.seen.nodes.values().filter(|n| !n.claim.as_ref().is_some_and(|c| c.filled)).count();
+    match (missing, never) {
+        (0, _) if is_front_up(draft.seen) => Health::Ready,
+        (0, _) => Health::Creating,
+        (_, 0) => Health::Degraded,
+        _ => Health::Recovering,
+    }
+}
+
+pub(super) fn is_front_up(seen: &Observed) -> bool {
+    seen.proxy.is_some_and(|proxy| proxy.ready > 0)
+}
+
+/// Whether Postgres of an attached node is down for the moment.
+pub(super) fn is_down(report: Option<&NodeReport>) -> bool {
+    report.is_none_or(|report| report.role == Role::Stopped)
+}
+
+/// Hands off: only the status says so.
+pub(super) fn suspended(draft: &mut Draft<'_>) {
+    let generation = draft.pool.generation;
+    draft.status().observed_generation = Some(generation);
+    draft.status().phase = Some(Health::Suspended);
+    let now = draft.seen.now;
+    conditions::set(draft, Health::Suspended, now);
+}
+
+/// The status of a pool whose spec is refused; everything that runs is left alone.
+pub fn invalid(
+    old: &PgPoolStatus,
+    generation: i64,
+    problems: &[InvalidSpec],
+    now: Timestamp,
+) -> PgPoolStatus {
+    let mut status = old.clone();
+    status.observed_generation = Some(generation);
+    status.phase = Some(Health::Invalid);
+    let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    conditions::invalid(&mut status, generation, &message, now);
+    status
+}

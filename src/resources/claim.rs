@@ -1,0 +1,44 @@
+//! PVC `data-NAME-K-0`: made before the StatefulSet, which adopts it, since the recovery Job comes first.
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::labels::{Part, metadata};
+use crate::model::ValidPool;
+use crate::names;
+
+/// `true` once data was put on the volume.
+pub const ANNOTATION_FILLED: &str = "pgpool-operator.dev/filled";
+/// Id of the recovery for which a person gave the volume up.
+pub const ANNOTATION_GIVEN_UP: &str = "pgpool-operator.dev/given-up";
+
+/// What a claim asks for; the same in the StatefulSet's template.
+pub(super) fn claim_spec(pool: &ValidPool) -> PersistentVolumeClaimSpec {
+    PersistentVolumeClaimSpec {
+        access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+        storage_class_name: pool.storage.storage_class_name.clone(),
+        resources: Some(VolumeResourceRequirements {
+            requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(pool.storage.size.clone()))])),
+            ..VolumeResourceRequirements::default()
+        }),
+        ..PersistentVolumeClaimSpec::default()
+    }
+}
+
+/// The claim of node `index`. It has no owner: data outlives the pool unless its spec says otherwise.
+pub fn claim(pool: &ValidPool, index: u8, filled: bool, given_up: Option<&str>) -> PersistentVolumeClaim {
+    let mut metadata = metadata(pool, &names::claim(pool.name(), index), Part::Node(index));
+    metadata.owner_references = None;
+    let mut annotations = BTreeMap::new();
+    if filled {
+        annotations.insert(ANNOTATION_FILLED.to_owned(), "true".to_owned());
+    }
+    if let Some(id) = given_up {
+        annotations.insert(ANNOTATION_GIVEN_UP.to_owned(), id.to_owned());
+    }
+    metadata.annotations = (!annotations.is_empty()).then_some(annotations);
+    PersistentVolumeClaim { metadata, spec: Some(claim_spec(pool)), ..PersistentVolumeClaim::default() }
+}

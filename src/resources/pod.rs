@@ -1,0 +1,201 @@
+//! What the pods of a pool have in common: users, volumes, placement.
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, HTTPGetAction, KeyToPath,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, Probe, SeccompProfile, SecretVolumeSource,
+    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::labels::parts;
+use crate::model::ValidPool;
+use crate::names;
+
+/// What the operator knows of itself: the image that holds this program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Image of the operator.
+    pub operator_image: String,
+}
+
+pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.into()), ..EnvVar::default() }
+}
+
+/// What every part needs to know of its pool.
+pub(super) fn pool_env(pool: &ValidPool, pool_uid: &str) -> Vec<EnvVar> {
+    vec![
+        env("PGPOOL_POOL", pool.name()),
+        env("PGPOOL_NAMESPACE", pool.namespace()),
+        env("PGPOOL_UID", pool_uid),
+        env("PGPOOL_NODES", pool.nodes.to_string()),
+    ]
+}
+
+pub(super) fn pod_security(group: bool) -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(names::NODE_UID),
+        run_as_group: Some(names::NODE_UID),
+        fs_group: Some(names::NODE_UID),
+        fs_group_change_policy: group.then(|| "OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            ..SeccompProfile::default()
+        }),
+        ..PodSecurityContext::default()
+    }
+}
+
+pub(super) fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+pub(super) fn empty_dir(name: &str, in_memory: bool) -> Volume {
+    let source = EmptyDirVolumeSource {
+        medium: in_memory.then(|| "Memory".to_owned()),
+        ..EmptyDirVolumeSource::default()
+    };
+    Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
+}
+
+/// Certificates, readable for the group only: libpq refuses a key that others may read.
+pub(super) fn tls_volume(secret: String) -> Volume {
+    let items = ["tls.crt", "tls.key", "ca.crt"].map(|key| KeyToPath {
+        key: key.to_owned(),
+        path: key.to_owned(),
+        mode: None,
+    });
+    Volume {
+        name: "tls".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(0o440),
+            items: Some(items.to_vec()),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+fn mount_file(name: &str, key: &str, path: &str) -> VolumeMount {
+    VolumeMount { sub_path: Some(key.to_owned()), read_only: Some(true), ..mount(name, path) }
+}
+
+/// Volumes of everything that works on a node's data: the node's pod and its recovery Job.
+pub(super) fn data_volumes(pool: &ValidPool, tls_secret: String) -> Vec<Volume> {
+    vec![
+        tls_volume(tls_secret),
+        empty_dir("run", true),
+        empty_dir("socket", false),
+        empty_dir("shm", true),
+        empty_dir("tmp", false),
+        empty_dir("program", false),
+        Volume {
+            name: "passwd".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: names::passwd_map(pool.name()),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+    ]
+}
+
+/// Where they are mounted; the claim's volume is called `data`.
+pub(super) fn data_mounts() -> Vec<VolumeMount> {
+    vec![
+        mount("data", names::VOLUME_DIR),
+        VolumeMount { read_only: Some(true), ..mount("tls", names::TLS_DIR) },
+        mount("run", names::RUN_DIR),
+        mount("socket", names::SOCKET_DIR),
+        mount("shm", "/dev/shm"),
+        mount("tmp", "/tmp"),
+        VolumeMount { read_only: Some(true), ..mount("program", names::BINARY_DIR) },
+        mount_file("passwd", "passwd", "/etc/passwd"),
+        mount_file("passwd", "group", "/etc/group"),
+    ]
+}
+
+pub(super) fn claim_volume(claim: String) -> Volume {
+    Volume {
+        name: "data".to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim,
+            read_only: None,
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Copies this program beside the pool's own image.
+pub(super) fn bootstrap_container(runtime: &Runtime) -> Container {
+    Container {
+        name: "bootstrap".to_owned(),
+        image: Some(runtime.operator_image.clone()),
+        args: Some(["bootstrap", "--to", names::BINARY_DIR].map(str::to_owned).to_vec()),
+        security_context: Some(container_security()),
+        volume_mounts: Some(vec![mount("program", names::BINARY_DIR)]),
+        ..Container::default()
+    }
+}
+
+pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(i32::from(names::HEALTH_PORT)),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        failure_threshold: Some(failures),
+        timeout_seconds: Some(period.min(5)),
+        ..Probe::default()
+    }
+}
+
+/// The spread of nodes and their recovery Jobs: the spec's, or each on a Kubernetes node of its own.
+///
+/// The Job counts too: it may be the first to use the volume, and so chooses its place.
+pub(super) fn spread(pool: &ValidPool) -> Vec<TopologySpreadConstraint> {
+    let pods = parts(pool, &["node", "recovery"]);
+    match &pool.topology_spread {
+        Some(list) => list
+            .iter()
+            .map(|entry| TopologySpreadConstraint {
+                label_selector: entry.label_selector.clone().or_else(|| Some(pods.clone())),
+                ..entry.clone()
+            })
+            .collect(),
+        None => vec![TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: "kubernetes.io/hostname".to_owned(),
+            when_unsatisfiable: "DoNotSchedule".to_owned(),
+            label_selector: Some(pods),
+            // Machines that no node of the pool may run on must not count as empty ones.
+            node_taints_policy: Some("Honor".to_owned()),
+            ..TopologySpreadConstraint::default()
+        }],
+    }
+}
+
+pub(super) fn some<T>(list: &[T]) -> Option<Vec<T>>
+where
+    T: Clone,
+{
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+pub(super) fn some_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then(|| map.clone())
+}

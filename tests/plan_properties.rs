@@ -1,0 +1,274 @@
+//! The planner, driven through a simulated world: whatever happens, and wherever an operator dies, no
+//! rule is broken, and once the trouble is over the pool is whole and nothing is left to do.
+#![expect(clippy::unwrap_used, reason = "a test ends where it finds the unexpected")]
+
+mod plan_world;
+
+use pgpool_operator::api::v1alpha1::{Health, annotations};
+use pgpool_operator::plan::plan;
+use plan_world::environment::Fault;
+use plan_world::{World, runtime};
+use proptest::prelude::*;
+
+/// Passes within which a pool must be whole again; back-offs are skipped by large steps of time.
+const ENOUGH: usize = 400;
+
+fn settle(world: &mut World) {
+    world.silent.clear();
+    for _ in 0..ENOUGH {
+        let (seen, made) = world.plan();
+        let wished = usize::from(world.pool.nodes) - world.status.detached_by_wish.len();
+        let whole = world.record().is_some_and(|record| record.attached.len() == wished);
+        if whole && made.is_empty() && made.status == world.status && world.status.recovery.is_none() {
+            return;
+        }
+        world.carry_out(&seen, &made, usize::MAX);
+        world.environment();
+        world.pass_time(2);
+        // A back-off, or a count of failures that only a person resets.
+        world.pass_time(30);
+        world.memory.backoff.clear();
+        if world.status.recovery.is_none()
+            && let Some(last) = &mut world.status.last_recovery
+        {
+            last.failures = 0;
+        }
+    }
+    panic!("not whole: {:?} {:?} {:?}", world.record(), world.status, world.jobs);
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let request = prop::sample::select(annotations::REQUESTS.to_vec());
+    let value = prop::sample::select(vec!["0", "1", "2", "3", "9", "", "x", "1,2"]);
+    prop_oneof![
+        Just(Fault::OperatorForgets),
+        (1..4_u8).prop_map(Fault::Diverges),
+        (1..4_u8).prop_map(Fault::DataGone),
+        (1..4_u8).prop_map(Fault::VolumeLost),
+        (0..4_u8).prop_map(Fault::Silent),
+        (0..4_u8).prop_map(Fault::Speaks),
+        Just(Fault::JobFails),
+        Just(Fault::JobNeedsRoom),
+        (request, value).prop_map(|(request, value)| Fault::Asks(request, value.to_owned())),
+        (0..900_u16).prop_map(Fault::Time),
+    ]
+}
+
+/// One moment of a history: what happens, and after how many steps the operator dies.
+#[derive(Clone, Debug)]
+struct Moment {
+    fault: Option<Fault>,
+    dies_after: usize,
+    environment: bool,
+}
+
+fn moment() -> impl Strategy<Value = Moment> {
+    (
+        prop::option::weighted(0.3, fault()),
+        prop_oneof![3 => Just(usize::MAX), 1 => 0..20_usize],
+        prop::bool::weighted(0.8),
+    )
+        .prop_map(|(fault, dies_after, environment)| Moment { fault, dies_after, environment })
+}
+
+fn live_through(world: &mut World, history: &[Moment]) {
+    for moment in history {
+        if let Some(fault) = &moment.fault {
+            world.suffer(fault);
+        }
+        let attached = world.record().map_or(0, |record| record.attached.len());
+        let (seen, made) = world.plan();
+        assert_eq!(made, plan(&world.pool, &runtime(), &seen).unwrap(), "the same input gave another plan");
+        world.carry_out(&seen, &made, moment.dies_after);
+        if moment.dies_after != usize::MAX {
+            world.memory = pgpool_operator::model::Memory::default();
+        }
+        if moment.environment {
+            world.environment();
+        }
+        world.pass_time(1);
+        assert!(world.record().map_or(0, |record| record.attached.len()) >= attached.min(1));
+        assert!(world.broken.is_empty(), "{:?}", world.broken);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_rule_is_broken_and_the_pool_becomes_whole(
+        nodes in 1..4_u8,
+        history in prop::collection::vec(moment(), 0..50),
+    ) {
+        let mut world = World::new(nodes);
+        live_through(&mut world, &history);
+        settle(&mut world);
+        prop_assert!(world.broken.is_empty(), "{:?}", world.broken);
+        prop_assert!(world.record().is_some_and(|record| record.attached.iter().any(|m| m.index == record.primary)));
+    }
+}
+
+fn made(nodes: u8) -> World {
+    let mut world = World::new(nodes);
+    settle(&mut world);
+    world
+}
+
+fn ask(world: &mut World, annotation: &'static str, value: &str) -> (bool, String) {
+    world.suffer(&Fault::Asks(annotation, value.to_owned()));
+    let (seen, made) = world.plan();
+    world.carry_out(&seen, &made, usize::MAX);
+    let answer = world.status.last_request.clone().unwrap();
+    assert_eq!(answer.value, value);
+    assert!(!world.pool.requests.contains_key(annotation), "the annotation is removed");
+    (answer.accepted, answer.message)
+}
+
+#[test]
+fn a_new_pool_becomes_ready_and_then_nothing_is_left_to_do() {
+    for nodes in [1, 2, 3, 5] {
+        let mut world = made(nodes);
+        assert_eq!(world.status.phase, Some(Health::Ready), "{:?}", world.status.conditions);
+        assert_eq!(world.status.attached, Some(format!("{nodes}/{nodes}")));
+        let before = world.status.clone();
+        world.pass_time(600);
+        let (_, made) = world.plan();
+        assert!(made.is_empty(), "{:?} {:?}", made.apply, made.actions);
+        assert_eq!(made.status, before, "the status is written again though nothing changed");
+        assert!(made.events.is_empty());
+    }
+}
+
+#[test]
+fn a_bad_request_is_refused_with_its_reason_and_nothing_else_changes() {
+    let cases = [
+        (annotations::RECOVER, "9", "there is no node 9"),
+        (annotations::RECOVER, "", "index of one node"),
+        (annotations::DETACH, "x", "index of one node"),
+        (annotations::ATTACH, "1,2", "index of one node"),
+        (annotations::RECOVER, "0", "primary"),
+        (annotations::DETACH, "0", "primary"),
+        (annotations::ATTACH, "1", "attached already"),
+        (annotations::REPLACE_VOLUME, "1", "its volume works"),
+    ];
+    let mut world = made(3);
+    for (annotation, value, reason) in cases {
+        let before = world.clone();
+        let (accepted, message) = ask(&mut world, annotation, value);
+        assert!(!accepted, "{annotation}={value}");
+        assert!(message.contains(reason), "{annotation}={value}: {message}");
+        assert_eq!(world.membership, before.membership, "{annotation}={value}");
+        assert_eq!(world.status.recovery, None);
+        assert_eq!(world.live, before.live);
+    }
+}
+
+#[test]
+fn the_only_attached_node_is_neither_recovered_nor_detached() {
+    let mut world = made(1);
+    for annotation in [annotations::RECOVER, annotations::DETACH, annotations::REPLACE_VOLUME] {
+        let (accepted, message) = ask(&mut world, annotation, "0");
+        assert!(!accepted && message.contains("only attached node"), "{annotation}: {message}");
+    }
+}
+
+#[test]
+fn a_node_detached_by_wish_stays_out_until_it_is_asked_back() {
+    let mut world = made(3);
+    assert!(ask(&mut world, annotations::DETACH, "2").0);
+    for _ in 0..60 {
+        world.live_on(30);
+    }
+    assert!(!world.is_attached(2));
+    assert_eq!(world.status.detached_by_wish, [2]);
+    assert!(ask(&mut world, annotations::ATTACH, "2").0);
+    settle(&mut world);
+    assert!(world.is_attached(2));
+    assert!(
+        world
+            .status
+            .last_recovery
+            .as_ref()
+            .is_none_or(|last| last.node != 2 || last.message.contains("base backup"))
+    );
+}
+
+#[test]
+fn a_second_recovery_at_once_is_refused() {
+    let mut world = made(3);
+    world.suffer(&Fault::Diverges(1));
+    world.suffer(&Fault::Diverges(2));
+    world.environment();
+    world.environment();
+    assert!(ask(&mut world, annotations::RECOVER, "1").0);
+    world.live_on(1);
+    let (accepted, message) = ask(&mut world, annotations::RECOVER, "2");
+    assert!(!accepted && message.contains("one recovery at a time"), "{message}");
+    let (accepted, _) = ask(&mut world, annotations::RECOVER, "1");
+    assert!(!accepted);
+    settle(&mut world);
+}
+
+#[test]
+fn attach_refuses_a_node_that_needs_a_copy_and_says_what_to_do() {
+    let mut world = made(3);
+    assert!(ask(&mut world, annotations::DETACH, "1").0);
+    for _ in 0..5 {
+        world.live_on(1);
+    }
+    world.suffer(&Fault::Diverges(1));
+    let (accepted, message) = ask(&mut world, annotations::ATTACH, "1");
+    assert!(!accepted && message.contains("use recover=1"), "{message}");
+}
+
+#[test]
+fn a_healthy_node_is_recovered_without_a_copy() {
+    let mut world = made(3);
+    assert!(ask(&mut world, annotations::RECOVER, "2").0);
+    settle(&mut world);
+    let last = world.status.last_recovery.clone().unwrap();
+    assert!(last.succeeded && last.message.contains("without a copy"), "{}", last.message);
+}
+
+#[test]
+fn a_deleted_pool_leaves_nothing_and_keeps_its_volumes_unless_told_otherwise() {
+    for delete in [false, true] {
+        let mut world = made(3);
+        if delete {
+            world.pool.storage.when_deleted = pgpool_operator::api::v1alpha1::WhenDeleted::Delete;
+        }
+        world.pool.deleting = true;
+        for _ in 0..20 {
+            world.live_on(1);
+        }
+        assert!(!world.pool.guarded, "the finalizer is removed");
+        assert!(world.membership.is_none());
+        assert!(world.pods.is_empty() && world.jobs.is_empty());
+        assert_eq!(world.claims.is_empty(), delete);
+    }
+}
+
+#[test]
+fn a_pool_over_old_volumes_waits_for_a_person() {
+    let mut old = made(3);
+    let claims = std::mem::take(&mut old.claims);
+    let mut world = World::new(3);
+    world.claims = claims;
+    for _ in 0..10 {
+        world.live_on(1);
+    }
+    assert!(world.membership.is_none());
+    let degraded = world.status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "OldVolumesFound"));
+    assert!(degraded.message.contains("data-orchard-0-0"));
+}
+
+#[test]
+fn a_suspended_pool_is_left_alone() {
+    let mut world = made(3);
+    world.pool.suspend = true;
+    world.suffer(&Fault::Diverges(1));
+    let (_, made) = world.plan();
+    assert!(made.is_empty());
+    assert_eq!(made.status.phase, Some(Health::Suspended));
+}

@@ -1,0 +1,218 @@
+//! Carries plans out in the world, and watches that no rule is broken.
+use jiff::SignedDuration;
+use pgpool_operator::model::{
+    AuthoritySeen, ClaimSeen, JobOutcome, JobSeen, LeafSeen, LiveObject, LoginSeen, MembershipSeen, Observed,
+    Sensitive,
+};
+use pgpool_operator::names;
+use pgpool_operator::plan::{Action, AuthorityStep, Plan};
+use pgpool_operator::resources::{Manifest, ROLE_KEYS, incarnation, login_data};
+use serde_json::Value;
+
+use super::World;
+
+impl World {
+    /// Does the first `steps` steps of a plan: status, each object, each action. Events are no step.
+    pub fn carry_out(&mut self, seen: &Observed, made: &Plan, steps: usize) {
+        let mut left = steps;
+        let mut go = || {
+            let any = left > 0;
+            left = left.saturating_sub(1);
+            any
+        };
+        if !go() {
+            return;
+        }
+        self.status = made.status.clone();
+        self.memory = made.memory.clone();
+        for manifest in &made.apply {
+            if !go() {
+                return;
+            }
+            self.apply(manifest);
+        }
+        for action in &made.actions {
+            if !go() {
+                return;
+            }
+            self.watch(seen, action);
+            self.act(action);
+        }
+    }
+
+    fn apply(&mut self, manifest: &Manifest) {
+        let (kind, name) = manifest.key();
+        if kind == "PersistentVolumeClaim" {
+            self.apply_claim(&name, &manifest.value);
+        }
+        let live = LiveObject {
+            owned: manifest.value["metadata"]["ownerReferences"][0]["uid"] == self.pool.object_uid.as_str(),
+            kind: kind.clone(),
+            name: name.clone(),
+            deleting: false,
+            value: manifest.value.clone(),
+        };
+        self.live.insert((kind, name), live);
+    }
+
+    fn apply_claim(&mut self, name: &str, value: &Value) {
+        let index: u8 = name.split('-').nth(2).and_then(|index| index.parse().ok()).unwrap();
+        let note = |key: &str| value["metadata"]["annotations"][key].as_str().map(str::to_owned);
+        self.counter += 1;
+        let fresh = ClaimSeen {
+            uid: format!("claim-{}", self.counter),
+            deleting: false,
+            filled: false,
+            given_up: None,
+            lost: None,
+        };
+        let claim = self.claims.entry(index).or_insert(fresh);
+        claim.filled = note("pgpool-operator.dev/filled").is_some();
+        claim.given_up = note("pgpool-operator.dev/given-up");
+    }
+
+    /// The rules that every action keeps, whatever led to it.
+    fn watch(&mut self, seen: &Observed, action: &Action) {
+        let marked = seen.status.recovery.as_ref().is_some_and(|recovery| recovery.may_destroy);
+        if action.destroys() && !self.pool.deleting && !marked {
+            self.broken.push(format!("{action:?} without its mark in the status that was read"));
+        }
+        match action {
+            Action::Delete { kind: "PersistentVolumeClaim", name, .. } if !self.pool.deleting => {
+                let index: u8 = name.split('-').nth(2).and_then(|index| index.parse().ok()).unwrap();
+                if self.is_attached(index) {
+                    self.broken.push(format!("the claim of attached node {index} is deleted"));
+                }
+            }
+            Action::CreateJob(order) => {
+                if self.is_attached(order.node) {
+                    self.broken.push(format!("attached node {} is copied over", order.node));
+                }
+                if self.pods.contains_key(&order.node) {
+                    self.broken.push(format!("node {} is copied over while its pod runs", order.node));
+                }
+                if order.donor == order.node {
+                    self.broken.push(format!("node {} is its own donor", order.node));
+                }
+                let name = names::recovery_job(self.pool.name(), order.node, &order.id);
+                if self.running().iter().any(|running| *running != name) {
+                    self.broken.push("two recoveries at once".to_owned());
+                }
+            }
+            Action::UpdateMembership(spec)
+                if self.record().is_some_and(|record| !spec.attach.contains(&record.primary)) =>
+            {
+                self.broken.push("the primary shall leave".to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Guard => self.pool.guarded = true,
+            Action::Unguard => self.pool.guarded = false,
+            Action::CreateMembership(spec) => {
+                self.membership.get_or_insert(MembershipSeen {
+                    spec: spec.clone(),
+                    record: None,
+                    deleting: false,
+                });
+            }
+            Action::UpdateMembership(spec) => {
+                if let Some(membership) = &mut self.membership {
+                    membership.spec = spec.clone();
+                }
+            }
+            Action::DeleteMembership => self.membership = None,
+            Action::Authority(AuthorityStep::Generate) => {
+                let renew_at = self.now.checked_add(SignedDuration::from_hours(10_000)).unwrap();
+                self.secrets.authority = Some(AuthoritySeen {
+                    cert_pem: "ca".to_owned(),
+                    bundle: "ca".to_owned(),
+                    renew_at,
+                    next_since: None,
+                    previous_since: None,
+                });
+            }
+            Action::Authority(_) | Action::LabelPod { .. } => self.label(action),
+            Action::Issue(order) => {
+                let leaf = LeafSeen {
+                    renew_at: self.now.checked_add(SignedDuration::from_hours(10_000)).unwrap(),
+                    bundle: "ca".to_owned(),
+                    issued_for: order.issued_for("ca"),
+                };
+                self.secrets.leaves.insert(order.secret.clone(), leaf);
+            }
+            Action::CreateLogin(_) | Action::UpdateLogin { .. } | Action::Ensure(_) => {
+                self.act_on_logins(action);
+            }
+            Action::CreateJob(_) | Action::Delete { .. } => self.act_on_objects(action),
+            Action::RemoveAnnotation(request) => {
+                self.pool.requests.remove(&request.annotation);
+            }
+        }
+    }
+
+    fn label(&mut self, action: &Action) {
+        if let Action::LabelPod { pod, role } = action {
+            let found = self.pods.iter_mut().find(|(index, _)| names::node_pod(super::POOL, **index) == *pod);
+            if let Some((_, pod)) = found {
+                pod.role = Some((*role).to_owned());
+            }
+        }
+    }
+
+    fn act_on_logins(&mut self, action: &Action) {
+        match action {
+            Action::CreateLogin(login) => {
+                let password = Sensitive::new("s3cret");
+                let mut derived = login_data(&self.pool, login, &password);
+                derived.retain(|key, _| !ROLE_KEYS.contains(&key.as_str()));
+                self.secrets
+                    .logins
+                    .insert(login.secret.clone(), Ok(LoginSeen { password, derived, ours: true }));
+            }
+            Action::Ensure(order) => {
+                self.bootstrapped = true;
+                self.memory.ensured = Some(order.fingerprint.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn act_on_objects(&mut self, action: &Action) {
+        match action {
+            Action::CreateJob(order) => {
+                let name = names::recovery_job(self.pool.name(), order.node, &order.id);
+                let uid = self.membership.as_ref().map(|m| m.spec.pool_uid.clone()).unwrap_or_default();
+                self.job_orders.insert(name.clone(), incarnation(&uid, &order.id));
+                self.counter += 1;
+                self.jobs.entry(name).or_insert(JobSeen {
+                    uid: format!("job-{}", self.counter),
+                    node: order.node,
+                    may_destroy: order.may_destroy,
+                    deleting: false,
+                    outcome: JobOutcome::Running,
+                    bytes: 0,
+                    trouble: None,
+                });
+            }
+            Action::Delete { kind: "Job", name, uid } => {
+                self.jobs
+                    .retain(|there, job| there != name || uid.as_ref().is_some_and(|uid| *uid != job.uid));
+            }
+            Action::Delete { kind: "PersistentVolumeClaim", name, uid } => {
+                let found =
+                    self.claims.iter_mut().find(|(index, _)| names::claim(super::POOL, **index) == *name);
+                if let Some((_, claim)) = found.filter(|(_, claim)| Some(&claim.uid) == uid.as_ref()) {
+                    claim.deleting = true;
+                }
+            }
+            Action::Delete { kind, name, .. } => {
+                self.live.remove(&((*kind).to_owned(), name.clone()));
+            }
+            _ => {}
+        }
+    }
+}

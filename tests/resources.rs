@@ -1,0 +1,152 @@
+//! Every object of a pool, golden. `INSTA_UPDATE=always cargo test --test resources` writes them anew.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+use pgpool_operator::api::v1alpha1::PgPool;
+use pgpool_operator::model::{Sensitive, ValidPool};
+use pgpool_operator::resources::{self as r, JobOrder, Manifest, Runtime};
+use serde_json::json;
+
+/// A pool that sets everything; its names are unlike anything of the product.
+fn full() -> ValidPool {
+    let object = json!({
+        "apiVersion": "pgpool-operator.dev/v1alpha1",
+        "kind": "PgPool",
+        "metadata": {"name": "orchard", "namespace": "harbour", "uid": "7e57-0001", "generation": 4},
+        "spec": {
+            "nodes": 2,
+            "image": "registry.example/database:16",
+            "imagePullPolicy": "Always",
+            "imagePullSecrets": [{"name": "puller"}],
+            "postgres": {"parameters": {"work_mem": "8MB"}, "sharedPreloadLibraries": ["auto_explain"]},
+            "storage": {"size": "5Gi", "storageClassName": "swift", "whenDeleted": "Delete"},
+            "walArchive": {"timeout": "2m", "retention": "1h", "maxSize": "1Gi"},
+            "proxy": {
+                "replicas": 3,
+                "resources": {"limits": {"cpu": 1, "memory": "64Mi"}},
+                "service": {"type": "LoadBalancer", "annotations": {"lb.example/kind": "inner"}},
+                "maxConnections": 77,
+            },
+            "recovery": {"timeout": "90m", "bandwidth": "10Mi"},
+            "failure": {"minAttached": 2},
+            "bootstrap": {"database": "fruit", "owner": "grower", "provider": "icu", "icuLocale": "de-DE"},
+            "users": [{"name": "picker", "inRoles": ["grower"], "createDb": true}],
+            "databases": [{"name": "baskets", "owner": "picker"}],
+            "resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}},
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["fast"]}]},
+            ]}}},
+            "tolerations": [{"key": "database", "operator": "Exists"}],
+            "nodeSelector": {"zone": "quay"},
+            "priorityClass": "high",
+            "podMetadata": {"labels": {"team": "apples"}, "annotations": {"note": "ripe"}},
+            "tls": {"validity": "240h"},
+        },
+    });
+    let object: PgPool = serde_json::from_value(object).unwrap();
+    ValidPool::parse(&object).unwrap()
+}
+
+fn runtime() -> Runtime {
+    Runtime { operator_image: "registry.example/tool:1".to_owned() }
+}
+
+const UID: &str = "0123456789abcdef";
+
+macro_rules! golden {
+    ($name:literal, $object:expr) => {
+        let manifest = Manifest::of(&$object).unwrap();
+        insta::assert_yaml_snapshot!($name, manifest.value);
+    };
+}
+
+#[test]
+fn rights_of_the_agents() {
+    golden!("service_account", r::service_account(&full()));
+    golden!("role", r::role(&full()));
+    golden!("role_binding", r::role_binding(&full()));
+    golden!("passwd", r::passwd(&full()));
+}
+
+#[test]
+fn services() {
+    golden!("service_primary", r::primary_service(&full()));
+    golden!("service_read", r::read_service(&full()));
+    golden!("service_nodes", r::nodes_service(&full()));
+    golden!("service_peers", r::peers_service(&full()));
+}
+
+#[test]
+fn protection() {
+    golden!("budget_nodes", r::node_budget(&full()));
+    golden!("budget_proxy", r::proxy_budget(&full()));
+    golden!("policy_nodes", r::node_policy(&full()));
+    golden!("policy_proxy", r::proxy_policy(&full()));
+    golden!("policy_recovery", r::recovery_policy(&full()));
+}
+
+#[test]
+fn workloads() {
+    golden!("stateful_set", r::stateful_set(&full(), &runtime(), UID, 1, 1));
+    golden!("deployment", r::deployment(&full(), &runtime(), UID));
+    golden!("claim", r::claim(&full(), 1, true, Some("0badcafe")));
+    let order =
+        JobOrder { id: "0badcafe".to_owned(), node: 1, donor: 0, primary: 0, epoch: 7, may_destroy: false };
+    golden!("recovery_job", r::recovery_job(&full(), &runtime(), UID, &order));
+}
+
+#[test]
+fn secrets() {
+    let pool = full();
+    let password = Sensitive::new("a:b/c");
+    golden!("login_app", r::login_secret(&pool, &pool.logins[0], &password));
+    golden!("login_user", r::login_secret(&pool, &pool.logins[1], &password));
+    let app = r::login_data(&pool, &pool.logins[0], &password);
+    let texts: Vec<(&str, &str)> = app.iter().map(|(key, value)| (key.as_str(), value.reveal())).collect();
+    insta::assert_yaml_snapshot!("login_app_clear", texts);
+    let orders: Vec<String> = r::leaf_orders(&pool, UID).iter().map(|order| format!("{order:?}")).collect();
+    insta::assert_yaml_snapshot!("leaf_orders", orders);
+    let membership = r::membership(
+        &pool,
+        &serde_json::from_value(json!({
+            "poolUid": UID, "nodes": 2, "attach": [0], "domain": "d", "archiveMaxBytes": 1, "archiveRetentionSeconds": 1,
+            "timings": {"heartbeatMs": 1, "detachAfterMs": 2, "leaseMs": 3, "graceMs": 4, "detachLagMs": 5},
+        }))
+        .unwrap(),
+    );
+    golden!("membership", membership);
+}
+
+#[test]
+fn names_fit_into_labels_for_the_longest_pool_name() {
+    let name = "a".repeat(40);
+    assert!(pgpool_operator::names::recovery_job(&name, 14, "0badcafe").len() <= 63);
+    assert!(pgpool_operator::names::node_pod(&name, 14).len() <= 63);
+}
+
+#[test]
+fn specs_that_cannot_work_are_refused_with_the_field_and_what_to_do() {
+    let cases = [
+        (json!({"storage": {"size": "much"}}), "spec.storage.size"),
+        (json!({"storage": {"size": "1Gi"}, "walArchive": {"maxSize": "900Mi"}}), "spec.walArchive.maxSize"),
+        (json!({"storage": {"size": "1Gi"}, "recovery": {"bandwidth": "1Ki"}}), "spec.recovery.bandwidth"),
+        (json!({"storage": {"size": "1Gi"}, "failure": {"minAttached": 4}}), "spec.failure.minAttached"),
+        (json!({"storage": {"size": "1Gi"}, "users": [{"name": "Big"}]}), "spec.users[Big].secret"),
+        (
+            json!({"storage": {"size": "1Gi"}, "users": [{"name": "a_b"}, {"name": "a-b"}]}),
+            "spec.users[a-b].secret",
+        ),
+        (
+            json!({"storage": {"size": "1Gi"}, "databases": [{"name": "d", "owner": "nobody"}]}),
+            "spec.databases[d].owner",
+        ),
+    ];
+    for (mut spec, field) in cases {
+        spec["nodes"] = json!(3);
+        let object = json!({
+            "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
+            "metadata": {"name": "orchard", "namespace": "harbour"}, "spec": spec,
+        });
+        let object: PgPool = serde_json::from_value(object).unwrap();
+        let problems = ValidPool::parse(&object).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.field == field), "{field}: {problems:?}");
+    }
+}
