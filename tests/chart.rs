@@ -1,0 +1,202 @@
+//! The Helm chart: what it renders, what it refuses, and that it gives no more rights than are used.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
+
+#[path = "common/generated.rs"]
+mod generated;
+#[path = "common/helm.rs"]
+mod helm;
+
+use generated::generated;
+use helm::{chart, helm, template};
+use pgpool_operator::names;
+use serde_json::{Value, json};
+
+/// Values that are rendered, each into a file of tests/golden/chart.
+const RENDERED: &[(&str, &[&str])] = &[
+    ("default", &["--set", "crds.install=false"]),
+    (
+        "namespaces",
+        &["--set", "crds.install=false", "--set", "watchNamespaces={birch,oak}", "--set", "replicas=2"],
+    ),
+    (
+        "bare",
+        &[
+            "--set",
+            "crds.install=false",
+            "--set",
+            "rbac.create=false",
+            "--set",
+            "serviceAccount.create=false",
+            "--set",
+            "serviceAccount.name=given",
+            "--set",
+            "membershipGuard.enabled=false",
+            "--set",
+            "metrics.service.enabled=false",
+        ],
+    ),
+    (
+        "adorned",
+        &[
+            "--set",
+            "crds.install=false",
+            "--set",
+            "image.repository=registry.example/pg/op",
+            "--set",
+            "image.tag=2.0",
+            "--set",
+            "image.pullPolicy=Always",
+            "--set",
+            "imagePullSecrets[0].name=login",
+            "--set",
+            "podLabels.team=db",
+            "--set",
+            "podAnnotations.note=seen",
+            "--set",
+            "nodeSelector.disk=ssd",
+            "--set",
+            "tolerations[0].operator=Exists",
+            "--set",
+            "priorityClassName=high",
+            "--set",
+            "serviceAccount.annotations.a=b",
+            "--set",
+            "metrics.service.annotations.c=d",
+        ],
+    ),
+];
+
+/// Values that are refused, and words of the message.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["--set", "replica=2"], "replica"),
+    (&["--set", "replicas=many"], "replicas"),
+    (&["--set", "image.pullPolicy=Sometimes"], "pullPolicy"),
+    (&["--set", "image.repository="], "repository"),
+    (&["--set", "watchNamespaces={Upper}"], "watchNamespaces"),
+    (&["--set", "watchNamespaces={birch,birch}"], "watchNamespaces"),
+    (&["--set", "crds.instal=true"], "instal"),
+    (&["--set", "serviceAccount.create=false"], "serviceAccount.name: name the account to use"),
+    (&["--kube-version", "1.29.0"], "kubeVersion"),
+];
+
+fn objects(text: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(text).unwrap()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+#[test]
+fn the_chart_has_no_fault_that_helm_knows() {
+    let text = helm(&["lint", "--strict", chart().to_str().unwrap()]).unwrap();
+    assert!(text.contains("0 chart(s) failed"), "{text}");
+}
+
+#[test]
+fn the_rendered_manifests_are_as_they_were_read() {
+    for (name, args) in RENDERED {
+        let text = template("pgpool-system", args).unwrap();
+        generated(&format!("tests/golden/chart/{name}.yaml"), &text, "chart");
+    }
+}
+
+#[test]
+fn wrong_values_are_refused() {
+    for (args, message) in REFUSED {
+        let said = template("pgpool-system", args).expect_err(message);
+        assert!(said.contains(message), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn the_definitions_come_along_and_stay() {
+    let all = objects(&template("pgpool-system", &[]).unwrap());
+    let found = of_kind(&all, "CustomResourceDefinition");
+    assert_eq!(found.len(), 2);
+    for crd in found {
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        let name = crd["spec"]["names"]["plural"].as_str().unwrap();
+        let place = chart().join(format!("../../crds/{name}.yaml"));
+        let plain: Value = serde_saphyr::from_str(&std::fs::read_to_string(place).unwrap()).unwrap();
+        assert_eq!(crd["spec"], plain["spec"], "{name}");
+    }
+}
+
+#[test]
+fn the_controller_fits_the_restricted_profile_and_carries_the_operators_label() {
+    let all = objects(&template("pgpool-system", &[]).unwrap());
+    let pod = &of_kind(&all, "Deployment")[0]["spec"]["template"];
+    assert_eq!(pod["metadata"]["labels"][names::LABEL_OPERATOR], "true");
+    let security = &pod["spec"]["securityContext"];
+    assert_eq!(security["runAsNonRoot"], true);
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    let container = &pod["spec"]["containers"][0]["securityContext"];
+    assert_eq!(container["allowPrivilegeEscalation"], false);
+    assert_eq!(container["readOnlyRootFilesystem"], true);
+    assert_eq!(container["capabilities"]["drop"], json!(["ALL"]));
+    // The controller keeps its certificates below /tmp.
+    assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][0]["mountPath"], "/tmp");
+    assert_eq!(pod["spec"]["volumes"][0]["emptyDir"]["medium"], "Memory");
+}
+
+#[test]
+fn a_list_of_namespaces_leaves_no_rights_elsewhere() {
+    let all = objects(&template("pgpool-system", &["--set", "watchNamespaces={birch,oak}"]).unwrap());
+    let operator = |object: &&&Value| object["metadata"]["name"] == "pgpool-operator";
+    let cluster = of_kind(&all, "ClusterRole");
+    let cluster = cluster.iter().find(operator).unwrap();
+    assert_eq!(cluster["rules"].as_array().unwrap().len(), 1);
+    assert_eq!(cluster["rules"][0]["resources"], json!(["nodes", "persistentvolumes"]));
+    assert_eq!(cluster["rules"][0]["verbs"], json!(["get", "list", "watch"]));
+    let roles = of_kind(&all, "Role");
+    let places: Vec<&Value> =
+        roles.iter().filter(operator).map(|role| &role["metadata"]["namespace"]).collect();
+    assert_eq!(places, [&json!("birch"), &json!("oak")]);
+    let everywhere = objects(&template("pgpool-system", &[]).unwrap());
+    let everywhere = of_kind(&everywhere, "ClusterRole");
+    let given = everywhere.iter().find(operator).unwrap()["rules"].as_array().unwrap().clone();
+    assert_eq!(
+        roles.iter().find(operator).unwrap()["rules"],
+        json!(given[1..]),
+        "the same rights in both ways"
+    );
+}
+
+#[test]
+fn no_role_holds_everything() {
+    let all = objects(&template("pgpool-system", &["--set", "watchNamespaces={birch}"]).unwrap());
+    let more = objects(&template("pgpool-system", &[]).unwrap());
+    let mut looked_at = 0;
+    for object in all.iter().chain(&more).filter(|o| o["kind"] == "Role" || o["kind"] == "ClusterRole") {
+        for rule in object["rules"].as_array().unwrap() {
+            looked_at += 1;
+            let text = rule.to_string();
+            for too_much in ["\"*\"", "escalate", "impersonate", "\"bind\"", "pods/exec", "nodes/proxy"] {
+                assert!(!text.contains(too_much), "{}: {text}", object["metadata"]["name"]);
+            }
+        }
+    }
+    assert!(looked_at > 20, "only {looked_at} rules were looked at");
+}
+
+/// Kubernetes lets nobody make a Role with rights that he doesn't hold.
+#[test]
+fn the_operator_holds_what_it_gives_to_the_agents() {
+    let all = objects(&template("pgpool-system", &[]).unwrap());
+    let roles = of_kind(&all, "ClusterRole");
+    let operator = roles.iter().find(|role| role["metadata"]["name"] == "pgpool-operator").unwrap();
+    let holds = |resource: &str, verb: &str| {
+        operator["rules"].as_array().unwrap().iter().any(|rule| {
+            rule["apiGroups"] == json!(["pgpool-operator.dev"])
+                && rule["resources"].as_array().unwrap().contains(&json!(resource))
+                && rule["verbs"].as_array().unwrap().contains(&json!(verb))
+        })
+    };
+    for verb in ["get", "list", "watch", "update"] {
+        assert!(holds("pgpoolmemberships", verb), "{verb}");
+    }
+    for verb in ["get", "update"] {
+        assert!(holds("pgpoolmemberships/status", verb), "{verb} of status");
+    }
+}
