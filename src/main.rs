@@ -1,2 +1,74 @@
-//! The PgPool operator.
-fn main() {}
+//! `pgpool-operator`: one program, several parts.
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pgpool_operator::{agent, archive, controller, crds, proxy, recover};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps a pool of PostgreSQL nodes that always hold identical data.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// PID 1 of a node's Postgres container.
+    Agent(agent::Args),
+    /// Copies this program into a pod (init container).
+    Bootstrap(agent::install::Args),
+    /// PostgreSQL's archive_command on a node.
+    ArchiveWal(archive::ArchiveArgs),
+    /// PostgreSQL's restore_command on a node.
+    RestoreWal(archive::RestoreArgs),
+    /// Stage 1 of a recovery: the Job that copies the data.
+    Recover(recover::Args),
+    /// The front: takes clients to the primary or to an attached node.
+    Proxy(proxy::Args),
+    /// Reconciles PgPools.
+    Controller(controller::Args),
+    /// Prints the custom resource definitions.
+    Crds(crds::Args),
+}
+
+/// Logs are JSON lines on standard error; PGPOOL_LOG filters them.
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("PGPOOL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+async fn run(part: Part) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    match part {
+        Part::Agent(args) => agent::run(args).await?,
+        Part::Bootstrap(args) => agent::install::run(&args)?,
+        Part::ArchiveWal(args) => archive::archive_wal(args).await?,
+        Part::RestoreWal(args) => match archive::restore_wal(args).await {
+            // PostgreSQL asks for files that may not exist, and takes this answer for a no: nothing to complain of.
+            Err(error) if error.is_missing() => {
+                tracing::debug!(%error, "not archived");
+                return Ok(ExitCode::FAILURE);
+            }
+            done => done?,
+        },
+        Part::Recover(args) => recover::run(args).await?,
+        Part::Proxy(args) => proxy::run(args).await?,
+        Part::Controller(args) => controller::run(args).await?,
+        Part::Crds(args) => crds::run(args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging();
+    match run(cli.part).await {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(%error, "ended with an error");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Manifests of PgPool: right ones, and each mistake with its message.
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, Report, pool};
+
+/// Specs that are accepted.
+const GOOD: &[(&str, &str)] = &[
+    ("minimal", "{nodes: 3, storage: {size: 1Gi}}"),
+    ("one-node", "{nodes: 1, storage: {size: 256Mi}}"),
+    ("fifteen-nodes", "{nodes: 15, storage: {size: 1Ti, storageClassName: fast, whenDeleted: Delete}}"),
+    (
+        "slow-machine",
+        "{nodes: 2, storage: {size: 1Gi}, failure: {heartbeat: 500ms, detachAfter: 4s, lease: 6s, grace: 9s}}",
+    ),
+    ("only-grace", "{nodes: 2, storage: {size: 1Gi}, failure: {grace: 1m30s}}"),
+    (
+        "cpu-as-number",
+        "{nodes: 2, storage: {size: 1Gi}, resources: {requests: {cpu: 1, memory: 512Mi}, limits: {memory: 1e9}}}",
+    ),
+    (
+        "cpu-as-text",
+        "{nodes: 2, storage: {size: 1Gi}, resources: {requests: {cpu: 500m}, limits: {cpu: '2'}}}",
+    ),
+    (
+        "parameters",
+        "{nodes: 2, storage: {size: 1Gi}, postgres: {parameters: {work_mem: 16MB, shared_buffers: 256MB, auto_explain.log_min_duration: 1s}, sharedPreloadLibraries: [auto_explain, pg_stat_statements]}}",
+    ),
+    (
+        "icu",
+        "{nodes: 2, storage: {size: 1Gi}, bootstrap: {provider: icu, icuLocale: de-DE, encoding: UTF8, walSegmentSize: 64}}",
+    ),
+    (
+        "sql-from-secret",
+        "{nodes: 2, storage: {size: 1Gi}, bootstrap: {sql: {secret: {name: start.sql, key: init.sql}}}}",
+    ),
+    (
+        "own-roles",
+        "{nodes: 2, storage: {size: 1Gi}, users: [{name: reader, inRoles: [pg_read_all_data]}, {name: Odd-Name, secret: odd}], databases: [{name: second, owner: app}, {name: third, owner: reader}]}",
+    ),
+    (
+        "weights-of-one",
+        "{nodes: 2, storage: {size: 1Gi}, loadBalancing: {weights: {'0': 1, '1': 1}, primary: true}}",
+    ),
+    (
+        "bounded-recovery",
+        "{nodes: 2, storage: {size: 1Gi}, recovery: {automatic: false, timeout: 30s, bandwidth: 100Mi}}",
+    ),
+    (
+        "archive",
+        "{nodes: 2, storage: {size: 1Gi}, walArchive: {timeout: 5s, retention: 48h, maxSize: 200Mi}}",
+    ),
+    (
+        "front",
+        "{nodes: 2, storage: {size: 1Gi}, proxy: {replicas: 3, maxConnections: 50, service: {type: LoadBalancer, annotations: {a.example/b: c}}}}",
+    ),
+];
+
+/// Specs that are refused, and words of the message.
+const BAD: &[(&str, &str, &str)] = &[
+    ("no-nodes", "{storage: {size: 1Gi}}", "spec.nodes: Required value"),
+    ("no-storage", "{nodes: 3}", "spec.storage: Required value"),
+    (
+        "zero-nodes",
+        "{nodes: 0, storage: {size: 1Gi}}",
+        "spec.nodes in body should be greater than or equal to 1",
+    ),
+    (
+        "sixteen-nodes",
+        "{nodes: 16, storage: {size: 1Gi}}",
+        "spec.nodes in body should be less than or equal to 15",
+    ),
+    ("nodes-as-text", "{nodes: three, storage: {size: 1Gi}}", "must be of type integer"),
+    ("unknown-field", "{nodes: 3, storage: {size: 1Gi}, replicas: 3}", "unknown field \"spec.replicas\""),
+    (
+        "unknown-inner-field",
+        "{nodes: 3, storage: {size: 1Gi, shrink: true}}",
+        "unknown field \"spec.storage.shrink\"",
+    ),
+    ("unknown-mode", "{nodes: 3, clusteringMode: Raw, storage: {size: 1Gi}}", "Unsupported value: \"Raw\""),
+    (
+        "later-mode",
+        "{nodes: 3, clusteringMode: SnapshotIsolation, storage: {size: 1Gi}}",
+        "only StreamingReplication is supported for now",
+    ),
+    (
+        "other-later-mode",
+        "{nodes: 3, clusteringMode: NativeReplication, storage: {size: 1Gi}}",
+        "only StreamingReplication is supported for now",
+    ),
+    (
+        "empty-image",
+        "{nodes: 3, image: '', storage: {size: 1Gi}}",
+        "spec.image in body should be at least 1 chars long",
+    ),
+    ("size-of-words", "{nodes: 3, storage: {size: large}}", "spec.storage.size"),
+    ("size-too-small", "{nodes: 3, storage: {size: 100Mi}}", "spec.storage.size: at least 256Mi"),
+    ("size-as-number", "{nodes: 3, storage: {size: 1073741824}}", "must be of type string"),
+    (
+        "fsync-off",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {fsync: 'off'}}}",
+        "an acknowledged commit could be lost",
+    ),
+    (
+        "synchronous-commit",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {synchronous_commit: local}}}",
+        "an acknowledged commit could be lost",
+    ),
+    (
+        "hot-standby",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {hot_standby: 'off'}}}",
+        "the membership of the nodes rests on them",
+    ),
+    (
+        "conninfo",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {primary_conninfo: x}}}",
+        "the membership of the nodes rests on them",
+    ),
+    (
+        "archive-command",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {archive_command: cp}}}",
+        "see spec.walArchive",
+    ),
+    (
+        "port",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {port: '5433'}}}",
+        "the front and the other nodes find the node by them",
+    ),
+    (
+        "ssl",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {ssl: 'off'}}}",
+        "the front and the other nodes find the node by them",
+    ),
+    (
+        "language",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {lc_messages: de_DE}}}",
+        "recognised by their English text",
+    ),
+    (
+        "preload-as-parameter",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {shared_preload_libraries: x}}}",
+        "write spec.postgres.sharedPreloadLibraries instead",
+    ),
+    (
+        "capital-parameter",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {Work_Mem: 1MB}}}",
+        "names are written in small letters",
+    ),
+    (
+        "library-list",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {sharedPreloadLibraries: ['a, b']}}",
+        "without quotes, spaces or commas",
+    ),
+    (
+        "archive-too-fast",
+        "{nodes: 3, storage: {size: 1Gi}, walArchive: {timeout: 100ms}}",
+        "spec.walArchive.timeout: between 1s and 1h",
+    ),
+    (
+        "archive-kept-too-short",
+        "{nodes: 3, storage: {size: 1Gi}, walArchive: {retention: 10s}}",
+        "spec.walArchive.retention: between 10m and 8760h",
+    ),
+    (
+        "archive-too-small",
+        "{nodes: 3, storage: {size: 1Gi}, walArchive: {maxSize: 1Mi}}",
+        "spec.walArchive.maxSize: at least 32Mi",
+    ),
+    (
+        "archive-larger-than-volume",
+        "{nodes: 3, storage: {size: 1Gi}, walArchive: {maxSize: 2Gi}}",
+        "must be less than spec.storage.size",
+    ),
+    ("days", "{nodes: 3, storage: {size: 1Gi}, walArchive: {retention: 7d}}", "spec.walArchive.retention"),
+    (
+        "weights",
+        "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {weights: {'1': 3}}}",
+        "weights other than 1 come with the front",
+    ),
+    (
+        "weight-of-nobody",
+        "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {weights: {'3': 1}}}",
+        "the keys are indices of nodes",
+    ),
+    (
+        "without-primary",
+        "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {primary: false}}",
+        "leaving the primary out comes with the front",
+    ),
+    (
+        "no-front",
+        "{nodes: 3, storage: {size: 1Gi}, proxy: {replicas: 0}}",
+        "spec.proxy.replicas in body should be greater than or equal to 1",
+    ),
+    (
+        "headless-front",
+        "{nodes: 3, storage: {size: 1Gi}, proxy: {service: {type: ExternalName}}}",
+        "Unsupported value: \"ExternalName\"",
+    ),
+    (
+        "hasty-recovery",
+        "{nodes: 3, storage: {size: 1Gi}, recovery: {timeout: 5s}}",
+        "spec.recovery.timeout: at least 30s",
+    ),
+    (
+        "bandwidth",
+        "{nodes: 3, storage: {size: 1Gi}, recovery: {bandwidth: 2Gi}}",
+        "spec.recovery.bandwidth: between 32Ki and 1Gi",
+    ),
+    (
+        "heartbeat",
+        "{nodes: 3, storage: {size: 1Gi}, failure: {heartbeat: 1s}}",
+        "at most a quarter of detachAfter",
+    ),
+    (
+        "lease-too-short",
+        "{nodes: 3, storage: {size: 1Gi}, failure: {lease: 1s}}",
+        "detachAfter < lease < grace",
+    ),
+    (
+        "grace-too-short",
+        "{nodes: 3, storage: {size: 1Gi}, failure: {grace: 2s}}",
+        "detachAfter < lease < grace",
+    ),
+    (
+        "too-many-attached",
+        "{nodes: 2, storage: {size: 1Gi}, failure: {minAttached: 3}}",
+        "can't be more than spec.nodes",
+    ),
+    (
+        "bootstrap-postgres",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {database: postgres}}",
+        "name one of your own",
+    ),
+    (
+        "bootstrap-owner",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {owner: pgpool_replication}}",
+        "spec.bootstrap.owner: postgres, public, none, pg_* and pgpool_* are taken",
+    ),
+    (
+        "bootstrap-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {database: 'a\"b'}}",
+        "holds only letters, digits, _ and -",
+    ),
+    (
+        "segment-size",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {walSegmentSize: 17}}",
+        "a power of two from 1 to 1024",
+    ),
+    (
+        "icu-without-locale",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {provider: icu}}",
+        "is needed with provider icu",
+    ),
+    (
+        "sql-from-both",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {sql: {secret: {name: a, key: b}, configMap: {name: a, key: b}}}}",
+        "name either a configMap or a secret",
+    ),
+    (
+        "sql-from-nowhere",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {sql: {}}}",
+        "name either a configMap or a secret",
+    ),
+    (
+        "user-twice",
+        "{nodes: 3, storage: {size: 1Gi}, users: [{name: a}, {name: a}]}",
+        "spec.users: each name stands once",
+    ),
+    ("user-is-owner", "{nodes: 3, storage: {size: 1Gi}, users: [{name: app}]}", "is made by the bootstrap"),
+    (
+        "user-superuser",
+        "{nodes: 3, storage: {size: 1Gi}, users: [{name: postgres}]}",
+        "spec.users.name: postgres, public, none, pg_* and pgpool_* are taken",
+    ),
+    (
+        "user-with-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, users: [{name: Reader}]}",
+        "name a Secret for this role",
+    ),
+    (
+        "user-secret-name",
+        "{nodes: 3, storage: {size: 1Gi}, users: [{name: reader, secret: Not_A_Name}]}",
+        "spec.users[0].secret in body should match",
+    ),
+    (
+        "user-reaches-files",
+        "{nodes: 3, storage: {size: 1Gi}, users: [{name: reader, inRoles: [pg_read_server_files]}]}",
+        "can't be given",
+    ),
+    (
+        "database-twice",
+        "{nodes: 3, storage: {size: 1Gi}, databases: [{name: a, owner: app}, {name: a, owner: app}]}",
+        "spec.databases: each name stands once",
+    ),
+    (
+        "database-of-nobody",
+        "{nodes: 3, storage: {size: 1Gi}, databases: [{name: a, owner: ghost}]}",
+        "name spec.bootstrap.owner or a role of spec.users",
+    ),
+    (
+        "database-template",
+        "{nodes: 3, storage: {size: 1Gi}, databases: [{name: template1, owner: app}]}",
+        "spec.databases.name: postgres, template0 and template1 are there already",
+    ),
+    (
+        "cpu-of-words",
+        "{nodes: 3, storage: {size: 1Gi}, resources: {requests: {cpu: much}}}",
+        "spec.resources.requests.cpu in body should match",
+    ),
+    (
+        "operator-label",
+        "{nodes: 3, storage: {size: 1Gi}, podMetadata: {labels: {pgpool-operator.dev/role: primary}}}",
+        "belong to the operator",
+    ),
+    (
+        "own-certificate",
+        "{nodes: 3, storage: {size: 1Gi}, tls: {serverSecret: mine}}",
+        "a certificate of your own comes with the front",
+    ),
+    (
+        "certificates-of-a-minute",
+        "{nodes: 3, storage: {size: 1Gi}, tls: {validity: 1m}}",
+        "spec.tls.validity: between 1h and 87600h",
+    ),
+    (
+        "owner-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, bootstrap: {owner: 1st}}",
+        "spec.bootstrap.owner: begins with a letter or _",
+    ),
+    (
+        "user-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, users: [{name: a b, secret: x}]}",
+        "spec.users.name: begins with a letter or _",
+    ),
+    (
+        "database-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, databases: [{name: a b, owner: app}]}",
+        "spec.databases.name: begins with a letter or _",
+    ),
+];
+
+/// Names of pools that are refused.
+const BAD_NAMES: &[&str] = &["9lives", "a-name-of-more-than-forty-characters-in-all", "with.dot"];
+
+/// Creates each of them as a dry run.
+pub async fn check(cluster: &Cluster, report: &mut Report) {
+    for (case, spec) in GOOD {
+        let got = cluster.try_create("pgpools", &pool(case, spec)).await;
+        report.accepted(case, got);
+    }
+    for (case, spec, message) in BAD {
+        let got = cluster.try_create("pgpools", &pool(case, spec)).await;
+        report.refused(case, got, message);
+    }
+    for name in BAD_NAMES {
+        let got = cluster.try_create("pgpools", &pool(name, GOOD[0].1)).await;
+        report.refused(name, got, "a pool's name has at most 40 characters");
+    }
+    defaults(cluster, report).await;
+}
+
+/// The minimal manifest is a complete one: the server fills in every default.
+async fn defaults(cluster: &Cluster, report: &mut Report) {
+    let got = cluster.try_create("pgpools", &pool("minimal", GOOD[0].1)).await;
+    let Some(stored) = report.accepted("defaults", got) else { return };
+    let wish = json!({
+        "nodes": 3, "clusteringMode": "StreamingReplication", "image": "postgres:17",
+        "imagePullPolicy": "IfNotPresent", "suspend": false,
+        "postgres": {"parameters": {}},
+        "storage": {"size": "1Gi", "whenDeleted": "Retain"},
+        "walArchive": {"timeout": "1m", "retention": "24h"},
+        "loadBalancing": {"weights": {}, "primary": true},
+        "proxy": {"replicas": 2, "maxConnections": 1000, "service": {"type": "ClusterIP", "annotations": {}}},
+        "recovery": {"automatic": true, "timeout": "6h"},
+        "failure": {"heartbeat": "250ms", "detachAfter": "1500ms", "lease": "2s", "grace": "3s",
+            "detachLag": "30s", "minAttached": 1},
+        "bootstrap": {"database": "app", "owner": "app", "encoding": "UTF8", "locale": "C.UTF-8",
+            "provider": "libc", "walSegmentSize": 16},
+        "podMetadata": {"labels": {}, "annotations": {}},
+        "tls": {"validity": "2160h"},
+    });
+    for (field, value) in wish.as_object().into_iter().flatten() {
+        report.holds(
+            &format!("default of {field}: {}", stored["spec"][field]),
+            stored["spec"][field] == *value,
+        );
+    }
+    let names = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
+    report.holds("no other default", names(&stored["spec"]) == names(&wish));
+}

@@ -1,0 +1,143 @@
+//! Runs the steps of the scenario in order and reports them the way cargo's harness does.
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::time::Instant;
+
+use super::world::World;
+
+/// Why a step failed, for a person.
+#[derive(Debug)]
+pub struct Failure(pub String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What a helper of a step gives.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+/// A failure with these words.
+pub fn failed<T>(words: impl Into<String>) -> Outcome<T> {
+    Err(Failure(words.into()))
+}
+
+/// Fails with `words` unless it holds.
+pub fn ensure(holds: bool, words: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { failed(words()) }
+}
+
+/// The work of a step.
+pub type Work = for<'w> fn(&'w World) -> Pin<Box<dyn Future<Output = Outcome> + 'w>>;
+
+/// One step of the scenario.
+pub struct Step {
+    /// Its name, by which it can be asked for.
+    pub name: &'static str,
+    /// Later steps can't do without it: it runs whatever was asked for, and when it fails the rest is given up.
+    pub groundwork: bool,
+    /// Longest time that it may take.
+    pub limit: Duration,
+    /// What it does.
+    pub work: Work,
+}
+
+/// What the command line asks for.
+#[derive(Default)]
+pub struct Wishes {
+    /// Parts of names; all steps when there are none.
+    names: Vec<String>,
+    /// Leave everything as it is at the end.
+    pub keep: bool,
+    /// Only print the names.
+    pub list: bool,
+}
+
+impl Wishes {
+    /// Reads the arguments; flags of cargo's own harness are taken and change nothing.
+    pub fn read(args: impl Iterator<Item = String>) -> Self {
+        let mut wishes = Self::default();
+        for arg in args {
+            match arg.as_str() {
+                "--keep" => wishes.keep = true,
+                "--list" => wishes.list = true,
+                flag if flag.starts_with('-') => {}
+                name => wishes.names.push(name.to_owned()),
+            }
+        }
+        wishes
+    }
+
+    /// Whether the step was asked for.
+    pub fn want(&self, step: &Step) -> bool {
+        step.groundwork || self.names.is_empty() || self.names.iter().any(|name| step.name.contains(name))
+    }
+}
+
+/// Runs the steps that were asked for; true when all passed.
+pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
+    let chosen: Vec<&Step> = steps.iter().filter(|step| wishes.want(step)).collect();
+    println!("\nrunning {} tests", chosen.len());
+    let began = Instant::now();
+    let (mut passed, mut broken) = (0, Vec::new());
+    let mut given_up: Option<&str> = None;
+    for step in &chosen {
+        if let Some(name) = given_up {
+            println!("test {} ... FAILED (not tried: {name} failed)", step.name);
+            broken.push(step.name);
+            continue;
+        }
+        let since = Instant::now();
+        let outcome = one(world, step).await;
+        let seconds = since.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => {
+                println!("test {} ... ok ({seconds:.1} s)", step.name);
+                passed += 1;
+            }
+            Err(failure) => {
+                println!("test {} ... FAILED ({seconds:.1} s)\n    {failure}", step.name);
+                world.describe().await;
+                broken.push(step.name);
+                given_up = step.groundwork.then_some(step.name);
+            }
+        }
+    }
+    let verdict = if broken.is_empty() { "ok" } else { "FAILED" };
+    if !broken.is_empty() {
+        println!("\nfailures:\n    {}", broken.join("\n    "));
+    }
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
+        broken.len(),
+        steps.len() - chosen.len(),
+        began.elapsed().as_secs_f64()
+    );
+    broken.is_empty()
+}
+
+/// Runs one step: a panic and a step without an end are failures like any other.
+async fn one(world: &World, step: &Step) -> Outcome {
+    let work = AssertUnwindSafe((step.work)(world)).catch_unwind();
+    match tokio::time::timeout(step.limit, work).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => {
+            let words = panic.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
+            failed(format!("panic: {}", words.unwrap_or_default()))
+        }
+        Err(_) => failed(format!("no end within {} s", step.limit.as_secs())),
+    }
+}

@@ -1,0 +1,220 @@
+//! The load that runs through all faults, and the judgement of it.
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use super::harness::{Failure, Outcome, ensure, failed};
+use super::install::{authority, locked, login};
+use super::pool::WHOLE;
+use super::world::{POOL, SPACE, World, call, until};
+
+/// The pod of the load.
+const POD: &str = "load";
+/// Its control port.
+const PORT: u16 = 8080;
+/// Acknowledged writes that count as going on.
+const GOING_ON: u64 = 40;
+/// Time for writes to go on, after a fault whose end was seen.
+const GOES_ON: Duration = Duration::from_secs(45);
+/// Longest time for one answer of the control port.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Starts the load: it writes by `demo`, and looks by `demo-ro` for what was acknowledged.
+pub async fn start(world: &World) -> Outcome {
+    let control = PORT.to_string();
+    let read = format!("{POOL}-ro");
+    let args = [
+        "run",
+        "--prepare",
+        "--write-host",
+        POOL,
+        "--read-host",
+        &read,
+        "--journal",
+        "/journal/journal",
+        "--control",
+        &control,
+        "--keep-serving",
+        "--writers",
+        "4",
+        "--write-pause-ms",
+        "40",
+        "--readers",
+        "3",
+        "--read-pause-ms",
+        "40",
+        "--session-reads",
+        "20",
+    ];
+    let container = json!({
+        "name": "load", "image": "localhost/pgpool-workload:dev", "args": args, "env": login(POOL),
+        "securityContext": locked(),
+        "volumeMounts": [{"name": "ca", "mountPath": "/ca"}, {"name": "journal", "mountPath": "/journal"}],
+    });
+    world
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "namespace": SPACE},
+            "spec": {
+                "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+                "securityContext": {
+                    "runAsNonRoot": true, "runAsUser": 1000, "fsGroup": 1000,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [container],
+                "volumes": [authority(POOL), {"name": "journal", "emptyDir": {}}],
+            },
+        }))
+        .await?;
+    until("the load to write", GOES_ON, || async {
+        let acked = acked(&summary(world).await?);
+        ensure(acked > GOING_ON, || format!("{acked} writes"))
+    })
+    .await
+}
+
+/// What every fault must leave: a whole pool, writes that go on, and no read that missed an acknowledged write.
+pub async fn unharmed(world: &World) -> Outcome {
+    world.whole(WHOLE).await?;
+    goes_on(world).await
+}
+
+/// Writes go on, and no read missed an acknowledged write.
+pub async fn goes_on(world: &World) -> Outcome {
+    let before = acked(&summary(world).await?);
+    let now = until("the load to go on", GOES_ON, || async {
+        let now = summary(world).await?;
+        ensure(acked(&now) >= before + GOING_ON, || format!("{before} writes before, now {now}"))?;
+        Ok(now)
+    })
+    .await?;
+    let fresh = now["reads"]["fresh"].as_u64().unwrap_or_default();
+    ensure(now["reads"]["stale"] == 0 && fresh > 0, || {
+        format!("reads: {}, stale: {}", now["reads"], now["stale"])
+    })
+}
+
+/// Ends the load, dumps every node, and has everything looked for everywhere.
+pub async fn judge(world: &World) -> Outcome {
+    ask(world, "POST", "/stop").await?;
+    let end = until("the end of the load", WHOLE, || async {
+        let now = summary(world).await?;
+        ensure(now["finished"] == true, || "it still runs".to_owned())?;
+        Ok(now)
+    })
+    .await?;
+    println!(
+        "    writes {}, reads {}, longest time without an acknowledgement {} ms",
+        end["writes"], end["reads"], end["longest_stall"]["ms"]
+    );
+    let journal = world.scratch.path().join("journal");
+    tokio::fs::write(&journal, ask(world, "GET", "/journal").await?).await?;
+    let script = call(&checker()?, &["dump-sql"], None).await?;
+    let mut dumps = Vec::new();
+    for node in super::pool::NODES {
+        let path = world.scratch.path().join(format!("node-{node}"));
+        dump(node, &script, &path).await?;
+        dumps.push(path);
+    }
+    let report = check(&journal, &dumps).await.map_err(Failure)?;
+    let (acked, compared) = (&report["acked"], &report["comparison"]["rows"]);
+    println!("    checked: {acked} acknowledged writes on {} nodes; {compared} rows compared", dumps.len());
+    ensure(report["good"] == true && acked.as_u64() > Some(GOING_ON), || report.to_string())?;
+    seeded(&journal, &dumps).await
+}
+
+/// One row less on one node must be found: a check that can't fail is none.
+async fn seeded(journal: &Path, dumps: &[PathBuf]) -> Outcome {
+    let text = tokio::fs::read_to_string(&dumps[2]).await?;
+    let Some(row) = text.lines().rev().find(|line| line.starts_with('(')) else {
+        return failed("the dump has no row");
+    };
+    let poorer: String = text.lines().filter(|line| *line != row).flat_map(|line| [line, "\n"]).collect();
+    let path = dumps[2].with_extension("poorer");
+    tokio::fs::write(&path, poorer).await?;
+    match check(journal, &[dumps[0].clone(), dumps[1].clone(), path]).await {
+        Ok(_) => failed(format!("the checker doesn't miss the row {row}")),
+        Err(words) => {
+            ensure(words.contains("node-2"), || format!("the checker fails for another reason: {words}"))
+        }
+    }
+}
+
+/// The checker's report, or what it says against the nodes.
+async fn check(journal: &Path, dumps: &[PathBuf]) -> Result<Value, String> {
+    let named: Vec<String> = dumps
+        .iter()
+        .map(|path| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            format!("{name}={}", path.display())
+        })
+        .collect();
+    let journal = journal.display().to_string();
+    let mut args = vec!["check", "--journal", &journal, "--dump"];
+    args.extend(named.iter().map(String::as_str));
+    let program = checker().map_err(|failure| failure.0)?;
+    let text = call(&program, &args, None).await.map_err(|failure| failure.0)?;
+    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+}
+
+/// The checker was built with the tests, beside them.
+fn checker() -> Outcome<String> {
+    let own = std::env::current_exe()?;
+    let found =
+        own.ancestors().skip(1).take(2).map(|dir| dir.join("pgpool-workload")).find(|path| path.is_file());
+    found.map(|path| path.display().to_string()).ok_or_else(|| {
+        Failure(
+            "pgpool-workload isn't built: cargo build -p pgpool-workload, or cargo xtask test cluster"
+                .to_owned(),
+        )
+    })
+}
+
+/// Writes what the dump script prints on a node, as superuser by its socket, into a file.
+async fn dump(node: u8, script: &str, path: &Path) -> Outcome {
+    let pod = pgpool_operator::names::node_pod(POOL, node);
+    let args =
+        ["-n", SPACE, "exec", "-i", &pod, "-c", "postgres", "--", "psql", "-X", "-d", "app", "-f", "-"];
+    let mut command = Command::new("kubectl");
+    command.args(args).stdin(Stdio::piped()).stdout(std::fs::File::create(path)?).kill_on_drop(true);
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes()).await?;
+        stdin.write_all(b"\n").await?;
+    }
+    let status = tokio::time::timeout(ANSWER, child.wait()).await??;
+    ensure(status.success(), || format!("dump of node {node}: {status}"))
+}
+
+fn acked(summary: &Value) -> u64 {
+    summary["writes"]["acked"].as_u64().unwrap_or_default()
+}
+
+async fn summary(world: &World) -> Outcome<Value> {
+    Ok(serde_json::from_slice(&ask(world, "GET", "/summary").await?)?)
+}
+
+/// Asks the load's control port.
+async fn ask(world: &World, method: &str, path: &str) -> Outcome<Vec<u8>> {
+    let status = world.pods().get(POD).await?.status.unwrap_or_default();
+    let Some(ip) = status.pod_ip else {
+        return failed(format!("the pod of the load has no address: {:?}", status.phase));
+    };
+    let exchange = async {
+        let mut stream = TcpStream::connect((ip.as_str(), PORT)).await?;
+        stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: load\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(ANSWER, exchange).await??;
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    match head {
+        Some(end) if answer.starts_with(b"HTTP/1.1 200 ") => Ok(answer[end + 4..].to_vec()),
+        _ => failed(format!("the load answers {}", String::from_utf8_lossy(&answer))),
+    }
+}

@@ -1,0 +1,157 @@
+//! Who must not reach a node, and pools that can't be had.
+use pgpool_operator::names;
+use serde_json::{Value, json};
+
+use super::harness::{Outcome, ensure};
+use super::install::{IMAGE, client_pod, locked, namespace};
+use super::pool::WHOLE;
+use super::world::{POOL, SPACE, World, until};
+
+/// A namespace of somebody else.
+pub const ELSEWHERE: &str = "cluster-test-else";
+/// A second pool in the first one's namespace, on another major version.
+pub const OTHER: &str = "other";
+const OTHER_IMAGE: &str = "localhost/postgres:15";
+
+/// Whether a connection to `host:port` can be made from a pod.
+async fn reaches(world: &World, space: &str, pod: &str, host: &str, port: u16) -> bool {
+    let script = format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{host}/{port}'");
+    world.kubectl(&["-n", space, "exec", pod, "--", "sh", "-c", &script]).await.is_ok()
+}
+
+/// A pod elsewhere reaches the front and no node.
+pub async fn front_only(world: &World) -> Outcome {
+    world.apply(&namespace(ELSEWHERE)).await?;
+    world.apply(&client_pod("stranger", ELSEWHERE, None)).await?;
+    let wait = ["wait", "--for=condition=Ready", "pod", "stranger", "--timeout=60s"];
+    world.kubectl(&[&["-n", ELSEWHERE], &wait[..]].concat()).await?;
+    let front = format!("{POOL}.{SPACE}.svc.cluster.local");
+    until("the stranger to reach the front", WHOLE, || async {
+        ensure(reaches(world, ELSEWHERE, "stranger", &front, names::POSTGRES_PORT).await, || {
+            "it doesn't".to_owned()
+        })
+    })
+    .await?;
+    for node in super::pool::NODES {
+        let host = format!("{}.cluster.local", names::node_host(POOL, node, &names::domain(POOL, SPACE)));
+        for port in [names::POSTGRES_PORT, names::AGENT_PORT] {
+            ensure(!reaches(world, ELSEWHERE, "stranger", &host, port).await, || {
+                format!("a stranger reaches port {port} of node {node}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A second pool of one node, on the other major version, becomes Ready.
+pub async fn second_pool(world: &World) -> Outcome {
+    world
+        .apply(&json!({
+            "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
+            "metadata": {"name": OTHER, "namespace": SPACE},
+            "spec": {"nodes": 1, "image": OTHER_IMAGE, "storage": {"size": "1Gi", "whenDeleted": "Delete"}},
+        }))
+        .await?;
+    let wait = ["wait", "--for=condition=Ready", "pgpool", OTHER, "--timeout=120s"];
+    world.here(&wait).await?;
+    let pod = names::node_pod(OTHER, 0);
+    let version = world
+        .here(&["exec", &pod, "-c", "postgres", "--", "psql", "-XAtc", "SHOW server_version_num"])
+        .await?;
+    ensure(version.starts_with("15"), || format!("version {version}"))
+}
+
+/// A pod that the NetworkPolicy takes for the front, with the certificate of another pool's node: the nodes refuse it.
+pub async fn foreign_certificate(world: &World) -> Outcome {
+    let labels = json!({names::LABEL_POOL: POOL, names::LABEL_PART: "proxy"});
+    let mut pod = client_pod("disguised", SPACE, None);
+    pod["metadata"]["labels"] = labels;
+    pod["spec"]["securityContext"]["fsGroup"] = json!(1000);
+    pod["spec"]["volumes"] = json!([
+        {"name": "tls", "secret": {"secretName": names::node_tls_secret(OTHER, 0), "defaultMode": 0o440}},
+        {"name": "own", "emptyDir": {}},
+    ]);
+    pod["spec"]["containers"][0]["securityContext"] = locked();
+    pod["spec"]["containers"][0]["volumeMounts"] =
+        json!([{"name": "tls", "mountPath": "/tls"}, {"name": "own", "mountPath": "/own"}]);
+    world.apply(&pod).await?;
+    world.here(&["wait", "--for=condition=Ready", "pod", "disguised", "--timeout=60s"]).await?;
+    let host = names::node_host(POOL, 1, &names::domain(POOL, SPACE));
+    until("the disguised pod to reach the node", WHOLE, || async {
+        ensure(reaches(world, SPACE, "disguised", &host, names::POSTGRES_PORT).await, || "no".to_owned())
+    })
+    .await?;
+    let said = refusal(world, &host).await?;
+    ensure(said.contains("unknown ca") || said.contains("certificate"), || {
+        format!("the node said {said:?}")
+    })?;
+    world.here(&["delete", "pod", "disguised", "--wait=false"]).await.map(drop)
+}
+
+/// What a node answers to a replication login with the other pool's certificate.
+async fn refusal(world: &World, host: &str) -> Outcome<String> {
+    let target = format!(
+        "host={host} user={} dbname=postgres replication=true sslmode=require sslcert=/own/tls.crt sslkey=/own/tls.key",
+        names::REPLICATION_ROLE
+    );
+    let script = format!(
+        "cp /tls/tls.crt /tls/tls.key /own/ && chmod 600 /own/tls.key && \
+         if psql '{target}' -c 'IDENTIFY_SYSTEM' 2>&1; then echo LET IN; fi"
+    );
+    let said = world.here(&["exec", "disguised", "--", "sh", "-c", &script]).await?;
+    ensure(!said.contains("LET IN"), || format!("another pool's certificate is let in: {said}"))?;
+    Ok(said)
+}
+
+/// Applies a pool that can't work, waits for words that say so, and removes it.
+async fn hopeless(world: &World, name: &str, spec: Value, words: &[&str]) -> Outcome {
+    world
+        .apply(&json!({
+            "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
+            "metadata": {"name": name, "namespace": SPACE}, "spec": spec,
+        }))
+        .await?;
+    let told = until(&format!("pool {name} to say what is wrong"), WHOLE, || async {
+        let told = world
+            .here(&[
+                "get",
+                "pgpool",
+                name,
+                "-o",
+                "jsonpath={.status.conditions[*].message} {.status.nodes[*].reason}",
+            ])
+            .await?;
+        ensure(words.iter().all(|word| told.contains(word)), || told.clone())?;
+        Ok(told)
+    })
+    .await?;
+    println!("    {name}: {told}");
+    world.here(&["delete", "pgpool", name, "--timeout=60s"]).await.map(drop)
+}
+
+/// What can't work says why where a person looks.
+pub async fn hopeless_pools(world: &World) -> Outcome {
+    let storage = json!({"size": "1Gi", "whenDeleted": "Delete"});
+    let spec = |extra: Value| {
+        let mut spec = json!({"nodes": 1, "image": IMAGE, "storage": storage.clone()});
+        for (key, value) in extra.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        spec
+    };
+    hopeless(world, "no-image", spec(json!({"image": "localhost/absent:1"})), &["image"]).await?;
+    world
+        .feed(
+            &["apply", "-f", "-"],
+            &json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "half", "namespace": SPACE},
+                "stringData": {"username": "jo"},
+            })
+            .to_string(),
+        )
+        .await?;
+    let users = json!([{"name": "jo", "secret": "half"}]);
+    hopeless(world, "half-secret", spec(json!({"users": users})), &["half", "password"]).await?;
+    let storage = json!({"size": "1Gi", "storageClassName": "absent", "whenDeleted": "Delete"});
+    hopeless(world, "no-class", spec(json!({"storage": storage})), &["absent"]).await
+}

@@ -1,0 +1,147 @@
+//! The cluster as the steps see it: its API, kubectl and helm.
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use kube::Client;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use super::harness::{Failure, Outcome, failed};
+
+/// Namespace of the operator.
+pub const SYSTEM: &str = "pgpool-system";
+/// Release of the chart.
+pub const RELEASE: &str = "pgpool-operator";
+/// Namespace of the pool that the scenario is about.
+pub const SPACE: &str = "cluster-test";
+/// That pool.
+pub const POOL: &str = "demo";
+/// Pause between two looks at something that can't be watched.
+const LOOK: Duration = Duration::from_millis(250);
+/// Longest time for one call of kubectl or helm.
+const CALL: Duration = Duration::from_secs(120);
+
+/// The cluster.
+pub struct World {
+    /// A client of the API server.
+    pub client: Client,
+    /// Folder for files of this run; goes with it.
+    pub scratch: tempfile::TempDir,
+}
+
+impl World {
+    /// The cluster that KUBECONFIG names.
+    pub async fn open() -> Outcome<Self> {
+        Ok(Self { client: Client::try_default().await?, scratch: tempfile::tempdir()? })
+    }
+
+    /// Runs kubectl; gives what it printed.
+    pub async fn kubectl(&self, args: &[&str]) -> Outcome<String> {
+        call("kubectl", args, None).await
+    }
+
+    /// Runs kubectl in the pool's namespace.
+    pub async fn here(&self, args: &[&str]) -> Outcome<String> {
+        self.kubectl(&[&["-n", SPACE], args].concat()).await
+    }
+
+    /// Runs kubectl in the pool's namespace with something on its standard input.
+    pub async fn feed(&self, args: &[&str], input: &str) -> Outcome<String> {
+        call("kubectl", &[&["-n", SPACE], args].concat(), Some(input)).await
+    }
+
+    /// Applies a manifest as a person would.
+    pub async fn apply(&self, manifest: &Value) -> Outcome<String> {
+        call("kubectl", &["apply", "-f", "-"], Some(&manifest.to_string())).await
+    }
+
+    /// Runs helm.
+    pub async fn helm(&self, args: &[&str]) -> Outcome<String> {
+        call("helm", args, None).await
+    }
+
+    /// Prints what a person would look at after a failure.
+    pub async fn describe(&self) {
+        let looks: [&[&str]; 7] = [
+            &["-n", SPACE, "get", "pgpool", "-o", "yaml"],
+            &["-n", SPACE, "get", "pgpoolmemberships", "-o", "yaml"],
+            &["-n", SPACE, "get", "pods,pvc,jobs", "-o", "wide"],
+            &["-n", SPACE, "get", "events", "--sort-by=.lastTimestamp"],
+            &[
+                "-n",
+                SYSTEM,
+                "logs",
+                "--tail=25",
+                "--prefix",
+                "-l",
+                "app.kubernetes.io/instance=pgpool-operator",
+            ],
+            &["-n", SPACE, "logs", "--tail=15", "--prefix", "-l", "pgpool-operator.dev/part=node"],
+            &["-n", SPACE, "logs", "--tail=15", "--prefix", "-l", "pgpool-operator.dev/part=recovery"],
+        ];
+        for args in looks {
+            let seen = match self.kubectl(args).await {
+                Ok(text) | Err(Failure(text)) => text,
+            };
+            let lines: Vec<&str> = seen.lines().collect();
+            let last = lines.len().saturating_sub(DESCRIBED);
+            println!("---- kubectl {}", args.join(" "));
+            lines.iter().skip(last).for_each(|line| println!("    {line}"));
+        }
+    }
+}
+
+/// Most lines printed of each look after a failure.
+const DESCRIBED: usize = 120;
+
+/// A file or folder of the checkout.
+pub fn checkout(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Runs a program; its words are the failure when it fails.
+pub async fn call(program: &str, args: &[&str], input: Option<&str>) -> Outcome<String> {
+    let shown = || format!("{program} {}", args.join(" "));
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| Failure(format!("{}: {error}", shown())))?;
+    let mut stdin = child.stdin.take();
+    let work = async {
+        let write = async {
+            if let (Some(stdin), Some(input)) = (&mut stdin, input) {
+                // A program that ends before it has read all says why by itself.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            }
+            drop(stdin.take());
+        };
+        let ((), output) = tokio::join!(write, child.wait_with_output());
+        output
+    };
+    let Ok(output) = tokio::time::timeout(CALL, work).await else {
+        return failed(format!("{}: no end within {} s", shown(), CALL.as_secs()));
+    };
+    let output = output?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        return Ok(text(&output.stdout));
+    }
+    failed(format!("{}: {}\n{}{}", shown(), output.status, text(&output.stdout), text(&output.stderr)))
+}
+
+/// Looks again and again until it holds: `look` gives what was waited for, or what it saw instead.
+pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Outcome<T>) -> Outcome<T> {
+    let end = Instant::now() + limit;
+    loop {
+        match look().await {
+            Ok(found) => return Ok(found),
+            Err(seen) if Instant::now() >= end => {
+                return failed(format!("waited {} s for {what}; seen at last: {seen}", limit.as_secs()));
+            }
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
