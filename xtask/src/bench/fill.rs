@@ -38,7 +38,7 @@ pub fn storage_for(bytes: u64) -> String {
 fn insert(first: u64, last: u64) -> String {
     let noise = (0..8).map(|i| format!("sha512((g || '/{i}')::bytea)")).collect::<Vec<_>>().join(" || ");
     format!(
-        "insert into bench select g, g % 100, (g * 7919 % 200000) - 100000, \
+        "insert into bench select g, g % 100, (g::bigint * 7919 % 200000) - 100000, \
          timestamptz '2026-01-01' + g * interval '1 second', {noise}, \
          rpad('account ' || g || ' of branch ' || g % 100 || ' ', 400, 'paid in full, thank you; ') \
          from generate_series({first}, {last}) g"
