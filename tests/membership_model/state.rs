@@ -75,7 +75,6 @@ pub struct Sender {
 }
 
 /// Node 0.
-#[expect(clippy::struct_excessive_bools, reason = "a state is a row of independent facts")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "a state of the model: each may flip by itself")]
 pub struct Primary {
@@ -105,7 +104,6 @@ pub struct Primary {
 }
 
 /// Another node.
-#[expect(clippy::struct_excessive_bools, reason = "a state is a row of independent facts")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "a state of the model: each may flip by itself")]
 pub struct Standby {
