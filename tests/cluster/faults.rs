@@ -73,10 +73,15 @@ async fn spoil(world: &World, node: u8) -> Outcome {
     kill_postgres(world, node).await.map(drop)
 }
 
-/// A standby whose files are lost is recovered without being asked.
+/// A standby whose files are lost is recovered without being asked; meanwhile no other recovery is taken on.
 pub async fn data_lost(world: &World) -> Outcome {
     let (before, old) = (world.status().await?, world.incarnations().await?);
     spoil(world, 2).await?;
+    world.when("a recovery to begin", WHOLE, |status| status.recovery.is_some()).await?;
+    let second = world.ask("recover", "1").await?;
+    ensure(!second.accepted && second.message.contains("one recovery at a time"), || {
+        format!("a second recovery beside the first: {second:?}")
+    })?;
     let status = world.recovered(2, &before).await?;
     load::unharmed(world).await?;
     let new = world.incarnations().await?;
@@ -145,7 +150,7 @@ pub async fn all_pods_deleted(world: &World) -> Outcome {
     load::goes_on(world).await?;
     let status = world
         .when("nodes 0 and 1 to serve", WHOLE, |status| {
-            attached(status) == [0, 1] && epoch(status) > epoch(&left) - 1 && status.recovery.is_none()
+            attached(status) == [0, 1] && epoch(status) >= epoch(&left) && status.recovery.is_none()
         })
         .await?;
     ensure(status.detached_by_wish == [2], || format!("node 2 doesn't stay out: {}", told(&status)))?;

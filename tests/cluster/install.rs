@@ -9,7 +9,7 @@ use pgpool_operator::names;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::harness::{Outcome, ensure};
+use super::harness::{Failure, Outcome, ensure, failed};
 use super::pool::{NODES, WHOLE, role, selector};
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, checkout, until};
 
@@ -127,8 +127,18 @@ pub async fn services(world: &World) -> Outcome {
     })
     .await?;
     ensure(seen.keys().all(|answer| answer.ends_with("/hello")), || format!("answers: {seen:?}"))?;
-    let wrong = as_app(world, &format!("{POOL}.{SPACE}.svc hostaddr=127.0.0.1"), "SELECT 1").await;
-    ensure(wrong.is_err(), || "psql talks to a server that isn't there".to_owned())
+    verified(world).await
+}
+
+/// The server's certificate names the Service, and nothing else that leads there.
+async fn verified(world: &World) -> Outcome {
+    let address = world.here(&["get", "service", POOL, "-o", "jsonpath={.spec.clusterIP}"]).await?;
+    let right = format!("{POOL}.{SPACE}.svc hostaddr={address}");
+    as_app(world, &right, "SELECT 1").await?;
+    match as_app(world, &format!("elsewhere.example hostaddr={address}"), "SELECT 1").await {
+        Ok(_) => failed("the server passes for elsewhere.example"),
+        Err(Failure(words)) => ensure(words.contains("does not match host name"), || words.clone()),
+    }
 }
 
 /// The names, labels, keys and columns that others script by.

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::{authority, locked, login};
 use super::pool::WHOLE;
-use super::world::{POOL, SPACE, World, call, until};
+use super::world::{POOL, SPACE, World, call, output, until};
 
 /// The pod of the load.
 const POD: &str = "load";
@@ -120,7 +120,7 @@ pub async fn judge(world: &World) -> Outcome {
         dump(node, &script, &path).await?;
         dumps.push(path);
     }
-    let report = check(&journal, &dumps).await.map_err(Failure)?;
+    let report = check(&journal, &dumps).await?;
     let (acked, compared) = (&report["acked"], &report["comparison"]["rows"]);
     println!("    checked: {acked} acknowledged writes on {} nodes; {compared} rows compared", dumps.len());
     ensure(report["good"] == true && acked.as_u64() > Some(GOING_ON), || report.to_string())?;
@@ -136,16 +136,16 @@ async fn seeded(journal: &Path, dumps: &[PathBuf]) -> Outcome {
     let poorer: String = text.lines().filter(|line| *line != row).flat_map(|line| [line, "\n"]).collect();
     let path = dumps[2].with_extension("poorer");
     tokio::fs::write(&path, poorer).await?;
-    match check(journal, &[dumps[0].clone(), dumps[1].clone(), path]).await {
-        Ok(_) => failed(format!("the checker doesn't miss the row {row}")),
-        Err(words) => {
-            ensure(words.contains("node-2"), || format!("the checker fails for another reason: {words}"))
-        }
-    }
+    let report = check(journal, &[dumps[0].clone(), dumps[1].clone(), path]).await?;
+    let verdict = &report["verdict"];
+    let different = |line: &Value| line.as_str().is_some_and(|line| line.starts_with("DIFFERENT"));
+    let found =
+        report["good"] == false && verdict.as_array().is_some_and(|lines| lines.iter().any(different));
+    ensure(found, || format!("the checker doesn't miss the row {row}: {verdict}"))
 }
 
-/// The checker's report, or what it says against the nodes.
-async fn check(journal: &Path, dumps: &[PathBuf]) -> Result<Value, String> {
+/// The checker's report, good or bad.
+async fn check(journal: &Path, dumps: &[PathBuf]) -> Outcome<Value> {
     let named: Vec<String> = dumps
         .iter()
         .map(|path| {
@@ -156,9 +156,11 @@ async fn check(journal: &Path, dumps: &[PathBuf]) -> Result<Value, String> {
     let journal = journal.display().to_string();
     let mut args = vec!["check", "--journal", &journal, "--dump"];
     args.extend(named.iter().map(String::as_str));
-    let program = checker().map_err(|failure| failure.0)?;
-    let text = call(&program, &args, None).await.map_err(|failure| failure.0)?;
-    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    let output = output(&checker()?, &args, None).await?;
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        let words = String::from_utf8_lossy(&output.stderr);
+        Failure(format!("the checker gives no report: {error}; {}: {words}", output.status))
+    })
 }
 
 /// The checker was built with the tests, beside them.

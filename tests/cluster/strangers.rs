@@ -2,7 +2,7 @@
 use pgpool_operator::names;
 use serde_json::{Value, json};
 
-use super::harness::{Outcome, ensure};
+use super::harness::{Outcome, ensure, failed};
 use super::install::{IMAGE, client_pod, locked, namespace};
 use super::pool::WHOLE;
 use super::world::{POOL, SPACE, World, until};
@@ -33,7 +33,11 @@ pub async fn front_only(world: &World) -> Outcome {
     })
     .await?;
     for node in super::pool::NODES {
-        let host = format!("{}.cluster.local", names::node_host(POOL, node, &names::domain(POOL, SPACE)));
+        // By address: a name that doesn't resolve would pass for a port that is closed.
+        let pod = world.pods().get(&names::node_pod(POOL, node)).await?;
+        let Some(host) = pod.status.and_then(|status| status.pod_ip) else {
+            return failed(format!("the pod of node {node} has no address"));
+        };
         for port in [names::POSTGRES_PORT, names::AGENT_PORT] {
             ensure(!reaches(world, ELSEWHERE, "stranger", &host, port).await, || {
                 format!("a stranger reaches port {port} of node {node}")
@@ -67,13 +71,18 @@ pub async fn foreign_certificate(world: &World) -> Outcome {
     let mut pod = client_pod("disguised", SPACE, None);
     pod["metadata"]["labels"] = labels;
     pod["spec"]["securityContext"]["fsGroup"] = json!(1000);
+    let secret = |pool: &str| json!({"secretName": names::node_tls_secret(pool, 0), "defaultMode": 0o440});
     pod["spec"]["volumes"] = json!([
-        {"name": "tls", "secret": {"secretName": names::node_tls_secret(OTHER, 0), "defaultMode": 0o440}},
+        {"name": POOL, "secret": secret(POOL)},
+        {"name": OTHER, "secret": secret(OTHER)},
         {"name": "own", "emptyDir": {}},
     ]);
     pod["spec"]["containers"][0]["securityContext"] = locked();
-    pod["spec"]["containers"][0]["volumeMounts"] =
-        json!([{"name": "tls", "mountPath": "/tls"}, {"name": "own", "mountPath": "/own"}]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([
+        {"name": POOL, "mountPath": format!("/{POOL}")},
+        {"name": OTHER, "mountPath": format!("/{OTHER}")},
+        {"name": "own", "mountPath": "/own"},
+    ]);
     world.apply(&pod).await?;
     world.here(&["wait", "--for=condition=Ready", "pod", "disguised", "--timeout=60s"]).await?;
     let host = names::node_host(POOL, 1, &names::domain(POOL, SPACE));
@@ -81,26 +90,32 @@ pub async fn foreign_certificate(world: &World) -> Outcome {
         ensure(reaches(world, SPACE, "disguised", &host, names::POSTGRES_PORT).await, || "no".to_owned())
     })
     .await?;
-    let said = refusal(world, &host).await?;
+    // The same login with the pool's own certificate works, so the refusal is about the certificate alone.
+    let said = replicate(world, &host, POOL).await?;
+    ensure(said.contains(LET_IN), || format!("the pool's own certificate is refused: {said}"))?;
+    let said = replicate(world, &host, OTHER).await?;
+    ensure(!said.contains(LET_IN), || format!("another pool's certificate is let in: {said}"))?;
+    println!("    another pool's certificate: {said}");
     ensure(said.contains("unknown ca") || said.contains("certificate"), || {
         format!("the node said {said:?}")
     })?;
     world.here(&["delete", "pod", "disguised", "--wait=false"]).await.map(drop)
 }
 
-/// What a node answers to a replication login with the other pool's certificate.
-async fn refusal(world: &World, host: &str) -> Outcome<String> {
+/// What the disguised pod prints when a node lets it in.
+const LET_IN: &str = "LET IN";
+
+/// What a node answers to a replication login with the certificate of this pool's node 0.
+async fn replicate(world: &World, host: &str, pool: &str) -> Outcome<String> {
     let target = format!(
         "host={host} user={} dbname=postgres replication=true sslmode=require sslcert=/own/tls.crt sslkey=/own/tls.key",
         names::REPLICATION_ROLE
     );
     let script = format!(
-        "cp /tls/tls.crt /tls/tls.key /own/ && chmod 600 /own/tls.key && \
-         if psql '{target}' -c 'IDENTIFY_SYSTEM' 2>&1; then echo LET IN; fi"
+        "rm -f /own/* && cp /{pool}/tls.crt /{pool}/tls.key /own/ && chmod 600 /own/tls.key && \
+         if psql '{target}' -c 'IDENTIFY_SYSTEM' 2>&1; then echo {LET_IN}; fi"
     );
-    let said = world.here(&["exec", "disguised", "--", "sh", "-c", &script]).await?;
-    ensure(!said.contains("LET IN"), || format!("another pool's certificate is let in: {said}"))?;
-    Ok(said)
+    world.here(&["exec", "disguised", "--", "sh", "-c", &script]).await
 }
 
 /// Applies a pool that can't work, waits for words that say so, and removes it.
@@ -150,8 +165,9 @@ pub async fn hopeless_pools(world: &World) -> Outcome {
             .to_string(),
         )
         .await?;
-    let users = json!([{"name": "jo", "secret": "half"}]);
-    hopeless(world, "half-secret", spec(json!({"users": users})), &["half", "password"]).await?;
+    let users = json!([{"name": "jo", "secret": "half"}, {"name": "al", "secret": "nowhere"}]);
+    let words = ["half", "password", "nowhere"];
+    hopeless(world, "bad-secrets", spec(json!({"users": users})), &words).await?;
     let storage = json!({"size": "1Gi", "storageClassName": "absent", "whenDeleted": "Delete"});
     hopeless(world, "no-class", spec(json!({"storage": storage})), &["absent"]).await
 }

@@ -1,7 +1,7 @@
 //! The cluster as the steps see it: its API, kubectl and helm.
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use kube::Client;
@@ -105,6 +105,17 @@ pub fn checkout(path: &str) -> PathBuf {
 
 /// Runs a program; its words are the failure when it fails.
 pub async fn call(program: &str, args: &[&str], input: Option<&str>) -> Outcome<String> {
+    let output = output(program, args, input).await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        return Ok(text(&output.stdout));
+    }
+    let (status, out, err) = (output.status, text(&output.stdout), text(&output.stderr));
+    failed(format!("{program} {}: {status}\n{out}{err}", args.join(" ")))
+}
+
+/// Runs a program to its end, good or bad.
+pub async fn output(program: &str, args: &[&str], input: Option<&str>) -> Outcome<Output> {
     let shown = || format!("{program} {}", args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -121,15 +132,10 @@ pub async fn call(program: &str, args: &[&str], input: Option<&str>) -> Outcome<
         let ((), output) = tokio::join!(write, child.wait_with_output());
         output
     };
-    let Ok(output) = tokio::time::timeout(CALL, work).await else {
-        return failed(format!("{}: no end within {} s", shown(), CALL.as_secs()));
-    };
-    let output = output?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() {
-        return Ok(text(&output.stdout));
+    match tokio::time::timeout(CALL, work).await {
+        Ok(output) => Ok(output?),
+        Err(_) => failed(format!("{}: no end within {} s", shown(), CALL.as_secs())),
     }
-    failed(format!("{}: {}\n{}{}", shown(), output.status, text(&output.stdout), text(&output.stderr)))
 }
 
 /// Looks again and again until it holds: `look` gives what was waited for, or what it saw instead.
