@@ -6,6 +6,7 @@
 //! | `GET /v1/report` | everybody of the pool | one [`NodeReport`] |
 //! | `GET /v1/watch` | front, operator | a [`NodeReport`] a line, at each change and at least each heartbeat |
 //! | `POST /v1/beat` | nodes | [`Beat`], answered by [`Answer`] |
+//! | `POST /v1/vote` | nodes | [`Vote`]: how far the sender is, while a primary is being chosen |
 //! | `GET /v1/table` | nodes | the node's whole epoch table, [`EpochTable`] |
 //! | `GET /v1/wal/FILE` | nodes, Jobs | an archived WAL file, uncompressed; 404 when it isn't there |
 //! | `POST /v1/roles` | operator | [`EnsureRoles`], answered by [`Ensured`]; only the primary takes it |
@@ -70,6 +71,12 @@ pub struct NodeReport {
     pub role: Role,
     /// True while clients are let in (pg_hba open, R6; a standby also holds a read lease).
     pub open: bool,
+    /// True while its agent restarts Postgres by wish: it comes back at once, and nobody has to take over.
+    #[serde(default)]
+    pub restarting: bool,
+    /// True while it hands over: new sessions wait for the next primary, those that are here may finish.
+    #[serde(default)]
+    pub draining: bool,
     /// Milliseconds left of the read lease (a standby) or of the own lease (a primary); the receiver counts
     /// from its own sending of the request.
     pub lease_ms: u64,
@@ -107,6 +114,45 @@ pub struct NodeReport {
     pub attach_note: String,
     /// On a primary: true once the roles, databases and SQL of the bootstrap were made.
     pub bootstrapped: bool,
+    /// Parameters that were changed and need a restart of Postgres (`pg_settings.pending_restart`).
+    #[serde(default)]
+    pub pending_restart: Vec<String>,
+    /// On a primary: the last switchover that it gave up, and why.
+    #[serde(default)]
+    pub refused_handover: Option<RefusedHandover>,
+    /// On a primary that was elected: how it came into office.
+    #[serde(default)]
+    pub office: Option<OfficeReport>,
+}
+
+/// A switchover that was given up; the primary stays in office.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedHandover {
+    /// Id of the request ([`crate::api::v1alpha1::Switchover`]).
+    pub id: String,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// How an elected primary came into office; spans in milliseconds, each from the end of the one before.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OfficeReport {
+    /// Timeline of the office.
+    pub timeline: u32,
+    /// The primary before.
+    pub from: u8,
+    /// Why there was an election, for people.
+    pub reason: String,
+    /// From the last sign of life of the primary before, as this node saw it, to the election.
+    pub detection_ms: u64,
+    /// From the election to the choice.
+    pub election_ms: u64,
+    /// From the choice to the end of the promotion.
+    pub promotion_ms: u64,
+    /// From there to the moment that clients were let in; none before that.
+    pub opening_ms: Option<u64>,
 }
 
 /// A base backup under way (`pg_stat_progress_basebackup`).
@@ -197,6 +243,37 @@ pub struct Answer {
     pub timeline: Option<u32>,
     /// Last applied WAL position, as bytes.
     pub replay_lsn: Option<u64>,
+}
+
+/// What a node says of itself while a primary is being chosen (R2). It holds for one epoch.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Vote {
+    /// Uid of the pool.
+    pub pool_uid: String,
+    /// Epoch of the election.
+    pub epoch: i64,
+    /// Index of the node.
+    pub index: u8,
+    /// Its copy of the data.
+    pub incarnation: String,
+    /// What it is.
+    pub standing: Standing,
+    /// Timeline that it has applied.
+    pub timeline: u32,
+    /// Last applied WAL position, as bytes, after its walreceiver was gone and its replay had drained.
+    pub lsn: u64,
+}
+
+/// What a voter is.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// A standby that follows nobody any more.
+    Standby,
+    /// The primary in office when the election began: its Postgres runs, so its position is no matter.
+    InOffice,
+    /// That primary, its Postgres stopped: taken only when no standby is left to be chosen.
+    Stopped,
 }
 
 /// A row of the epoch table: written by each primary behind its gate, and before each attach.

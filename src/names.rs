@@ -1,5 +1,19 @@
 //! Names, ports and paths that the parts of a pool find each other by. They are a contract.
 
+/// Which pool a part belongs to, as its pod's environment says.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PoolArgs {
+    /// Name of the pool.
+    #[arg(long, env = "PGPOOL_POOL")]
+    pub pool: String,
+    /// Its namespace.
+    #[arg(long, env = "PGPOOL_NAMESPACE")]
+    pub namespace: String,
+    /// Uid of the pool.
+    #[arg(long, env = "PGPOOL_UID")]
+    pub uid: String,
+}
+
 /// PostgreSQL on a node, and the primary's port of the front.
 pub const POSTGRES_PORT: u16 = 5432;
 /// The port of the front behind the Service `NAME-ro`.
@@ -26,6 +40,9 @@ pub const SOCKET_DIR: &str = "/run/postgresql";
 pub const BINARY_DIR: &str = "/opt/pgpool";
 /// The program there.
 pub const BINARY: &str = "/opt/pgpool/pgpool-operator";
+
+/// In the volume's `conf`: the pool's history, for `restore-wal` ([`crate::archive::Lineage`]).
+pub const LINEAGE: &str = "lineage.json";
 
 /// Role with which nodes and Jobs replicate; logs in by certificate only.
 pub const REPLICATION_ROLE: &str = "pgpool_replication";

@@ -2,6 +2,8 @@
 //!
 //! A position, a timeline, `sync_state` and pg_rewind don't show that a node holds other data; what
 //! does: the end of its valid WAL against the fork in the primary's history, and the epoch table.
+use std::collections::BTreeMap;
+
 use super::lsn;
 use crate::messages::{EpochRow, Join};
 
@@ -38,6 +40,11 @@ pub enum State {
 }
 
 impl ControlData {
+    /// Whether the data was a standby's when its Postgres ended.
+    pub fn is_standby(&self) -> bool {
+        matches!(self.state, State::InArchiveRecovery | State::ShutDownInRecovery)
+    }
+
     /// Reads the output of `pg_controldata`, run with `LC_ALL=C`.
     pub fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
@@ -59,6 +66,29 @@ impl ControlData {
             system_id: field("Database system identifier")?.parse().ok()?,
         })
     }
+}
+
+/// The parameters of the primary that `pg_controldata` shows, in which a standby may not have less, and their
+/// values there.
+pub fn primary_settings(text: &str) -> BTreeMap<String, u64> {
+    let fields = [
+        ("max_connections setting", "max_connections"),
+        ("max_worker_processes setting", "max_worker_processes"),
+        ("max_wal_senders setting", "max_wal_senders"),
+        ("max_prepared_xacts setting", "max_prepared_transactions"),
+        ("max_locks_per_xact setting", "max_locks_per_transaction"),
+    ];
+    let value = |field: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+        line.trim().parse().ok()
+    };
+    fields.iter().filter_map(|(field, name)| Some(((*name).to_owned(), value(field)?))).collect()
+}
+
+/// Bytes of a WAL segment, by `pg_controldata`.
+pub fn segment_bytes(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Bytes per WAL segment:"))?;
+    line.trim().parse().ok()
 }
 
 /// A line of a timeline history file: where a timeline was left for the next.
@@ -145,8 +175,7 @@ fn obstacle(view: &JoinView) -> Option<String> {
 /// On the primary's own timeline only the primary writes: a copy that has been a standby ever since
 /// holds nothing but what it was sent.
 fn same_timeline(view: &JoinView) -> Option<String> {
-    let was_standby = matches!(view.control.state, State::InArchiveRecovery | State::ShutDownInRecovery);
-    let proved = was_standby || view.fresh_copy;
+    let proved = view.control.is_standby() || view.fresh_copy;
     (!proved).then(|| "it has written on the primary's timeline itself".to_owned())
 }
 

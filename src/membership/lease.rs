@@ -63,7 +63,12 @@ impl Contact {
 
     /// Notes the answer to the beat that was sent at `sent`, under `epoch`.
     pub fn answered(&mut self, sent: Moment, epoch: i64, answer: Answer) {
-        if answer.epoch == epoch {
+        self.answered_with(sent, epoch, answer, Rules::ALL);
+    }
+
+    /// [`Self::answered`] under other rules; for tests.
+    pub fn answered_with(&mut self, sent: Moment, epoch: i64, answer: Answer, rules: Rules) {
+        if answer.epoch == epoch || !rules.has(Rule::AnswerOfThisEpoch) {
             self.counted = Some(sent);
         }
         self.heard = Some(sent);

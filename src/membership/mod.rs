@@ -12,10 +12,14 @@
 //! | [`primary`] | growing, shrinking, opening (R1, R6, R13, R15) |
 //! | [`lease`] | read leases and the primary's own lease (R3, R4) |
 //! | [`standby`] | when a standby lets clients in (R3) |
+//! | [`election`] | who deposes a primary, and who is chosen (R2, R14) |
+//! | [`handover`] | until when a new primary stays behind its gate (R4) |
 //! | [`starting`] | what a starting agent does with its volume (R7, R8) |
 //! | [`joining`] | whether a node may follow without a copy, and epoch tables (R9) |
 //! | [`settings`] | PostgreSQL parameters that belong to the operator (R11) |
 
+pub mod election;
+pub mod handover;
 pub mod joining;
 pub mod lease;
 pub mod lsn;

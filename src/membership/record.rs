@@ -79,6 +79,9 @@ pub enum Illegal {
         /// Timeline of both records.
         timeline: u32,
     },
+    /// What belongs to an election stands in a record of a primary in office.
+    #[error("successor and stopped belong to an election")]
+    NotElecting,
     /// The members are not well formed.
     #[error("the attached nodes are not 1 to 15 nodes, each once, in order, each with an incarnation")]
     Members,
@@ -106,6 +109,8 @@ pub fn first(member: Member, timeline: u32, fork_lsn: u64) -> Record {
         attached: vec![member],
         timeline,
         fork_lsn: super::lsn::print(fork_lsn),
+        successor: None,
+        stopped: false,
     }
 }
 
@@ -140,6 +145,43 @@ pub fn touch(record: &Record, reason: &str) -> Result<Record, Illegal> {
     let mut new = record.clone();
     new.epoch += 1;
     new.reason = reason.chars().take(REASON_CHARS).collect();
+    checked(record, new)
+}
+
+/// The record that begins an election: the set as it is, nobody in office (R2). `stopped` is the word of
+/// the primary's own agent (R5); `successor` wins a tie (R14).
+pub fn depose(
+    record: &Record,
+    successor: Option<u8>,
+    stopped: bool,
+    reason: &str,
+) -> Result<Record, Illegal> {
+    let mut new = record.clone();
+    new.epoch += 1;
+    new.reason = reason.chars().take(REASON_CHARS).collect();
+    (new.phase, new.successor, new.stopped) = (Phase::Electing, successor, stopped);
+    checked(record, new)
+}
+
+/// The record that ends an election: `primary` in office over `attached`. Another primary than the last
+/// one begins a timeline of its own, reserved here before it promotes (hole 8.2 of the measurements).
+pub fn elect(
+    record: &Record,
+    primary: u8,
+    attached: Vec<Member>,
+    fork_lsn: u64,
+    reason: &str,
+) -> Result<Record, Illegal> {
+    let mut new = record.clone();
+    new.epoch += 1;
+    new.reason = reason.chars().take(REASON_CHARS).collect();
+    (new.phase, new.successor, new.stopped) = (Phase::Serving, None, false);
+    if primary != record.primary {
+        new.timeline += 1;
+        new.fork_lsn = super::lsn::print(fork_lsn);
+    }
+    (new.primary, new.attached) = (primary, attached);
+    new.attached.sort();
     checked(record, new)
 }
 
@@ -185,6 +227,9 @@ fn well_formed(new: &Record) -> Result<(), Illegal> {
     }
     if !new.attached.iter().any(|m| m.index == new.primary) {
         return Err(Illegal::PrimaryNotAttached { primary: new.primary });
+    }
+    if new.phase == Phase::Serving && (new.successor.is_some() || new.stopped) {
+        return Err(Illegal::NotElecting);
     }
     Ok(())
 }

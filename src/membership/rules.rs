@@ -30,6 +30,42 @@ pub enum Rule {
     OpenCaughtUp = 1 << 11,
     /// R7: a copy of the data is known by its incarnation, not by its place.
     Incarnation = 1 << 12,
+    /// R2: a vote counts for the epoch that it was given in.
+    VoteOfThisEpoch = 1 << 13,
+    /// R2: a primary that is alive and has voted is chosen; its position means nothing.
+    IncumbentFirst = 1 << 14,
+    /// R2: the furthest is chosen.
+    ChooseFurthest = 1 << 15,
+    /// R2: who is ahead of the chosen one is left out.
+    AttachNotAhead = 1 << 16,
+    /// R2: a voter follows nobody any more when it says how far it is.
+    VoteFenced = 1 << 17,
+    /// R4: a new primary waits for the old one's own lease.
+    OfficeWaitsForPrimary = 1 << 18,
+    /// R4: a new primary waits for the leases of standbys that were left out.
+    OfficeWaitsForStandbys = 1 << 19,
+    /// R4: after a restart of its agent it waits from then on.
+    OfficeWaitSurvives = 1 << 20,
+    /// R4: no reads and no leases without the answers of every node of record ∪ N.
+    OwnLease = 1 << 21,
+    /// R4: N counts for the own lease, not only the record.
+    OwnLeaseNeedsNames = 1 << 22,
+    /// R4: leases are given only under the own lease.
+    GrantUnderOwnLease = 1 << 23,
+    /// R4: an answer counts for a beat of the epoch that the node knows.
+    AnswerOfThisEpoch = 1 << 24,
+    /// R5: after its word a primary serves no more in that epoch.
+    WordBinds = 1 << 25,
+    /// A change is written over the very version of the record that it was decided by.
+    CompareAndSwap = 1 << 26,
+    /// R9: an old primary follows only if its WAL ends at or before the fork.
+    JoinProved = 1 << 27,
+    /// R9: the whole epoch table is compared before a node is added.
+    TablesCompared = 1 << 28,
+    /// Every office has a timeline of its own.
+    TimelineReserved = 1 << 29,
+    /// R4: to learn that it is attached counts as an answer of the node: leases from before needed none.
+    AttachedIsAnswer = 1 << 30,
 }
 
 /// Which parts are in force. The product always uses [`Rules::ALL`].

@@ -35,6 +35,13 @@ pub struct StartView<'a> {
     pub data: bool,
     /// Timeline by `pg_controldata`.
     pub timeline: Option<u32>,
+    /// Whether the data was a standby's when its Postgres ended, by `pg_controldata`.
+    pub standby: bool,
+    /// Whether the Postgres of this node's office has ended in the life of this agent, and the record was read
+    /// since.
+    pub ended: bool,
+    /// Epoch in which this node said, as the primary, that it serves no more (R5).
+    pub word: Option<i64>,
     /// Whether the node may follow the primary without a copy ([`super::joining::decide`]); looked at
     /// only when it is to be a standby.
     pub join: &'a Join,
@@ -49,6 +56,10 @@ pub enum Start {
     WriteFirst(Member),
     /// Start Postgres as the primary, behind the gate.
     StartPrimary,
+    /// Give the word that the Postgres of this node's office has ended, and ask for an election (R5).
+    Depose,
+    /// Start Postgres as a standby that follows nobody, and promote it: the record chose this node.
+    TakeOffice,
     /// Start Postgres as a standby.
     StartStandby {
         /// Whether the record counts it.
@@ -132,8 +143,13 @@ fn with_record(view: &StartView<'_>, record: &Record, rules: Rules) -> Start {
     if record.phase == Phase::Electing {
         return Start::Wait("a primary is being chosen".to_owned());
     }
+    let bound = view.word == Some(record.epoch) && rules.has(Rule::WordBinds);
+    if bound || (view.ended && record.attached.len() > 1) {
+        return Start::Depose;
+    }
     match view.timeline {
-        Some(timeline) if timeline == record.timeline => Start::StartPrimary,
+        Some(timeline) if timeline == record.timeline && !view.standby => Start::StartPrimary,
+        Some(timeline) if timeline <= record.timeline && view.standby => Start::TakeOffice,
         other => Start::CallPerson(format!(
             "the record has timeline {}, the volume of the primary {}",
             record.timeline,
@@ -194,6 +210,9 @@ mod tests {
             archive_max_bytes: 0,
             archive_retention_seconds: 0,
             suspend: false,
+            switchover: None,
+            fenced: Vec::new(),
+            restart: None,
         }
     }
 
@@ -201,7 +220,9 @@ mod tests {
         let member = |index: &u8| Member { index: *index, incarnation: format!("copy{index}") };
         let attached = attached.iter().map(member).collect();
         let (fork_lsn, reason) = ("0/0".to_owned(), String::new());
-        Record { epoch: 5, phase: Phase::Serving, primary: 0, attached, timeline: 1, fork_lsn, reason }
+        let (successor, stopped) = (None, false);
+        let phase = Phase::Serving;
+        Record { epoch: 5, phase, primary: 0, attached, timeline: 1, fork_lsn, successor, stopped, reason }
     }
 
     fn file(index: u8) -> NodeFile {
@@ -210,7 +231,19 @@ mod tests {
 
     fn start(me: u8, record: Option<&Record>, file: Option<&NodeFile>, join: &Join) -> Start {
         let data = file.is_some();
-        decide(&StartView { me, spec: &spec(), record, file, data, timeline: Some(1), join })
+        let (standby, ended, word) = (me != 0, false, None);
+        decide(&StartView {
+            me,
+            spec: &spec(),
+            record,
+            file,
+            data,
+            timeline: Some(1),
+            standby,
+            ended,
+            word,
+            join,
+        })
     }
 
     #[test]
@@ -227,6 +260,9 @@ mod tests {
             spec: &spec(),
             record: None,
             timeline: None,
+            standby: false,
+            ended: false,
+            word: None,
             join: &Join::Unknown,
         };
         assert!(matches!(decide(&half), Start::CallPerson(_)), "data that nobody finished");
@@ -259,6 +295,36 @@ mod tests {
         assert!(matches!(start(1, Some(&r), Some(&file(1)), &old), Start::DataGone(_)));
         assert!(matches!(start(2, Some(&r), Some(&file(2)), &old), Start::WaitForRecovery(_)));
         assert!(matches!(start(2, Some(&r), None, &Join::Unknown), Start::WaitForRecovery(_)));
+    }
+
+    #[test]
+    fn a_primary_whose_postgres_has_ended_asks_for_another_unless_it_is_alone() {
+        let (two, alone) = (record(&[0, 1]), record(&[0]));
+        let (spec, file) = (spec(), file(0));
+        let start = |record: &Record, ended: bool, word: Option<i64>, timeline: u32, standby: bool| {
+            let (record, file, timeline) = (Some(record), Some(&file), Some(timeline));
+            let join = &Join::Unknown;
+            decide(&StartView {
+                me: 0,
+                spec: &spec,
+                record,
+                file,
+                data: true,
+                timeline,
+                standby,
+                ended,
+                word,
+                join,
+            })
+        };
+        assert_eq!(start(&two, true, None, 1, false), Start::Depose);
+        assert_eq!(start(&alone, true, None, 1, false), Start::StartPrimary);
+        assert_eq!(start(&alone, false, Some(5), 1, false), Start::Depose, "the word binds");
+        assert_eq!(start(&two, false, Some(4), 1, false), Start::StartPrimary);
+        let chosen = Record { timeline: 2, ..two.clone() };
+        assert_eq!(start(&chosen, false, None, 1, true), Start::TakeOffice);
+        assert!(matches!(start(&chosen, false, None, 1, false), Start::CallPerson(_)));
+        assert!(matches!(start(&two, false, None, 2, false), Start::CallPerson(_)));
     }
 
     #[test]

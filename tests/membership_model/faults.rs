@@ -25,6 +25,9 @@ fn spec(s: &State) -> MembershipSpec {
         archive_max_bytes: 0,
         archive_retention_seconds: 0,
         suspend: false,
+        switchover: None,
+        fenced: Vec::new(),
+        restart: None,
     }
 }
 
@@ -45,6 +48,9 @@ pub fn start(rules: Rules, s: &mut State, k: usize) {
         file: Some(&file),
         data: true,
         timeline: Some(1),
+        standby: true,
+        ended: false,
+        word: None,
         join: &Join::Proved,
     };
     let decision = starting::decide_with(&view, rules);

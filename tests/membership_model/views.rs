@@ -42,6 +42,8 @@ pub fn record(rec: Rec) -> Record {
         attached,
         timeline: 1,
         fork_lsn: "0/0".to_owned(),
+        successor: None,
+        stopped: false,
         reason: String::new(),
     }
 }
@@ -165,6 +167,7 @@ pub fn primary(state: &State) -> PrimaryView {
         flush_lsn: u64::from(p.end()),
         start_lsn: p.start.map(u64::from),
         open: p.open,
+        handover: None,
         oldest_waiter: None,
         nudged: None,
         growth: p.growth.map(|(node, copy, since, nonce)| Growth {

@@ -31,7 +31,12 @@ fn sound(view: &PrimaryView, action: &Action) -> Result<(), TestCaseError> {
         Action::Open => {
             prop_assert!(!view.open && view.loaded.is_some() && view.read_at >= view.started);
             let start = view.start_lsn.expect("noted");
-            for m in view.record.attached.iter().filter(|m| m.index != 0) {
+            prop_assert!(
+                view.handover.as_ref().is_none_or(|h| h.over_at() <= NOW),
+                "an office before is alive"
+            );
+            let coming = view.names.listed.iter().filter(|l| l.epoch >= view.record.epoch).map(|l| &l.member);
+            for m in view.record.attached.iter().filter(|m| m.index != 0).chain(coming) {
                 let applied = replica(view, m).and_then(|r| r.replay_lsn);
                 prop_assert!(
                     applied.is_some_and(|lsn| lsn >= start && lsn <= FLUSH),
@@ -149,7 +154,7 @@ fn carry_out(view: &mut PrimaryView, action: Action) {
 
 /// Makes every node well, and every lease old.
 fn heal(view: &mut PrimaryView) {
-    view.oldest_waiter = None;
+    (view.oldest_waiter, view.handover) = (None, None);
     view.wish.suspend = false;
     view.wish.attach = (0..NODES).collect();
     view.started = ago(60_000);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgpool_operator::api::v1alpha1::{Member, Phase, Record, Timings};
 use pgpool_operator::clock::Moment;
+use pgpool_operator::membership::handover::{Handover, Rest};
 use pgpool_operator::membership::joining::TableCheck;
 use pgpool_operator::membership::lease::{Contact, Grant};
 use pgpool_operator::membership::names::{Filler, Listed, Names};
@@ -51,6 +52,8 @@ pub fn record() -> impl Strategy<Value = Record> {
             attached: std::iter::once(member(0, 1)).chain(others).collect(),
             timeline: 1,
             fork_lsn: "0/0".to_owned(),
+            successor: None,
+            stopped: false,
             reason: String::new(),
         }
     })
@@ -131,6 +134,15 @@ pub fn replicas() -> impl Strategy<Value = Vec<Replica>> {
     })
 }
 
+/// What a new primary still waits for.
+pub fn handover() -> impl Strategy<Value = Option<Handover>> {
+    let rest = select(vec![Rest::Nobody, Rest::Primary, Rest::Standbys]);
+    let wait = (rest, 0..6000u64).prop_map(|(rest, age)| (rest, ago(age)));
+    let lease = Duration::from_millis(u64::from(LEASE_MS));
+    let some = prop::collection::vec(wait, 0..3).prop_map(move |waits| Handover { waits, lease });
+    prop::option::weighted(0.3, some)
+}
+
 prop_compose! {
     pub fn view()(
         record in record(), names in names(), replicas in replicas(),
@@ -138,14 +150,14 @@ prop_compose! {
         attach in prop::collection::vec(0..NODES, 0..5), min_attached in 1..4u8, suspend in any::<bool>(),
         loaded in any::<bool>(), gate_seen in any::<bool>(), open in any::<bool>(), read in any::<bool>(),
         start in prop::option::of(0..FLUSH), started in 0..10_000u64,
-        waiter in prop::option::of(0..4000u64), growth in prop::option::of((1..NODES, 1..3u8, 0..6i64, 0..3i64)),
+        (waiter, handover) in (prop::option::of(0..4000u64), handover()), growth in prop::option::of((1..NODES, 1..3u8, 0..6i64, 0..3i64)),
     ) -> PrimaryView {
         PrimaryView {
             now: NOW, me: member(0, 1), record,
             read_at: if read { NOW } else { Moment::ZERO },
             wish: Wish { attach, nodes: NODES, min_attached, timings: timings(), suspend },
             names, loaded: loaded.then(|| ago(100)), gate_seen, started: ago(started), flush_lsn: FLUSH,
-            start_lsn: start, open, oldest_waiter: waiter.map(ago), nudged: None,
+            start_lsn: start, open, handover, oldest_waiter: waiter.map(ago), nudged: None,
             growth: growth.map(|(index, copy, since, nonce)| Growth { member: member(index, copy), since, nonce }),
             replicas, others: BTreeMap::from([(1, others.0), (2, others.1), (3, others.2)]),
         }

@@ -8,6 +8,12 @@ pub const DETACH: &str = "pgpool-operator.dev/detach";
 pub const ATTACH: &str = "pgpool-operator.dev/attach";
 /// `replace-volume=N`: give up the claim of node N, whose volume is lost, and recover it on a new one.
 pub const REPLACE_VOLUME: &str = "pgpool-operator.dev/replace-volume";
+/// `switchover=N`: node N shall be the primary.
+pub const SWITCHOVER: &str = "pgpool-operator.dev/switchover";
+/// `restart=now`: restart every node, one at a time.
+pub const RESTART: &str = "pgpool-operator.dev/restart";
+/// `fence=N`: take node N out and keep its PostgreSQL stopped; `fence=off` lifts all fences.
+pub const FENCE: &str = "pgpool-operator.dev/fence";
 
 /// Every request annotation, in the order in which they are looked at.
-pub const REQUESTS: [&str; 4] = [RECOVER, DETACH, ATTACH, REPLACE_VOLUME];
+pub const REQUESTS: [&str; 7] = [RECOVER, DETACH, ATTACH, REPLACE_VOLUME, SWITCHOVER, RESTART, FENCE];

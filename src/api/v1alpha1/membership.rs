@@ -38,7 +38,8 @@ use super::ClusteringMode;
     validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status.attached.filter(m, !oldSelf.status.attached.exists(o, o.index == m.index && o.incarnation == m.incarnation)).size() == 0 || oldSelf.status.attached.all(o, self.status.attached.exists(m, o.index == m.index && o.incarnation == m.incarnation))").message("one change either adds or removes: a node with new data is removed first"),
     validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status.attached.size() <= oldSelf.status.attached.size() + 1").message("nodes are added one at a time"),
     validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status.timeline >= oldSelf.status.timeline").message("the timeline never goes down"),
-    validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status.timeline == oldSelf.status.timeline || oldSelf.status.phase == 'Electing'").message("a new timeline is handed out only by an election")
+    validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status.timeline == oldSelf.status.timeline || oldSelf.status.phase == 'Electing'").message("a new timeline is handed out only by an election"),
+    validation = Rule::new("!has(self.status) || self.status.phase == 'Electing' || (!has(self.status.successor) && !(has(self.status.stopped) && self.status.stopped))").message("successor and stopped belong to an election")
 )]
 #[x_kube(validation = Rule::new("self.bootstrap < self.nodes && self.minAttached <= self.nodes && self.attach.all(k, k < self.nodes)").message("attach holds indices below nodes, and neither bootstrap nor minAttached goes beyond"))]
 #[serde(rename_all = "camelCase")]
@@ -85,6 +86,45 @@ pub struct MembershipSpec {
     /// While true the agents change nothing by themselves.
     #[serde(default)]
     pub suspend: bool,
+    /// The primary shall hand over (R14); carried out once, by the primary in office.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover: Option<Switchover>,
+    /// Nodes whose Postgres shall not run: detached ones only, an attached node goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 15), inner(range(min = 0, max = 14)))]
+    pub fenced: Vec<u8>,
+    /// A node whose Postgres shall be restarted in place; carried out once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+}
+
+/// Another primary is wanted. It holds only as long as the record has the timeline that it names: every
+/// change of primary begins another one, so that a wish is never carried out twice.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Switchover {
+    /// The node that shall be the primary; none: any attached standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 14))]
+    pub to: Option<u8>,
+    /// Timeline of the record when it was asked for.
+    #[schemars(range(min = 1))]
+    pub timeline: u32,
+    /// Id of the request: one that failed is not tried again under the same id.
+    #[schemars(length(min = 1, max = 40))]
+    pub id: String,
+}
+
+/// A restart of one node's Postgres.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Restart {
+    /// The node.
+    #[schemars(range(min = 0, max = 14))]
+    pub node: u8,
+    /// The start of Postgres that shall end ([`crate::messages::NodeReport::boot`]).
+    #[schemars(length(min = 1, max = 40))]
+    pub boot: String,
 }
 
 fn one() -> u8 {
@@ -155,6 +195,14 @@ pub struct Record {
     /// WAL position at which the timeline began, as PostgreSQL prints it (`0/3000028`).
     #[schemars(length(min = 3, max = 17))]
     pub fork_lsn: String,
+    /// While Electing: the node that wins a tie (R14).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 14))]
+    pub successor: Option<u8>,
+    /// While Electing: the word of the deposed primary's agent that its Postgres has ended and won't serve
+    /// again in the epoch that this election ended (R5).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// Why the record was changed, for people.
     #[serde(default)]
     #[schemars(length(max = 512))]

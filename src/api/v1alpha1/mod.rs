@@ -20,15 +20,15 @@ pub use bootstrap::{Bootstrap, BootstrapSql, Database, KeyRef, LocaleProvider, U
 pub use duration::Span;
 pub use failure::{Failure, Recovery};
 pub use front::{LoadBalancing, Proxy, ProxyService, ServiceType, Tls, TlsValidity};
-pub use membership::{Member, MembershipSpec, PgPoolMembership, Phase, Record, Timings};
+pub use membership::{Member, MembershipSpec, PgPoolMembership, Phase, Record, Restart, Switchover, Timings};
 pub use pgpool::{ClusteringMode, PgPool, PgPoolSpec, PullPolicy};
 pub use postgres::Postgres;
 pub use scheduling::{PodMetadata, Resources};
 pub use status::{
     CopyKind, Health, LastFailover, LastRecovery, MembershipView, NodeState, NodeStatus, PgPoolStatus,
-    RecoveryStage, RecoveryStatus, RequestAnswer,
+    RecoveryStage, RecoveryStatus, RequestAnswer, SwitchoverStatus,
 };
-pub use storage::{Storage, WalArchive, WhenDeleted};
+pub use storage::{Fate, Storage, WalArchive};
 
 /// The API group of both resources.
 pub const GROUP: &str = "pgpool-operator.dev";

@@ -36,8 +36,6 @@ use super::{
 #[x_kube(
     validation = Rule::new("self.failure.minAttached <= self.nodes").message("spec.failure.minAttached: can't be more than spec.nodes"),
     validation = Rule::new("!has(self.walArchive.maxSize) || !isQuantity(self.storage.size) || quantity(self.walArchive.maxSize).compareTo(quantity(self.storage.size)) < 0").message("spec.walArchive.maxSize: must be less than spec.storage.size, on which it stands"),
-    validation = Rule::new("self.image == oldSelf.image").message("spec.image: changing the image of a running pool isn't supported yet; make a new pool"),
-    validation = Rule::new("has(self.resources) == has(oldSelf.resources) && (!has(self.resources) || self.resources == oldSelf.resources)").message("spec.resources: changing the resources of a running pool isn't supported yet; make a new pool"),
     validation = Rule::new("self.loadBalancing.weights.all(k, k.matches('^(0|[1-9][0-9]?)$') && int(k) < self.nodes)").message("spec.loadBalancing.weights: the keys are indices of nodes, 0 to spec.nodes - 1"),
     validation = Rule::new("!has(self.databases) || self.databases.all(d, d.owner == self.bootstrap.owner || (has(self.users) && self.users.exists(u, u.name == d.owner)))").message("spec.databases.owner: name spec.bootstrap.owner or a role of spec.users"),
     validation = Rule::new("!has(self.users) || self.users.all(u, self.users.exists_one(o, o.name == u.name))").message("spec.users: each name stands once"),
@@ -48,7 +46,6 @@ use super::{
 pub struct PgPoolSpec {
     /// Number of nodes, each a complete PostgreSQL with its own volume.
     #[schemars(range(min = 1, max = 15))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.nodes: changing the number of nodes of a running pool isn't supported yet; make a new pool"))]
     pub nodes: u8,
     /// How the nodes are kept identical.
     #[serde(default)]
@@ -60,6 +57,7 @@ pub struct PgPoolSpec {
     /// Image with PostgreSQL 15 to 18.
     #[serde(default = "default_image")]
     #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("!self.matches('(^|/)postgres(ql)?:1[0-9]([^0-9][^/]*)?$') || !oldSelf.matches('(^|/)postgres(ql)?:1[0-9]([^0-9][^/]*)?$') || self.find('postgres(ql)?:1[0-9]') == oldSelf.find('postgres(ql)?:1[0-9]')").message("spec.image: another major version of PostgreSQL can't use the data that is there; make a new pool and move the data"))]
     pub image: String,
     /// When the image is pulled.
     #[serde(default)]

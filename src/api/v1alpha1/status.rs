@@ -38,6 +38,21 @@ pub struct PgPoolStatus {
     /// Indices of nodes that were detached by wish; they stay so until asked back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub detached_by_wish: Vec<u8>,
+    /// Indices of nodes that are fenced: out of the pool, their PostgreSQL kept stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<u8>,
+    /// The switchover under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover: Option<SwitchoverStatus>,
+    /// When a restart of all nodes was asked for last; nodes that began before are restarted, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarted_at: Option<Timestamp>,
+    /// The node that is being removed, once its volume may be deleted: written before it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removing: Option<u8>,
+    /// Major version of PostgreSQL of the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres_version: Option<u32>,
     /// The recovery under way; one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryStatus>,
@@ -62,6 +77,8 @@ pub enum Health {
     Creating,
     /// A node is being recovered or attached.
     Recovering,
+    /// Nodes are being restarted one at a time, or removed.
+    Updating,
     /// All wished nodes are attached.
     Ready,
     /// Fewer nodes are attached than wished.
@@ -198,6 +215,27 @@ pub struct RecoveryStatus {
     pub may_destroy: bool,
 }
 
+/// A switchover under way.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SwitchoverStatus {
+    /// Its id, which the primary's agent is told.
+    pub id: String,
+    /// The primary that hands over.
+    pub from: u8,
+    /// The node that shall take over.
+    pub to: u8,
+    /// Timeline of the record when it was begun: a higher one is its end.
+    pub timeline: u32,
+    /// Why: by whom or what.
+    pub reason: String,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// True when the old primary shall be detached afterwards, by wish.
+    #[serde(default)]
+    pub then_detach: bool,
+}
+
 /// A recovery that ended.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -225,7 +263,7 @@ pub struct LastRecovery {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastFailover {
-    /// Old and new primary.
+    /// The primary before.
     pub from: u8,
     /// The new primary.
     pub to: u8,
@@ -233,6 +271,9 @@ pub struct LastFailover {
     pub reason: String,
     /// Milliseconds without a primary, as the new one measured them.
     pub millis: i64,
+    /// Timeline that began with it.
+    #[serde(default)]
+    pub timeline: u32,
     /// When the new primary opened.
     pub at: Timestamp,
 }
@@ -241,7 +282,7 @@ pub struct LastFailover {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestAnswer {
-    /// `recover`, `detach`, `attach` or `replace-volume`.
+    /// `recover`, `detach`, `attach`, `replace-volume`, `switchover`, `restart` or `fence`.
     pub request: String,
     /// The value as it was given.
     pub value: String,
@@ -251,4 +292,7 @@ pub struct RequestAnswer {
     pub message: String,
     /// When.
     pub at: Timestamp,
+    /// How it ended, where it took a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
 }

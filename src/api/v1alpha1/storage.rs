@@ -14,7 +14,7 @@ pub struct Storage {
     /// Size, at least 256Mi.
     #[schemars(length(max = 32), regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
     #[x_kube(
-        validation = Rule::new("self == oldSelf").message("spec.storage.size: growing the volumes of a running pool isn't supported yet"),
+        validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0").message("spec.storage.size: can't shrink: no volume can be made smaller; make a new pool"),
         validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('256Mi')) >= 0").message("spec.storage.size: at least 256Mi: PostgreSQL, its WAL and the archive must fit")
     )]
     pub size: String,
@@ -24,12 +24,15 @@ pub struct Storage {
     pub storage_class_name: Option<String>,
     /// What becomes of the volumes when the PgPool is deleted.
     #[serde(default)]
-    pub when_deleted: WhenDeleted,
+    pub when_deleted: Fate,
+    /// What becomes of the volume of a node that is removed by lowering spec.nodes.
+    #[serde(default)]
+    pub when_scaled: Fate,
 }
 
-/// What becomes of the volumes of a deleted pool.
+/// What becomes of volumes that are no longer used.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
-pub enum WhenDeleted {
+pub enum Fate {
     /// They stay.
     #[default]
     Retain,

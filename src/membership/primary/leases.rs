@@ -3,11 +3,23 @@ use std::time::Duration;
 
 use super::{PrimaryView, in_office};
 use crate::membership::lease::{self, OwnLease, waited};
+use crate::membership::rules::{Rule, Rules};
 use crate::messages::{Role, Stamp};
 
 /// The primary's own lease.
 pub fn own_lease(view: &PrimaryView) -> OwnLease {
-    let counted = view.counting().map(|index| view.other(index).and_then(|o| o.contact.counted));
+    own_lease_with(view, Rules::ALL)
+}
+
+/// [`own_lease`] under other rules; for tests.
+pub fn own_lease_with(view: &PrimaryView, rules: Rules) -> OwnLease {
+    if !rules.has(Rule::OwnLease) {
+        return OwnLease::Alone;
+    }
+    let counting = view.counting().filter(|index| {
+        rules.has(Rule::OwnLeaseNeedsNames) || view.attached_others().any(|m| m.index == *index)
+    });
+    let counted = counting.map(|index| view.other(index).and_then(|o| o.contact.counted));
     lease::own(view.now, counted, view.wish.lease())
 }
 
@@ -18,6 +30,11 @@ pub fn own_lease(view: &PrimaryView) -> OwnLease {
 ///
 /// The flush position that goes with it has to be read after the answer came in whose stamp is echoed.
 pub fn grants(view: &PrimaryView, index: u8) -> Option<Stamp> {
+    grants_with(view, index, Rules::ALL)
+}
+
+/// [`grants`] under other rules; for tests.
+pub fn grants_with(view: &PrimaryView, index: u8, rules: Rules) -> Option<Stamp> {
     let member = view.attached_others().find(|m| m.index == index)?;
     let contact = &view.other(index)?.contact;
     let answer = contact.answer.as_ref()?;
@@ -26,7 +43,8 @@ pub fn grants(view: &PrimaryView, index: u8) -> Option<Stamp> {
         && answer.role == Role::Standby;
     let covered = view.names.holds(member) && view.loaded.is_some();
     let remembered = view.names.lease_ms >= view.wish.timings.lease_ms;
-    let wished = known && covered && remembered && in_office(view) && own_lease(view).is_good();
+    let good = own_lease_with(view, rules).is_good() || !rules.has(Rule::GrantUnderOwnLease);
+    let wished = known && covered && remembered && in_office(view) && good;
     wished.then(|| answer.stamp.clone())
 }
 

@@ -14,7 +14,7 @@ use super::rules::{Rule, Rules};
 use crate::api::v1alpha1::{Member, Phase, Record};
 
 pub use grow::attach_note;
-pub use leases::{grants, own_lease};
+pub use leases::{grants, grants_with, own_lease, own_lease_with};
 pub use shrink::refused_detaches;
 pub use view::{Compared, Growth, Other, PrimaryView, Wish};
 pub use why::Why;
@@ -60,6 +60,9 @@ pub fn next(view: &PrimaryView) -> Action {
 
 /// [`next`] under other rules; for tests.
 pub fn next_with(view: &PrimaryView, rules: Rules) -> Action {
+    if is_voted_on(view) {
+        return Action::Wait(Why::Electing);
+    }
     if !in_office(view) {
         return Action::Stop(Why::NotPrimary);
     }
@@ -95,6 +98,16 @@ pub fn next_with(view: &PrimaryView, rules: Rules) -> Action {
 fn in_office(view: &PrimaryView) -> bool {
     let record = &view.record;
     record.phase == Phase::Serving && record.primary == view.me.index && record.attached.contains(&view.me)
+}
+
+/// Whether the record asks whether this primary is still there: it changes nothing then, its own lease
+/// lapses by itself, and its vote says that it is alive (R2).
+fn is_voted_on(view: &PrimaryView) -> bool {
+    let record = &view.record;
+    record.phase == Phase::Electing
+        && !record.stopped
+        && record.primary == view.me.index
+        && record.attached.contains(&view.me)
 }
 
 fn covers(view: &PrimaryView, rules: Rules) -> bool {

@@ -1,5 +1,7 @@
 //! Letting clients in (R6).
 use super::{Action, PrimaryView, Why};
+use crate::api::v1alpha1::Member;
+use crate::clock::Moment;
 use crate::membership::rules::{Rule, Rules};
 
 /// The next step towards letting clients in; none when they are.
@@ -8,7 +10,7 @@ pub(super) fn next(view: &PrimaryView, rules: Rules) -> Option<Action> {
         return None;
     }
     let Some(start) = view.start_lsn else { return Some(Action::CommitRow) };
-    let behind = view.attached_others().find(|m| {
+    let behind = view.attached_others().chain(may_be_added(view)).find(|m| {
         let applied = view.replica(m).and_then(|r| r.replay_lsn);
         // A node ahead of the primary isn't a copy of it, whatever its state says.
         !applied.is_some_and(|lsn| lsn >= start && lsn <= view.flush_lsn)
@@ -16,8 +18,17 @@ pub(super) fn next(view: &PrimaryView, rules: Rules) -> Option<Action> {
     if let Some(member) = behind.filter(|_| rules.has(Rule::OpenCaughtUp)) {
         return Some(Action::Wait(Why::Applying { index: member.index }));
     }
+    let over = view.handover.as_ref().map_or(Moment::ZERO, |h| h.over_at_with(rules));
+    if over > view.now {
+        return Some(Action::Wait(Why::Handover { rest: over.since(view.now) }));
+    }
     if view.read_at < view.started {
         return Some(Action::ReadRecord);
     }
     Some(Action::Open)
+}
+
+/// Nodes in N that a write from before a restart may still put into the record.
+fn may_be_added(view: &PrimaryView) -> impl Iterator<Item = &Member> {
+    view.names.listed.iter().filter(|l| view.record.epoch <= l.epoch).map(|l| &l.member)
 }

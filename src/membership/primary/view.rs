@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::api::v1alpha1::{Member, MembershipSpec, Record, Timings};
 use crate::clock::Moment;
+use crate::membership::handover::Handover;
 use crate::membership::joining::TableCheck;
 use crate::membership::lease::Contact;
 use crate::membership::names::Names;
@@ -127,6 +128,8 @@ pub struct PrimaryView {
     pub start_lsn: Option<u64>,
     /// Whether clients are let in.
     pub open: bool,
+    /// What is left of the office before; none in an office that has been open.
+    pub handover: Option<Handover>,
     /// When the session began to wait that waits longest for synchronous standbys.
     pub oldest_waiter: Option<Moment>,
     /// When it last nudged.

@@ -9,6 +9,13 @@ pub enum Why {
     Settled,
     /// The record does not name this node, with this copy of the data, as the primary.
     NotPrimary,
+    /// A primary is being chosen.
+    Electing,
+    /// Leases of the office before have to run out.
+    Handover {
+        /// How long at most.
+        rest: Duration,
+    },
     /// The lease of a removed node has to run out.
     Lease {
         /// Index of the node.
@@ -47,6 +54,10 @@ impl fmt::Display for Why {
         match self {
             Self::Settled => write!(f, "nothing to do"),
             Self::NotPrimary => write!(f, "the record does not name this copy of the data as the primary"),
+            Self::Electing => write!(f, "a primary is being chosen"),
+            Self::Handover { rest } => {
+                write!(f, "leases of the office before may run for {} ms more", rest.as_millis())
+            }
             Self::Lease { index, rest } => {
                 write!(f, "node {index} was removed; its read lease may run for {} ms more", rest.as_millis())
             }
