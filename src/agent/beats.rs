@@ -53,12 +53,15 @@ async fn flush_lsn(shared: &Shared) -> Option<u64> {
     let client = shared.client()?;
     let question = client.query_one("SELECT pg_current_wal_flush_lsn()::text AS flush", &[]);
     let row = sql::within(question).await.ok()?;
-    sql::lsn(&row, "flush").map(|lsn| lsn.0)
+    sql::position(&row, "flush")
 }
 
 async fn one(shared: &Shared, link: &Client, host: &str, index: u8) {
     let flush = flush_lsn(shared).await;
     let sent = clock::now();
+    if flush.is_some() {
+        shared.lock().postgres_seen = sent;
+    }
     // Noted as sent before it goes out: from then on its lease counts as given.
     let Some(beat) = shared.lock().beat_for(sent, index, flush) else { return };
     let limit = Duration::from_millis(u64::from(beat.lease_ms));

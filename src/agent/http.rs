@@ -17,7 +17,7 @@ use super::{epochs, roles, sql};
 use crate::archive::Store;
 use crate::clock;
 use crate::link::Caller;
-use crate::messages::{Beat, EnsureRoles, NodeReport, Role};
+use crate::messages::{Beat, EnsureRoles, NodeReport, Role, Vote};
 
 /// A line of the watch is sent at least this often.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -28,6 +28,7 @@ pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
         .route("/v1/report", get(report))
         .route("/v1/watch", get(watch))
         .route("/v1/beat", post(beat))
+        .route("/v1/vote", post(vote))
         .route("/v1/table", get(table))
         .route("/v1/roles", post(ensure_roles))
         .with_state(shared)
@@ -76,6 +77,28 @@ async fn beat(caller: Caller, State(shared): State<Arc<Shared>>, Json(beat): Jso
         shared.wake.notify_one();
     }
     Json(answer).into_response()
+}
+
+/// Takes a vote and answers with the own one, if this node has voted in that election.
+async fn vote(caller: Caller, State(shared): State<Arc<Shared>>, Json(vote): Json<Vote>) -> Response {
+    match caller.node() {
+        Ok(index) if index == vote.index => {}
+        Ok(_) => return refuse(StatusCode::FORBIDDEN, "a vote speaks for its own node only"),
+        Err(refused) => return refused.into_response(),
+    }
+    let mut inner = shared.lock();
+    if vote.pool_uid != inner.report.pool_uid {
+        drop(inner);
+        return refuse(StatusCode::CONFLICT, "another pool's vote");
+    }
+    let newer = vote.epoch > inner.record.as_ref().map_or(0, |r| r.epoch);
+    let own = inner.own_vote(vote.epoch);
+    let news = inner.vote(clock::now(), vote);
+    drop(inner);
+    if newer || news {
+        shared.wake.notify_one();
+    }
+    Json(own).into_response()
 }
 
 async fn table(caller: Caller, State(shared): State<Arc<Shared>>) -> Response {

@@ -8,15 +8,19 @@
 
 mod beats;
 mod conf;
+mod election;
 mod env;
 mod epochs;
+mod finish;
 mod health;
 mod http;
 mod initdb;
 pub mod install;
 mod lag;
+mod lineage;
 mod node;
 mod observe;
+mod office;
 mod postgres;
 mod primary;
 mod reaper;
@@ -28,6 +32,7 @@ mod slots;
 mod sql;
 mod standby;
 mod start;
+mod switchover;
 mod volume;
 mod wal;
 
@@ -77,7 +82,7 @@ pub enum AgentError {
 }
 
 /// Between two tries at the volume's lock: its holder is another process and can't wake us.
-const LOCK_RETRY: Duration = Duration::from_millis(500);
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// Takes the volume; waits while a recovery Job or a dying agent still holds it.
 async fn take_volume(root: &Path, shared: &Shared) -> Volume {

@@ -1,5 +1,6 @@
 //! The driver: one task owns Postgres and the volume. It observes, asks the membership what comes next,
 //! does it, and waits until something may have changed.
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,19 +9,22 @@ use tokio::signal::unix::Signal;
 
 use super::beats::Beats;
 use super::conf::{Conf, ConfError, take_certificates};
+use super::election::Election;
 use super::initdb::InitError;
 use super::lag::{FlushHistory, Waiters};
+use super::office::OfficeError;
 use super::postgres::{Postgres, PostgresError};
+use super::reaper;
 use super::record::{RecordError, RecordStore};
-use super::server::{Files, Stop};
+use super::server::Files;
 use super::shared::Shared;
 use super::sql::SqlError;
 use super::volume::{Volume, VolumeError};
-use crate::api::v1alpha1::{Member, PgPoolMembership, Record};
+use crate::api::v1alpha1::{Member, PgPoolMembership, Phase, Record};
 use crate::clock::{self, Moment};
 use crate::config::postgresql::{NodeConfig, Upstream};
 use crate::link::Client;
-use crate::membership::names::{Names, application_name};
+use crate::membership::names::{Filler, Names, application_name};
 use crate::messages::{Join, Role};
 use crate::names;
 use crate::postgres::programs::{ProgramError, Programs};
@@ -34,6 +38,9 @@ pub enum StepError {
     /// Postgres.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    /// Taking office.
+    #[error(transparent)]
+    Office(#[from] OfficeError),
     /// A question to Postgres.
     #[error(transparent)]
     Sql(#[from] SqlError),
@@ -49,6 +56,9 @@ pub enum StepError {
     /// The first copy.
     #[error(transparent)]
     Init(#[from] InitError),
+    /// Processes that a dead Postgres left.
+    #[error("what a dead postgres left running can't be ended: {0}")]
+    Orphans(std::io::Error),
     /// Another part of the pool.
     #[error(transparent)]
     Link(#[from] crate::link::LinkError),
@@ -69,8 +79,14 @@ const READ_EVERY: Duration = Duration::from_secs(10);
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// Certificates and the volume are looked at this often.
 const CARE_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks of a primary behind its gate: its clients wait.
+const GATED: Duration = Duration::from_millis(20);
+/// Bytes of a WAL segment unless initdb was told otherwise.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// Name of Postgres's processes.
+const PROGRAM: &str = "postgres";
 /// Between two looks while no timings are known.
-const IDLE: Duration = Duration::from_millis(250);
+pub(super) const IDLE: Duration = Duration::from_millis(250);
 
 /// The node, as its driver has it.
 pub struct Node {
@@ -101,7 +117,21 @@ pub struct Node {
     pub(super) retry_at: Moment,
     /// Since when a standby gets no WAL, by the streaming protocol or from an archive.
     pub(super) stuck: Option<(Moment, Option<u64>)>,
+    /// A standby that gets no WAL has been stopped once for a look at its files.
+    pub(super) looked_again: bool,
     pub(super) slots_at: Moment,
+    /// The election that this agent saw last.
+    pub(super) election: Option<Election>,
+    /// Primary and timeline that the running standby follows.
+    pub(super) followed: Option<(u8, u32)>,
+    /// The Postgres of this node's office has ended, and not because this agent restarts it.
+    pub(super) ended: bool,
+    /// The timeline whose ancestors are noted for `restore-wal`.
+    pub(super) lineage: Option<u32>,
+    /// Bytes of a WAL segment of this node's data.
+    pub(super) segment_bytes: u64,
+    /// What a standby may not have less of than its primary.
+    pub(super) floors: BTreeMap<String, u64>,
     cared_at: Option<Moment>,
 }
 
@@ -136,7 +166,14 @@ impl Node {
             failed_starts: 0,
             retry_at: Moment::ZERO,
             stuck: None,
+            looked_again: false,
             slots_at: Moment::ZERO,
+            election: None,
+            followed: None,
+            ended: false,
+            lineage: None,
+            segment_bytes: SEGMENT_BYTES,
+            floors: BTreeMap::new(),
             cared_at: None,
         }
     }
@@ -191,6 +228,9 @@ impl Node {
                 None => std::future::pending().await,
             }
         };
+        // Behind the gate nobody tells when a standby has applied what is waited for.
+        let gated = self.role == Role::Primary && self.pg.as_ref().is_some_and(|pg| !pg.is_open());
+        let heartbeat = if gated { heartbeat.min(GATED) } else { heartbeat };
         tokio::select! {
             () = self.shared.wake.notified() => self.stale = true,
             () = postgres_ends => {}
@@ -200,7 +240,7 @@ impl Node {
 
     async fn step(&mut self) -> Result<Next, StepError> {
         if self.pg.as_ref().is_some_and(|pg| !pg.server.alive()) {
-            self.postgres_ended();
+            self.postgres_ended().await?;
         }
         if self.pg.is_none() {
             self.care().await?;
@@ -302,7 +342,17 @@ impl Node {
             self.volume.note_epoch(record.epoch)?;
             let mut inner = self.shared.lock();
             inner.report.epoch = record.epoch;
+            let office = |r: &Record| (r.phase, r.primary, r.timeline);
+            if inner.record.as_ref().map(office) != Some(office(record)) {
+                inner.watch_anew(clock::now());
+            }
+            let attached = inner.attached();
             inner.record = Some(record.clone());
+            if !attached && inner.attached() {
+                // Leases given before it was attached needed no answer of it.
+                let lease = inner.longest_lease(object.spec.timings.lease_ms);
+                inner.answers.note(record, clock::now(), lease);
+            }
         }
         self.object = Some((object, read_at));
         Ok(())
@@ -328,18 +378,37 @@ impl Node {
         })
     }
 
-    fn postgres_ended(&mut self) {
-        self.pg = None;
+    /// Takes note of a Postgres that is dead. What it left running is ended before anybody hears that nobody is
+    /// served here, and before the next start.
+    pub(super) async fn postgres_ended(&mut self) -> Result<(), StepError> {
+        reaper::end_children(PROGRAM).await.map_err(StepError::Orphans)?;
+        if self.role == Role::Primary {
+            self.ended = true;
+            // What is done next rests on a read made after the end.
+            self.stale = true;
+        }
+        let in_use = match self.pg.take() {
+            Some(pg) => pg.server.found_in_use().await,
+            None => false,
+        };
+        if in_use {
+            // That says nothing of the data, and mustn't lead to a copy.
+            self.failed_starts = self.failed_starts.saturating_sub(1);
+        }
         self.role = Role::Stopped;
         self.beats = None;
         self.shared.set_client(None);
         let mut inner = self.shared.lock();
         inner.report.role = Role::Stopped;
         inner.report.open = false;
+        inner.report.draining = false;
         inner.report.streaming = false;
         inner.report.replicas.clear();
         inner.office = None;
-        inner.report.message = "postgres has ended".into();
+        let message =
+            if in_use { "another postgres has the data: trying again" } else { "postgres has ended" };
+        inner.report.message = message.into();
+        Ok(())
     }
 
     /// Says what the node is doing.
@@ -375,7 +444,10 @@ impl Node {
         let (object, _) = self.object.as_ref()?;
         let record = object.status.as_ref()?;
         let env = &self.shared.env;
-        let upstream = (role == Role::Standby).then(|| Upstream {
+        // A voter follows nobody, and neither does the one that was chosen.
+        let voted_on = record.phase == Phase::Electing && record.attached.contains(member);
+        let follows = role == Role::Standby && record.primary != env.index && !voted_on;
+        let upstream = follows.then(|| Upstream {
             host: names::node_host(&env.pool, record.primary, &object.spec.domain),
             application_name: application_name(member),
         });
@@ -383,40 +455,16 @@ impl Node {
             major: self.programs.as_ref()?.major,
             pool: env.pool.clone(),
             index: env.index,
-            nodes: object.spec.nodes,
             storage_bytes: env.storage_bytes,
             parameters: object.spec.parameters.clone(),
-            synchronous: if role == Role::Primary { self.names.render() } else { String::new() },
+            // On a standby the list is never empty: only the checkpointer tells sessions that commits wait, and
+            // it must have done so long before this node is a primary (streaming-facts: 1.2).
+            synchronous: match role {
+                Role::Primary => self.names.render(),
+                _ => Names { filler: Some(Filler::Gate), ..Names::default() }.render(),
+            },
             upstream,
+            floors: if role == Role::Standby { self.floors.clone() } else { BTreeMap::new() },
         })
-    }
-
-    /// Stops Postgres because the pod is going. A standby first gets itself out of the record, so that nobody
-    /// waits for it to be found silent.
-    async fn finish(mut self) {
-        self.shared.lock().ending = true;
-        self.shared.changed();
-        let Some(pg) = self.pg.take() else { return };
-        self.say("stopping");
-        pg.stop(Stop::Fast).await;
-        let standby = self.role == Role::Standby;
-        self.postgres_ended();
-        self.shared.changed();
-        if standby {
-            self.wait_until_removed().await;
-        }
-    }
-
-    async fn wait_until_removed(&mut self) {
-        let limit = clock::now().after(self.object.as_ref().map_or(IDLE, |(object, _)| {
-            Duration::from_millis(2 * u64::from(object.spec.timings.detach_after_ms))
-        }));
-        while clock::now() < limit && self.shared.lock().attached() {
-            let _ = tokio::time::timeout(IDLE, self.shared.wake.notified()).await;
-            self.stale = true;
-            if self.read_record().await.is_err() {
-                return;
-            }
-        }
     }
 }

@@ -4,13 +4,12 @@ use tokio_postgres::Client;
 use super::sql::{self, SqlError};
 use crate::membership::names::parse_application_name;
 use crate::messages::{BackupProgress, Replica};
-use crate::postgres::Lsn;
 
 /// A standby's own view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StandbyFacts {
     /// Last applied position.
-    pub replay: Option<Lsn>,
+    pub replay: Option<u64>,
     /// True while the walreceiver streams.
     pub streaming: bool,
     /// Timeline that is received, or replayed.
@@ -23,7 +22,7 @@ pub struct StandbyFacts {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrimaryFacts {
     /// Flushed position.
-    pub flush: Option<Lsn>,
+    pub flush: Option<u64>,
     /// Timeline that it writes.
     pub timeline: Option<u32>,
     /// Its walsenders to nodes of the pool.
@@ -52,11 +51,33 @@ pub async fn standby(client: &Client) -> Result<StandbyFacts, SqlError> {
     ))
     .await?;
     Ok(StandbyFacts {
-        replay: sql::lsn(&row, "replay"),
+        replay: sql::position(&row, "replay"),
         streaming: row.get::<_, Option<bool>>("streaming").unwrap_or(false),
         timeline: row.get::<_, Option<i64>>("timeline").and_then(|t| u32::try_from(t).ok()),
         lag_ms: row.get::<_, Option<i64>>("lag").and_then(|l| u64::try_from(l).ok()).unwrap_or(0),
     })
+}
+
+/// Position of a standby that receives nothing and has applied all that it has; none while it does or has not.
+/// The startup process waits under that name only once it has looked everywhere for more (PostgreSQL source,
+/// `WaitForWALToBecomeAvailable`).
+pub async fn drained(client: &Client) -> Result<Option<u64>, SqlError> {
+    let row = sql::within(client.query_one(
+        "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)
+                AND EXISTS (SELECT FROM pg_stat_activity
+                            WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')
+                    AS drained,
+                pg_last_wal_replay_lsn()::text AS replay",
+        &[],
+    ))
+    .await?;
+    Ok(sql::position(&row, "replay").filter(|_| row.get("drained")))
+}
+
+/// Parameters that were changed and wait for a restart.
+pub async fn pending_restart(client: &Client) -> Result<Vec<String>, SqlError> {
+    let text = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name";
+    Ok(sql::within(client.query(text, &[])).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// Asks a primary. The walsenders are asked first: what they report is never ahead of the flush position.
@@ -75,7 +96,7 @@ pub async fn primary(client: &Client) -> Result<PrimaryFacts, SqlError> {
     ))
     .await?;
     Ok(PrimaryFacts {
-        flush: sql::lsn(&row, "flush"),
+        flush: sql::position(&row, "flush"),
         timeline: u32::try_from(row.get::<_, i64>("timeline")).ok(),
         replicas,
         waiting: waiting.iter().map(|w| (w.get(0), w.get::<_, Option<i64>>(1).unwrap_or(0))).collect(),
@@ -99,7 +120,7 @@ async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
                 incarnation: member.incarnation,
                 state: row.get::<_, Option<String>>("state").unwrap_or_default(),
                 priority: row.get::<_, Option<i32>>("sync_priority").unwrap_or(0),
-                replay_lsn: sql::lsn(row, "replay").map(|l| l.0),
+                replay_lsn: sql::position(row, "replay"),
                 reply_age_ms: row.get::<_, Option<i64>>("age").and_then(|a| u64::try_from(a).ok()),
             })
         })

@@ -12,8 +12,8 @@ use crate::api::v1alpha1::{Member, Record};
 use crate::clock;
 use crate::membership::joining::compare_tables;
 use crate::membership::names::Names;
-use crate::membership::primary::{Action, Compared, Growth, PrimaryView, Wish, attach_note, next};
-use crate::messages::{EpochTable, Role};
+use crate::membership::primary::{Action, Compared, Growth, PrimaryView, Why, Wish, attach_note, next};
+use crate::messages::{EpochTable, Role, Standing};
 use crate::names;
 
 /// Slots are looked at this often.
@@ -41,6 +41,7 @@ impl Node {
         }
         self.shared.set_client(Some(client.clone()));
         let facts = observe::primary(&client).await?;
+        self.shared.lock().postgres_seen = clock::now();
         let Some(view) = self.observe_office(&facts) else { return Ok(Next::Wait) };
         self.keep_beating(&view);
         // The office first: whatever else fails, a dead standby is removed.
@@ -52,6 +53,20 @@ impl Node {
             return Ok(next);
         }
         acted
+    }
+
+    /// What is asked of a primary that is in office and has nothing else to do.
+    async fn obey(&mut self, view: &PrimaryView, client: &Client) -> Result<Next, StepError> {
+        if !view.open {
+            return Ok(Next::Wait);
+        }
+        if let Some((wanted, id)) = self.switchover_wanted(&view.record) {
+            return self.switch_over(&wanted, &id, client).await;
+        }
+        if self.wants_restart() {
+            return self.restart_postgres("a restart was asked for").await;
+        }
+        Ok(Next::Wait)
     }
 
     /// What the primary does besides its office.
@@ -71,9 +86,11 @@ impl Node {
         if now.since(self.slots_at) < SLOTS_EVERY && self.slots_at >= self.started() {
             return Ok(());
         }
-        for name in slots::ensure(client, self.me(), nodes).await? {
+        for name in slots::ensure(client, self.me(), nodes, true).await? {
             tracing::info!(slot = name, "replication slot made");
         }
+        let pending = observe::pending_restart(client).await?;
+        self.shared.lock().report.pending_restart = pending;
         self.slots_at = now;
         Ok(())
     }
@@ -88,7 +105,7 @@ impl Node {
         let (object, read_at) = self.object.as_ref()?;
         let record = object.status.clone()?;
         let keep = Duration::from_millis(2 * u64::from(object.spec.timings.detach_lag_ms));
-        let flush = facts.flush.map_or(0, |l| l.0);
+        let flush = facts.flush.unwrap_or(0);
         self.flushes.note(now, flush, keep);
         let oldest = self.waiters.note(now, &facts.waiting);
         let open = self.pg.as_ref().is_some_and(super::postgres::Postgres::is_open);
@@ -120,7 +137,7 @@ impl Node {
         Some(office.clone())
     }
 
-    fn keep_beating(&mut self, view: &PrimaryView) {
+    pub(super) fn keep_beating(&mut self, view: &PrimaryView) {
         let Some((object, _)) = &self.object else { return };
         let key = (object.spec.domain.clone(), view.wish.nodes, view.wish.timings.heartbeat_ms);
         if self.beats.as_ref().is_none_or(|beats| beats.key != key) {
@@ -163,12 +180,20 @@ impl Node {
                     return Ok(Next::Wait);
                 }
             }
-            Action::Open => self.let_clients_in(client).await?,
+            Action::Open => {
+                self.note_opened(view.record.timeline)?;
+                self.let_clients_in(client).await?;
+                self.report_opened();
+            }
             Action::Stop(why) => return self.stop_and_think(&why.to_string()).await,
+            Action::Wait(Why::Electing) => {
+                self.describe(view, &Why::Electing.to_string());
+                return self.vote_as_primary(&view.record, Standing::InOffice).await;
+            }
             Action::Wait(why) => {
                 self.describe(view, &why.to_string());
                 self.note_bootstrapped(client).await?;
-                return Ok(Next::Wait);
+                return self.obey(view, client).await;
             }
         }
         Ok(Next::Again)
@@ -267,7 +292,7 @@ impl Node {
             epochs::commit_row(client, view.record.epoch, view.record.timeline).await?;
         }
         let question = client.query_one("SELECT pg_current_wal_flush_lsn()::text AS flush", &[]);
-        let flush = sql::lsn(&sql::within(question).await?, "flush").map(|l| l.0);
+        let flush = sql::position(&sql::within(question).await?, "flush");
         self.office(|office| office.start_lsn = flush);
         Ok(())
     }
@@ -294,7 +319,7 @@ impl Node {
     }
 
     /// Compare-and-swap with what was read; whatever the outcome, it is read again.
-    async fn write_record(&mut self, record: Record) -> Result<(), StepError> {
+    pub(super) async fn write_record(&mut self, record: Record) -> Result<(), StepError> {
         let Some((object, _)) = self.object.clone() else { return Ok(()) };
         let before = object.status.clone();
         self.stale = true;
@@ -321,7 +346,7 @@ impl Node {
         });
     }
 
-    async fn let_clients_in(&mut self, client: &Client) -> Result<(), StepError> {
+    pub(super) async fn let_clients_in(&mut self, client: &Client) -> Result<(), StepError> {
         if let Some(pg) = self.pg.as_mut() {
             pg.open(&self.conf).await?;
         }

@@ -1,6 +1,8 @@
 //! The Postgres process of the node: started, watched, stopped by its pid.
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -8,6 +10,7 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Why Postgres could not be started or stopped.
 #[derive(Debug, Error)]
@@ -39,7 +42,13 @@ pub enum Stop {
 pub struct Server {
     pid: Pid,
     ended: watch::Receiver<Option<ExitStatus>>,
+    /// It said that another Postgres has the data.
+    in_use: Arc<AtomicBool>,
+    relays: Vec<JoinHandle<()>>,
 }
+
+/// How long its last words are waited for once it is dead: a program of its may still hold the pipe.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The files that it is started with.
 #[derive(Clone, Debug)]
@@ -67,12 +76,22 @@ impl Files {
     }
 }
 
+/// Whether it refuses to start because of what another Postgres has left (CreateLockFile in PostgreSQL's
+/// miscinit.c): the data is as good as before.
+fn says_in_use(line: &str) -> bool {
+    let lock_file = line.contains("lock file \"") && line.contains("already exists");
+    lock_file || line.contains("pre-existing shared memory block")
+}
+
 /// Hands each line of Postgres on to the log, as one field of a JSON line.
-async fn relay(pipe: impl AsyncRead + Unpin) {
+async fn relay(pipe: impl AsyncRead + Unpin, in_use: Arc<AtomicBool>) {
     let mut lines = BufReader::new(pipe).lines();
     loop {
         match lines.next_line().await {
-            Ok(Some(line)) => tracing::info!(target: "postgres", "{line}"),
+            Ok(Some(line)) => {
+                in_use.fetch_or(says_in_use(&line), Ordering::Relaxed);
+                tracing::info!(target: "postgres", "{line}");
+            }
             // A line that isn't UTF-8: the next one may be.
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {}
             Ok(None) | Err(_) => break,
@@ -124,15 +143,21 @@ impl Server {
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw)
             .ok_or(ServerError::Gone)?;
-        if let Some(pipe) = child.stderr.take() {
-            tokio::spawn(relay(pipe));
-        }
-        if let Some(pipe) = child.stdout.take() {
-            tokio::spawn(relay(pipe));
-        }
+        let in_use = Arc::new(AtomicBool::new(false));
+        let errors = child.stderr.take().map(|pipe| tokio::spawn(relay(pipe, Arc::clone(&in_use))));
+        let output = child.stdout.take().map(|pipe| tokio::spawn(relay(pipe, Arc::clone(&in_use))));
         let (sender, ended) = watch::channel(None);
         tokio::spawn(watch_end(child, sender));
-        Ok(Self { pid, ended })
+        Ok(Self { pid, ended, in_use, relays: errors.into_iter().chain(output).collect() })
+    }
+
+    /// Of a Postgres that has ended: whether it did because another one has the data.
+    pub async fn found_in_use(self) -> bool {
+        for relay in self.relays {
+            // Late words are only missed; a panic in there can't matter any more.
+            let _ = tokio::time::timeout(LAST_WORDS, relay).await;
+        }
+        self.in_use.load(Ordering::Relaxed)
     }
 
     /// True while the process is there.
@@ -172,6 +197,26 @@ impl Server {
                 return;
             }
             tracing::warn!(?signal, "postgres did not end in time");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_another_postgres_is_told_from_broken_data() {
+        for line in [
+            "2026-01-01 UTC [1] FATAL:  lock file \"postmaster.pid\" already exists",
+            "FATAL:  pre-existing shared memory block (key 5432001, ID 3) is still in use",
+        ] {
+            assert!(says_in_use(line), "{line}");
+        }
+        for line in
+            ["PANIC:  could not locate a valid checkpoint record", "ERROR:  relation \"x\" already exists"]
+        {
+            assert!(!says_in_use(line), "{line}");
         }
     }
 }

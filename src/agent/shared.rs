@@ -5,14 +5,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::Client;
 
+use super::election::Probe;
 use super::env::Env;
 use crate::api::v1alpha1::{Member, Record};
 use crate::clock::{self, Moment};
+use crate::membership::election::Heard;
+use crate::membership::handover::Answers;
 use crate::membership::lease::ReadLease;
 use crate::membership::primary::{PrimaryView, grants, own_lease};
 use crate::membership::rules::Rules;
 use crate::membership::standby;
-use crate::messages::{Answer, Beat, Join, NodeReport, PROTOCOL, Role, Stamp};
+use crate::messages::{Answer, Beat, Join, NodeReport, PROTOCOL, Role, Stamp, Vote};
 
 /// Everything that the tasks share.
 pub struct Shared {
@@ -22,6 +25,7 @@ pub struct Shared {
     pub wake: Arc<Notify>,
     client: Mutex<Option<Arc<Client>>>,
     inner: Mutex<Inner>,
+    pub(super) probe: Mutex<Probe>,
     version: watch::Sender<u64>,
 }
 
@@ -39,12 +43,27 @@ pub struct Inner {
     pub office: Option<PrimaryView>,
     /// When a beat of the record's primary came in last.
     pub beaten: Option<Moment>,
+    /// Since when a beat of this primary could have come in: its silence counts from here.
+    pub watched: Moment,
+    /// Beats that were answered with their own epoch, of which others may still make use (R4).
+    pub answers: Answers,
+    /// Start of this agent: what it answered before is forgotten.
+    pub agent_started: Moment,
+    /// The longest lease that a beat named, in milliseconds.
+    pub lease_known: u32,
+    /// Votes of the election under way, one for each index.
+    pub votes: Vec<Heard>,
+    /// When Postgres last answered a question, or was started.
+    pub postgres_seen: Moment,
     /// True once the agent is ending: it serves nobody any more.
     pub ending: bool,
 }
 
 /// Without a beat for so long the primary counts as away.
 const BEATEN_LATELY: Duration = Duration::from_secs(5);
+
+/// For so long a Postgres that was started may replay before its silence counts.
+const STARTING: Duration = Duration::from_secs(30);
 
 fn empty_report(env: &Env, boot: &str) -> NodeReport {
     NodeReport {
@@ -56,6 +75,8 @@ fn empty_report(env: &Env, boot: &str) -> NodeReport {
         epoch: 0,
         role: Role::Stopped,
         open: false,
+        restarting: false,
+        draining: false,
         lease_ms: 0,
         streaming: false,
         timeline: None,
@@ -74,6 +95,9 @@ fn empty_report(env: &Env, boot: &str) -> NodeReport {
         synchronous: Vec::new(),
         attach_note: String::new(),
         bootstrapped: false,
+        pending_restart: Vec::new(),
+        refused_handover: None,
+        office: None,
     }
 }
 
@@ -87,6 +111,12 @@ impl Shared {
             lease: ReadLease::new(boot),
             office: None,
             beaten: None,
+            watched: clock::now(),
+            answers: Answers::default(),
+            agent_started: clock::now(),
+            lease_known: 0,
+            votes: Vec::new(),
+            postgres_seen: clock::now(),
             ending: false,
         };
         Arc::new(Self {
@@ -94,6 +124,7 @@ impl Shared {
             wake: Arc::new(Notify::new()),
             client: Mutex::new(None),
             inner: Mutex::new(inner),
+            probe: Mutex::new(Probe::default()),
             version: watch::channel(0).0,
         })
     }
@@ -179,6 +210,13 @@ impl Inner {
         if of_primary {
             self.beaten = Some(now);
         }
+        if known == beat.epoch {
+            self.lease_known = self.lease_known.max(beat.lease_ms);
+            let lease = self.longest_lease(beat.lease_ms);
+            if let Some(record) = &self.record {
+                self.answers.note(record, now, lease);
+            }
+        }
         if standby && of_primary && self.attached() {
             // The driver's last look at the replayed position is older than the beat: it only delays the
             // first lease.
@@ -215,8 +253,14 @@ impl Inner {
         if self.report.role != Role::Primary || self.ending {
             return None;
         }
+        // A primary whose Postgres hangs falls silent, so that another takes over.
+        let hangs = now.since(self.postgres_seen);
         let (pool_uid, from) = (self.report.pool_uid.clone(), self.report.index);
         let office = self.office_at(now)?;
+        let started = now.since(office.started) < STARTING;
+        if hangs > Duration::from_millis(u64::from(office.wish.timings.detach_after_ms)) && !started {
+            return None;
+        }
         let beat = Beat {
             pool_uid,
             epoch: office.record.epoch,
@@ -227,6 +271,31 @@ impl Inner {
         };
         office.others.entry(index).or_default().contact.sent(now, &beat);
         Some(beat)
+    }
+
+    /// The longest lease that may be alive: one that a beat has named, or `wished_ms`.
+    pub fn longest_lease(&self, wished_ms: u32) -> Duration {
+        Duration::from_millis(u64::from(self.lease_known.max(wished_ms)))
+    }
+
+    /// Takes a vote; true when it says something new.
+    pub fn vote(&mut self, now: Moment, vote: Vote) -> bool {
+        let news = !self.votes.iter().any(|h| h.vote == vote);
+        self.votes.retain(|h| h.vote.index != vote.index);
+        self.votes.push(Heard { vote, at: now });
+        news
+    }
+
+    /// This node's own vote in an election.
+    pub fn own_vote(&self, epoch: i64) -> Option<Vote> {
+        let own = self.votes.iter().map(|h| &h.vote).find(|v| v.index == self.report.index)?;
+        (own.epoch == epoch).then(|| own.clone())
+    }
+
+    /// Another office begins: silence counts from now.
+    pub fn watch_anew(&mut self, now: Moment) {
+        self.beaten = None;
+        self.watched = now;
     }
 
     /// Notes the answer to a beat; true when it brings news that the driver should look at.

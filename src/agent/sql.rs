@@ -4,8 +4,8 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio_postgres::{Client, NoTls, Row};
 
+use crate::membership::lsn;
 use crate::names;
-use crate::postgres::Lsn;
 
 /// Longest time that a question of the agent may take.
 pub const LIMIT: Duration = Duration::from_secs(5);
@@ -80,6 +80,6 @@ pub async fn connect(database: &str) -> Result<Client, SqlError> {
 }
 
 /// A position, from a column cast to text.
-pub fn lsn(row: &Row, column: &str) -> Option<Lsn> {
-    row.try_get::<_, Option<String>>(column).ok().flatten().and_then(|text| text.parse().ok())
+pub fn position(row: &Row, column: &str) -> Option<u64> {
+    row.try_get::<_, Option<String>>(column).ok().flatten().and_then(|text| lsn::parse(&text))
 }

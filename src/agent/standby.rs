@@ -1,22 +1,30 @@
 //! A running standby: follows, says how far it is, lets clients in under a read lease (R3).
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio_postgres::Client;
 
 use super::node::{Next, Node, StepError};
 use super::observe;
 use super::server::Stop;
+use crate::api::v1alpha1::{Phase, Record};
 use crate::clock;
 use crate::membership::standby::{StandbyAction, StandbyView, next};
-use crate::messages::{Join, Role};
+use crate::messages::{Join, Role, Standing};
 
 /// A detached standby that has got no WAL for so long, from anywhere, lacks some that nobody has any more.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// After so long its files are looked at again, once.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Slots and parameters are looked at this often.
+const HOUSE_EVERY: Duration = Duration::from_secs(5);
 
 impl Node {
     /// One look at a running standby.
     pub(super) async fn standby_step(&mut self) -> Result<Next, StepError> {
         let Some(record) = self.record().cloned() else { return Ok(Next::Wait) };
-        if record.primary == self.me() {
-            return self.stop_and_think("the record names this node as the primary").await;
+        if self.is_fenced() {
+            return self.stop_and_think("fenced by wish").await;
         }
         let Some(pg) = self.pg.as_mut() else { return Ok(Next::Wait) };
         let Some(client) = pg.client().await else {
@@ -35,17 +43,114 @@ impl Node {
             let mut inner = self.shared.lock();
             inner.report.streaming = facts.streaming;
             inner.report.timeline = facts.timeline;
-            inner.report.lsn = facts.replay.map(|l| l.0);
+            inner.report.lsn = facts.replay;
             inner.report.lag_ms = Some(facts.lag_ms);
             inner.report.backups = backups;
         }
-        self.notice_stuck(facts.streaming, facts.replay.map(|l| l.0));
+        self.shared.lock().postgres_seen = clock::now();
+        if let Some(next) = self.follow_office(&record, &client).await? {
+            return Ok(next);
+        }
+        if self.notice_stuck(facts.streaming, facts.replay) {
+            return self.stop_and_think("it gets no WAL: whether it may follow is looked at anew").await;
+        }
+        self.note_lineage(&record, &facts)?;
+        self.keep_house(&record, &client).await?;
+        if !facts.streaming && self.shared.lock().attached() {
+            self.ask_primary(&record);
+        }
+        if let Some(next) = self.watch_primary(&record).await? {
+            return Ok(next);
+        }
         self.follow_settings(&record).await?;
+        if self.wants_restart() {
+            return self.restart_postgres("a restart was asked for").await;
+        }
         self.move_gate(&record).await
     }
 
+    /// What the record's office means for a running standby; none when it goes on as it is.
+    async fn follow_office(
+        &mut self,
+        record: &Record,
+        client: &Arc<Client>,
+    ) -> Result<Option<Next>, StepError> {
+        let attached = self.shared.lock().attached();
+        let office = Some((record.primary, record.timeline));
+        if record.phase == Phase::Electing {
+            let voter = record.primary != self.me();
+            return match (attached, voter) {
+                (true, true) => Ok(Some(self.vote_as_standby(record, client).await?)),
+                // Chosen before, and deposed again before it could take office.
+                (true, false) => Ok(Some(self.vote_as_primary(record, Standing::Stopped).await?)),
+                (false, _) => Ok(None),
+            };
+        }
+        if record.primary == self.me() {
+            return Ok(Some(self.take_office(record, client).await?));
+        }
+        if self.followed == office {
+            return Ok(None);
+        }
+        if !attached {
+            // What it has may go past the fork: that is looked at with Postgres stopped (R8, R9).
+            return Ok(Some(self.stop_and_think("another primary is in office").await?));
+        }
+        // Before anything is fetched from an archive: the old primary's may go past the fork.
+        self.extend_lineage(record)?;
+        self.followed = office;
+        Ok(None)
+    }
+
+    /// Slots for the day on which it takes office, and parameters that wait for a restart.
+    async fn keep_house(&mut self, record: &Record, client: &Client) -> Result<(), StepError> {
+        let now = clock::now();
+        let Some(nodes) = self.object.as_ref().map(|(object, _)| object.spec.nodes) else { return Ok(()) };
+        if now.since(self.slots_at) < HOUSE_EVERY {
+            return Ok(());
+        }
+        debug_assert_ne!(record.primary, self.me());
+        super::slots::release(client).await?;
+        super::slots::ensure(client, self.me(), nodes, false).await?;
+        // The primary may have been restarted with less: only then may this node have less, too.
+        self.control().await?;
+        let pending = observe::pending_restart(client).await?;
+        self.shared.lock().report.pending_restart = pending;
+        self.slots_at = now;
+        Ok(())
+    }
+
+    /// Whether this node's Postgres shall not run.
+    pub(super) fn is_fenced(&self) -> bool {
+        let wished = self.object.as_ref().is_some_and(|(object, _)| object.spec.fenced.contains(&self.me()));
+        wished && !self.shared.lock().attached()
+    }
+
+    /// Whether this very start of Postgres shall end.
+    pub(super) fn wants_restart(&self) -> bool {
+        let wish = self.object.as_ref().and_then(|(object, _)| object.spec.restart.as_ref());
+        let boot = self.pg.as_ref().map(|pg| &pg.boot);
+        wish.is_some_and(|w| w.node == self.me() && Some(&w.boot) == boot)
+    }
+
+    /// Restarts Postgres in place.
+    pub(super) async fn restart_postgres(&mut self, why: &str) -> Result<Next, StepError> {
+        tracing::info!(why, "restarts postgres");
+        self.say(&format!("restarts postgres: {why}"));
+        {
+            let mut inner = self.shared.lock();
+            inner.report.open = false;
+            inner.report.restarting = true;
+        }
+        self.shared.changed();
+        self.end_postgres(Stop::Fast).await?;
+        self.ended = false;
+        self.retry_at = clock::now();
+        Ok(Next::Again)
+    }
+
     /// Configuration that has changed is reloaded; the primary's address follows the record.
-    async fn follow_settings(&mut self, record: &crate::api::v1alpha1::Record) -> Result<(), StepError> {
+    pub(super) async fn follow_settings(&mut self, record: &Record) -> Result<(), StepError> {
         let Some(member) = self.shared.lock().member.clone() else { return Ok(()) };
         debug_assert_ne!(record.primary, member.index);
         let (Some(config), Some(programs)) = (self.config(&member, Role::Standby), self.programs.clone())
@@ -56,7 +161,7 @@ impl Node {
         self.pay_reload().await
     }
 
-    async fn move_gate(&mut self, record: &crate::api::v1alpha1::Record) -> Result<Next, StepError> {
+    async fn move_gate(&mut self, record: &Record) -> Result<Next, StepError> {
         let (action, attached, why) = {
             let inner = self.shared.lock();
             let (Some(member), Some(pg)) = (inner.member.clone(), self.pg.as_ref()) else {
@@ -99,8 +204,9 @@ impl Node {
         Ok(Next::Wait)
     }
 
-    /// A detached standby that can't get on is said to need a copy; an attached one is removed first.
-    fn notice_stuck(&mut self, streaming: bool, replay: Option<u64>) {
+    /// A detached standby that can't get on is said to need a copy; an attached one is removed first. True when
+    /// it is time to look at its files again: they may say at once what else is only found out by waiting.
+    fn notice_stuck(&mut self, streaming: bool, replay: Option<u64>) -> bool {
         let now = clock::now();
         let moving = self.stuck.is_none_or(|(_, last)| last != replay);
         let primary_beats = self.shared.lock().beaten_lately(now);
@@ -108,14 +214,20 @@ impl Node {
             self.stuck = Some((now, replay));
             if streaming {
                 self.set_join(Join::Proved);
+                self.looked_again = false;
             }
-            return;
+            return false;
         }
         let since = self.stuck.map_or(now, |(at, _)| at);
         let mut inner = self.shared.lock();
-        if now.since(since) > STUCK_AFTER && !inner.attached() {
+        if inner.attached() {
+            return false;
+        }
+        if now.since(since) > STUCK_AFTER {
             inner.report.join = Join::NeedsCopy("the WAL that it lacks is kept nowhere any more".into());
         }
+        drop(inner);
+        now.since(since) > LOOK_AGAIN_AFTER && !std::mem::replace(&mut self.looked_again, true)
     }
 
     /// The copy that a recovery replaced is kept until the new one is attached.

@@ -9,15 +9,16 @@ use super::node::{Next, Node, StepError};
 use super::postgres::Postgres;
 use super::record::RecordError;
 use super::volume::{VolumeError, read_json, write_json};
-use crate::api::v1alpha1::{Member, MembershipSpec};
+use crate::api::v1alpha1::{Member, MembershipSpec, Phase};
 use crate::clock;
+use crate::membership::handover::Handover;
 use crate::membership::joining::{self, ControlData, JoinView};
 use crate::membership::lease::{Contact, ReadLease};
 use crate::membership::names::Names;
 use crate::membership::primary::{Other, PrimaryView, Wish};
 use crate::membership::starting::{NodeFile, Start, StartView, decide};
 use crate::membership::{lsn, record};
-use crate::messages::{Join, Role};
+use crate::messages::{Join, Role, Standing};
 use crate::names;
 
 /// Starts that end before Postgres is ready, after which a standby's data counts as broken.
@@ -38,6 +39,10 @@ impl Node {
             return Ok(Next::Wait);
         }
         let Some((object, _)) = self.object.clone() else { return Ok(Next::Wait) };
+        if self.is_fenced() {
+            self.say("fenced by wish: postgres is kept stopped");
+            return Ok(Next::Wait);
+        }
         let file = self.volume.node()?;
         self.note_copy(file.as_ref());
         let (control, join) = match &file {
@@ -51,7 +56,10 @@ impl Node {
             record: object.status.as_ref(),
             file: file.as_ref(),
             data: self.volume.data().exists(),
-            timeline: control.as_ref().map(|c| c.timeline),
+            timeline: control.as_ref().map(|c| c.timeline.max(c.min_recovery_timeline)),
+            standby: control.as_ref().is_some_and(ControlData::is_standby),
+            ended: self.ended && !self.stale,
+            word: self.word()?,
             join: &join,
         };
         let start = decide(&view);
@@ -67,8 +75,10 @@ impl Node {
         match start {
             Start::InitDb => self.init(spec).await,
             Start::WriteFirst(member) => self.write_first(member).await,
+            Start::Depose => self.depose_self(None, "its Postgres has ended").await,
             Start::StartPrimary => self.launch(Role::Primary, file).await,
-            Start::StartStandby { .. } => self.launch(Role::Standby, file).await,
+            // Chosen: a standby without an upstream, which its first look at the record promotes.
+            Start::TakeOffice | Start::StartStandby { .. } => self.launch(Role::Standby, file).await,
             Start::WaitForRecovery(why) => {
                 self.say(&format!("waits for a recovery: {why}"));
                 Ok(Next::Wait)
@@ -84,9 +94,19 @@ impl Node {
             }
             Start::Wait(why) => {
                 self.say(&why);
-                Ok(Next::Wait)
+                self.vote_stopped().await
             }
         }
+    }
+
+    /// The stopped primary of the office that is voted on says that it is there.
+    async fn vote_stopped(&mut self) -> Result<Next, StepError> {
+        let Some(record) = self.record().cloned() else { return Ok(Next::Wait) };
+        let voter = record.phase == Phase::Electing && record.primary == self.me();
+        if !voter || !self.shared.lock().attached() {
+            return Ok(Next::Wait);
+        }
+        self.vote_as_primary(&record, Standing::Stopped).await
     }
 
     /// Says whose copy this is; nothing may be joined to a copy that isn't there.
@@ -114,6 +134,8 @@ impl Node {
         let control = self.control().await?;
         let timeline = control.as_ref().map_or(1, |c| c.timeline);
         let fork = control.as_ref().map_or(0, |c| c.redo);
+        // No office was before this one.
+        self.note_opened(timeline)?;
         self.stale = true;
         match self.store.write(&object, record::first(member, timeline, fork)).await {
             Ok(written) => self.take(written, clock::now())?,
@@ -123,14 +145,18 @@ impl Node {
         Ok(Next::Again)
     }
 
-    async fn control(&self) -> Result<Option<ControlData>, StepError> {
+    /// What `pg_controldata` says; also takes over what this node may not have less of than its primary.
+    pub(super) async fn control(&mut self) -> Result<Option<ControlData>, StepError> {
         let Some(programs) = &self.programs else { return Ok(None) };
-        Ok(ControlData::parse(&programs.control(&self.volume.data()).await?))
+        let text = programs.control(&self.volume.data()).await?;
+        self.floors = joining::primary_settings(&text);
+        self.segment_bytes = joining::segment_bytes(&text).unwrap_or(self.segment_bytes);
+        Ok(ControlData::parse(&text))
     }
 
     /// Whether the stopped copy may follow the record's primary (R9).
     async fn examine(
-        &self,
+        &mut self,
         record: Option<&crate::api::v1alpha1::Record>,
     ) -> Result<(Option<ControlData>, Join), StepError> {
         let Ok(Some(control)) = self.control().await else {
@@ -151,10 +177,17 @@ impl Node {
             history: Vec::new(),
             primary_system_id: None,
         };
+        if self.lineage != Some(record.timeline) && control.timeline == record.timeline {
+            // For restore-wal alone: without it WAL comes by streaming only.
+            if let Some(history) = self.fetch_history(record.primary, record.timeline).await {
+                self.write_lineage(record.timeline, &history)?;
+            }
+        }
         if control.timeline < record.timeline {
             let Some(history) = self.fetch_history(record.primary, record.timeline).await else {
                 return Ok((Some(control), Join::Unknown));
             };
+            self.write_lineage(record.timeline, &history)?;
             view.history = history;
             view.wal_end = self.wal_end(&control).await?;
         }
@@ -168,6 +201,9 @@ impl Node {
     }
 
     async fn fetch_history(&self, primary: u8, timeline: u32) -> Option<Vec<joining::Fork>> {
+        if timeline == 1 {
+            return Some(Vec::new());
+        }
         let (object, _) = self.object.as_ref()?;
         let host = names::node_host(&self.shared.env.pool, primary, &object.spec.domain);
         let path = format!("/v1/wal/{timeline:08X}.history");
@@ -185,6 +221,8 @@ impl Node {
         self.volume.protect_data()?;
         if role == Role::Primary {
             self.load_names()?;
+        } else {
+            self.forget_office()?;
         }
         let data = self.volume.data();
         self.conf.forget_alter_system(&data)?;
@@ -193,7 +231,7 @@ impl Node {
         self.conf.write(config, &programs, &data).await?;
         let pg = Postgres::start(&programs.path("postgres"), &self.files(), &self.conf)?;
         self.conf.owed = false;
-        self.begin(role, &pg);
+        self.begin(role, &pg)?;
         self.pg = Some(pg);
         self.role = role;
         self.stuck = None;
@@ -201,8 +239,14 @@ impl Node {
     }
 
     /// What is known anew with each start of Postgres: leases and what was proved in the last one are void.
-    fn begin(&mut self, role: Role, pg: &Postgres) {
+    fn begin(&mut self, role: Role, pg: &Postgres) -> Result<(), StepError> {
         let now = clock::now();
+        self.ended = false;
+        self.followed = self.record().map(|r| (r.primary, r.timeline));
+        let handover = match self.record().cloned() {
+            Some(record) if role == Role::Primary => self.handover(&record)?,
+            _ => None,
+        };
         self.flushes = FlushHistory::default();
         self.waiters = Waiters::default();
         let mut inner = self.shared.lock();
@@ -212,16 +256,24 @@ impl Node {
         inner.report.lsn = None;
         inner.report.message = "postgres is starting".into();
         inner.report.needs_person = false;
+        inner.report.draining = false;
+        inner.report.restarting = false;
+        inner.report.office = None;
         inner.lease = ReadLease::new(&pg.boot);
         inner.office = None;
+        inner.postgres_seen = now;
+        if role == Role::Standby {
+            inner.watch_anew(now);
+        }
         drop(inner);
         if role == Role::Primary {
-            let office = self.new_office(now);
+            let office = self.new_office(now, handover);
             self.shared.lock().office = office;
         }
+        Ok(())
     }
 
-    fn new_office(&self, now: clock::Moment) -> Option<PrimaryView> {
+    pub(super) fn new_office(&self, now: clock::Moment, handover: Option<Handover>) -> Option<PrimaryView> {
         let (object, read_at) = self.object.as_ref()?;
         let record = object.status.clone()?;
         let me = record.attached.iter().find(|m| m.index == self.me())?.clone();
@@ -243,6 +295,7 @@ impl Node {
             flush_lsn: 0,
             start_lsn: None,
             open: false,
+            handover,
             oldest_waiter: None,
             nudged: None,
             growth: None,
@@ -253,7 +306,7 @@ impl Node {
 
     /// N of a starting primary: what stood in the volume, and everyone in the record; fsynced before the start.
     fn load_names(&mut self) -> Result<(), StepError> {
-        let path = self.volume.conf().join("names.json");
+        let path = self.names_path();
         let stored: Option<Names> = read_json(&path)?;
         if let Some((object, _)) = &self.object
             && let Some(record) = &object.status
@@ -262,6 +315,16 @@ impl Node {
             write_json(&path, &self.names)?;
         }
         Ok(())
+    }
+
+    pub(super) fn names_path(&self) -> std::path::PathBuf {
+        self.volume.conf().join("names.json")
+    }
+
+    /// N belongs to an office; a standby has none.
+    fn forget_office(&mut self) -> Result<(), StepError> {
+        self.names = Names::default();
+        Ok(write_json(&self.names_path(), &self.names)?)
     }
 
     /// `standby.signal` makes the difference between a primary and a standby (PostgreSQL docs, "Standby Server

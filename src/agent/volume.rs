@@ -180,7 +180,7 @@ impl Volume {
     }
 
     /// Removes the pid file of an earlier container's Postgres: its number may be taken in this one. Only for
-    /// the agent's own start: later it guards against what a dead Postgres has left running.
+    /// the agent's own start: later it guards, as the last, against what a dead Postgres has left running.
     pub fn forget_pid(&self) -> Result<(), VolumeError> {
         let path = self.data().join("postmaster.pid");
         match fs::remove_file(&path) {

@@ -52,6 +52,11 @@ impl WalFile {
         self.kind
     }
 
+    /// Its timeline.
+    pub fn timeline(&self) -> u32 {
+        self.timeline
+    }
+
     /// Its timeline, as the eight digits that the name begins with.
     pub fn folder(&self) -> String {
         format!("{:08X}", self.timeline)

@@ -8,6 +8,7 @@ mod archive_wal;
 mod error;
 mod file;
 mod http;
+mod lineage;
 mod restore_wal;
 mod store;
 
@@ -18,5 +19,6 @@ pub use archive_wal::{Args as ArchiveArgs, run as archive_wal};
 pub use error::ArchiveError;
 pub use file::{Kind, WalFile};
 pub use http::router;
+pub use lineage::{Branch, Lineage};
 pub use restore_wal::{Args as RestoreArgs, run as restore_wal};
 pub use store::{Dropped, LastError, Policy, Put, Store, Usage};

@@ -32,6 +32,9 @@ pub struct Args {
     /// This node's own archive.
     #[arg(long, default_value = "/var/lib/pgpool/archive")]
     pub archive: PathBuf,
+    /// The timelines of the pool's history; without the file WAL of any is taken.
+    #[arg(long, default_value = "/var/lib/pgpool/conf/lineage.json")]
+    pub lineage: PathBuf,
     /// Name of the pool.
     #[arg(long, env = "PGPOOL_POOL")]
     pub pool: String,
@@ -57,6 +60,9 @@ pub(super) async fn fetch(
     client: impl FnOnce() -> Result<Client, ArchiveError>,
 ) -> Result<(), ArchiveError> {
     let file = WalFile::parse(&args.name).ok_or_else(|| ArchiveError::Name(args.name.clone()))?;
+    if !super::lineage::admits(&args.lineage, &file) {
+        return Err(ArchiveError::Missing { name: args.name.clone(), unheard: 0, others: 0 });
+    }
     let unfinished = beside(&args.to);
     let found = match local(&Store::new(&args.archive), &file, &unfinished) {
         Ok(true) => Ok(()),

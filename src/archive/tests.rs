@@ -243,6 +243,7 @@ proptest! {
 
 fn arguments(archive: &Path, name: &WalFile, to: &Path) -> RestoreArgs {
     RestoreArgs {
+        lineage: archive.join("lineage.json"),
         name: name.name().to_owned(),
         to: to.to_owned(),
         archive: archive.to_owned(),

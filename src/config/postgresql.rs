@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::api::v1alpha1::MAX_NODES;
 use crate::names;
 
 /// What the file of a node depends on.
@@ -13,16 +14,17 @@ pub struct NodeConfig {
     pub pool: String,
     /// Index of the node.
     pub index: u8,
-    /// Number of nodes.
-    pub nodes: u8,
     /// Bytes of the volume.
     pub storage_bytes: u64,
     /// The user's parameters.
     pub parameters: BTreeMap<String, String>,
     /// `synchronous_standby_names`, as rendered by the membership.
     pub synchronous: String,
-    /// Where a standby streams from; none on a primary.
+    /// Where a standby streams from; none on a primary, and none while a primary is being chosen.
     pub upstream: Option<Upstream>,
+    /// Least values of a standby's parameters: PostgreSQL refuses to replay with less than the primary has
+    /// (PostgreSQL docs, "Hot Standby Parameter Settings").
+    pub floors: BTreeMap<String, u64>,
 }
 
 /// Where and as whom a standby streams.
@@ -91,7 +93,8 @@ fn defaults(config: &NodeConfig) -> Vec<(&'static str, String)> {
 /// What the promise of the pool rests on; `membership::settings` refuses these to users.
 fn owned(config: &NodeConfig) -> Vec<(&'static str, String)> {
     let run = names::RUN_DIR;
-    let per_node = u32::from(config.nodes) * 2 + 8;
+    // As for the largest pool: a standby needs as many as its primary, and growing must restart nobody.
+    let per_node = u32::from(MAX_NODES) * 2 + 8;
     let share = |part: u64, low: u64, high: u64| (config.storage_bytes / part / MEBI).clamp(low, high);
     let mut list: Vec<(&'static str, String)> = vec![
         ("listen_addresses", "*".into()),
@@ -123,7 +126,6 @@ fn owned(config: &NodeConfig) -> Vec<(&'static str, String)> {
         ("recovery_target_timeline", "latest".into()),
         ("archive_mode", "always".into()),
         ("archive_command", format!("{} archive-wal --path \"%p\" --name \"%f\"", names::BINARY)),
-        ("restore_command", format!("{} restore-wal --name \"%f\" --to \"%p\"", names::BINARY)),
         ("log_destination", "stderr".into()),
         ("logging_collector", "off".into()),
         ("lc_messages", "C".into()),
@@ -134,8 +136,19 @@ fn owned(config: &NodeConfig) -> Vec<(&'static str, String)> {
     if let Some(upstream) = &config.upstream {
         list.push(("primary_conninfo", conninfo(upstream)));
         list.push(("primary_slot_name", names::slot(config.index)));
+        // Only with an upstream: a node that votes, or takes office, gets no WAL from anywhere (R2).
+        list.push(("restore_command", format!("{} restore-wal --name \"%f\" --to \"%p\"", names::BINARY)));
     }
     list
+}
+
+/// PostgreSQL's own value of a parameter that a standby must not have less of.
+fn built_in(name: &str) -> u64 {
+    match name {
+        "max_worker_processes" => 8,
+        "max_locks_per_transaction" => 64,
+        _ => 0,
+    }
 }
 
 /// The whole file. A later line wins in PostgreSQL; here no name stands twice.
@@ -144,6 +157,12 @@ pub fn render(config: &NodeConfig) -> String {
     lines.extend(defaults(config).into_iter().map(|(k, v)| (k.to_owned(), v)));
     lines.extend(config.parameters.iter().map(|(k, v)| (k.to_lowercase(), v.clone())));
     lines.extend(owned(config).into_iter().map(|(k, v)| (k.to_owned(), v)));
+    for (name, least) in &config.floors {
+        let value = lines.get(name).and_then(|v| v.parse().ok()).unwrap_or_else(|| built_in(name));
+        if value < *least {
+            lines.insert(name.clone(), least.to_string());
+        }
+    }
     let mut text = String::from("# Written by the agent; changes here are lost.\n");
     for (name, value) in lines {
         // Writing to a String can't fail.
@@ -161,11 +180,11 @@ mod tests {
             major: 17,
             pool: "heron".into(),
             index: 2,
-            nodes: 3,
             storage_bytes: 1024 * MEBI,
             parameters: BTreeMap::new(),
             synchronous: "2 (\"a\", \"b\")".into(),
             upstream: Some(Upstream { host: "heron-0-0.x".into(), application_name: "pgpool_2_ab".into() }),
+            floors: BTreeMap::new(),
         }
     }
 
@@ -189,6 +208,19 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_never_has_less_than_its_primary() {
+        let mut config = config();
+        config.parameters.insert("max_connections".into(), "50".into());
+        config.floors = BTreeMap::from([("max_connections".into(), 200), ("max_worker_processes".into(), 9)]);
+        let text = render(&config);
+        assert!(text.contains("max_connections = '200'\n") && text.contains("max_worker_processes = '9'\n"));
+        config.floors.insert("max_worker_processes".into(), 8);
+        assert!(!render(&config).contains("max_worker_processes"), "no less than PostgreSQL's own");
+        config.floors.insert("max_connections".into(), 20);
+        assert!(render(&config).contains("max_connections = '50'\n"));
+    }
+
+    #[test]
     fn a_small_volume_gets_small_wal() {
         let text = render(&config());
         assert!(text.contains("max_wal_size = '128MB'\n"), "{text}");
@@ -198,8 +230,10 @@ mod tests {
     #[test]
     fn only_a_standby_has_an_upstream() {
         let mut config = config();
-        assert!(render(&config).contains("primary_conninfo"));
+        assert!(render(&config).contains("primary_conninfo") && render(&config).contains("restore_command"));
         config.upstream = None;
-        assert!(!render(&config).contains("primary_conninfo"));
+        assert!(
+            !render(&config).contains("primary_conninfo") && !render(&config).contains("restore_command")
+        );
     }
 }

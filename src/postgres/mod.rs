@@ -1,5 +1,2 @@
-//! PostgreSQL as seen from outside: positions, files and programs. A leaf: knows nothing of pools.
-pub mod lsn;
+//! PostgreSQL as seen from outside: files and programs. A leaf: knows nothing of pools.
 pub mod programs;
-
-pub use lsn::Lsn;

@@ -2,6 +2,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::hub::Hub;
@@ -74,6 +75,8 @@ impl Agent {
             Err(error) => return (false, error.into()),
         };
         let mut heard = false;
+        let changed = Notify::new();
+        let mut last = None;
         let reading = async {
             loop {
                 let line = timeout(SILENCE, lines.next()).await;
@@ -85,11 +88,16 @@ impl Agent {
                     heard = true;
                 }
                 hub.told(self.index, &report);
+                // A lease comes only by a question: one that has just become possible isn't waited for.
+                let now = Some((report.role, report.open, report.epoch));
+                if std::mem::replace(&mut last, now) != now {
+                    changed.notify_one();
+                }
             }
         };
         let ended: Result<std::convert::Infallible, FeedError> = tokio::select! {
             ended = reading => ended,
-            ended = self.ask(hub, client) => ended,
+            ended = self.ask(hub, client, &changed) => ended,
         };
         match ended {
             Err(error) => (heard, error),
@@ -97,7 +105,12 @@ impl Agent {
     }
 
     /// Asks for the lease again and again; only an agent of another pool ends this.
-    async fn ask(&self, hub: &Hub, client: &Client) -> Result<std::convert::Infallible, FeedError> {
+    async fn ask(
+        &self,
+        hub: &Hub,
+        client: &Client,
+        changed: &Notify,
+    ) -> Result<std::convert::Infallible, FeedError> {
         let mut pause = ASKS.0;
         loop {
             let sent = clock::now();
@@ -109,7 +122,8 @@ impl Agent {
                 }
                 Err(error) => tracing::debug!(node = self.index, %error, "a node doesn't answer"),
             }
-            sleep(pause).await;
+            // Either is a reason to ask again.
+            let _ = timeout(pause, changed.notified()).await;
         }
     }
 

@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{feed::Agent, hub::Hub, route::Kind, startup::Refusal};
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
-    names,
+    names::{self, PoolArgs},
 };
 
 /// Sessions get this long to end by themselves when the front is shut down.
@@ -44,15 +44,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What the front is told at its start.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// Name of the pool.
-    #[arg(long, env = "PGPOOL_POOL")]
-    pub pool: String,
-    /// Its namespace.
-    #[arg(long, env = "PGPOOL_NAMESPACE")]
-    pub namespace: String,
-    /// Uid of the pool.
-    #[arg(long, env = "PGPOOL_UID")]
-    pub uid: String,
+    /// The pool.
+    #[command(flatten)]
+    pub of: PoolArgs,
     /// How many nodes it has.
     #[arg(long, env = "PGPOOL_NODES", value_parser = clap::value_parser!(u8).range(1..=15))]
     pub nodes: u8,
@@ -122,8 +116,8 @@ struct Doors {
 impl Front {
     fn new(args: &Args, book: Book) -> Arc<Self> {
         Arc::new(Self {
-            pool: args.pool.clone(),
-            domain: names::domain(&args.pool, &args.namespace),
+            pool: args.of.pool.clone(),
+            domain: names::domain(&args.of.pool, &args.of.namespace),
             book,
             hub: Hub::new(args.nodes),
             places: Arc::new(Semaphore::new(
@@ -139,7 +133,7 @@ impl Front {
         let mut tasks = JoinSet::new();
         for index in 0..args.nodes {
             let host = names::node_host(&self.pool, index, &self.domain);
-            let agent = Agent { index, host, pool_uid: args.uid.clone() };
+            let agent = Agent { index, host, pool_uid: args.of.uid.clone() };
             tasks.spawn(agent.follow(self.hub.clone(), client.clone()));
         }
         let hub = self.hub.clone();

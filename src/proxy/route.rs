@@ -47,7 +47,7 @@ pub fn choose(
     let serving = || table.nodes().filter(move |(_, entry)| serves(entry, kind, now));
     let epoch = serving().map(|(_, entry)| entry.epoch).max()?;
     let fit: Vec<u8> = serving()
-        .filter(|(index, entry)| entry.epoch == epoch && !tried.contains(index))
+        .filter(|(index, entry)| entry.epoch == epoch && !entry.draining && !tried.contains(index))
         .map(|(index, _)| index)
         .collect();
     let first = turn.checked_rem(fit.len())?;
@@ -89,6 +89,12 @@ mod tests {
         assert_eq!(pick(&table, Kind::Primary, 0), None, "shut");
         let table = pool(&[(Role::Primary, 5, true, 1000), standby]);
         assert_eq!(pick(&table, Kind::Primary, 0), None, "its lease is over");
+        let mut table = Table::new(1);
+        let mut leaving = report(0, Role::Primary, 5, 2000);
+        leaving.draining = true;
+        table.told(0, &leaving, Moment::ZERO);
+        table.answered(0, &leaving, Moment::ZERO);
+        assert_eq!(pick(&table, Kind::Primary, 0), None, "it hands over");
     }
 
     #[test]

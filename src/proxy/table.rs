@@ -15,6 +15,8 @@ pub struct Entry {
     pub role: Role,
     /// True while it lets clients in.
     pub open: bool,
+    /// True while it hands over: who is there may finish, nobody new is sent there.
+    pub draining: bool,
     /// Its answers count for statements sent before this.
     pub lease: Moment,
 }
@@ -51,6 +53,7 @@ impl Table {
             epoch: report.epoch,
             role: report.role,
             open: report.open,
+            draining: report.draining,
             lease: Moment::ZERO,
         };
         if let Some(former) = place.as_ref().filter(|former| former.tenure == entry.tenure && former.open) {
@@ -93,6 +96,8 @@ pub(super) mod tests {
             epoch,
             role,
             open: true,
+            restarting: false,
+            draining: false,
             lease_ms,
             streaming: role == Role::Standby,
             timeline: Some(1),
@@ -111,6 +116,9 @@ pub(super) mod tests {
             synchronous: Vec::new(),
             attach_note: String::new(),
             bootstrapped: true,
+            pending_restart: Vec::new(),
+            refused_handover: None,
+            office: None,
         }
     }
 

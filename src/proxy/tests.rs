@@ -115,9 +115,7 @@ impl Pool {
             nodes.push(Node { says, mute, _tasks: tasks.map(AbortOnDropHandle::new), _dir: dir });
         }
         let args = Args {
-            pool: "rain".into(),
-            namespace: "weather".into(),
-            uid: "u".into(),
+            of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
             nodes: u8::try_from(roles.len()).unwrap(),
             max_connections,
         };

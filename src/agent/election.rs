@@ -1,0 +1,272 @@
+//! The agent in an election (R2): it follows nobody any more, says how far it is, and says so if it is chosen.
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::node::{Next, Node, StepError};
+use super::observe;
+use super::shared::Shared;
+use super::volume::write_json;
+use crate::api::v1alpha1::{Member, Phase, Record};
+use crate::clock::{self, Moment};
+use crate::link::LinkError;
+use crate::membership::election::{self, Booth, Suspicion};
+use crate::membership::record;
+use crate::messages::{NodeReport, Role, Standing, Vote};
+use crate::names;
+
+/// Between two looks at a walreceiver that is going and at a replay that is draining; PostgreSQL wakes nobody.
+const POLL: Duration = Duration::from_millis(5);
+/// Looks before the driver goes on; it comes back.
+const LOOKS: usize = 40;
+/// Longest time for a vote, or a question whether the primary is still there.
+const ASK: Duration = Duration::from_millis(500);
+
+/// The election under way, as this agent knows it.
+#[derive(Clone, Debug)]
+pub struct Election {
+    /// Its record.
+    pub record: Record,
+    /// When this agent first knew of it.
+    pub since: Moment,
+    /// How long the primary had been silent then.
+    pub silence: Duration,
+    posted: Option<Moment>,
+}
+
+/// What an agent has found out of the primary that it follows, by asking it.
+#[derive(Debug, Default)]
+pub struct Probe {
+    /// Why it is gone, and in which epoch that was found.
+    pub gone: Option<(i64, String)>,
+    running: bool,
+}
+
+impl Node {
+    /// Notes the election that the record speaks of.
+    fn note_election(&mut self, record: &Record) {
+        if self.election.as_ref().is_some_and(|e| e.record == *record) {
+            return;
+        }
+        let now = clock::now();
+        let mut inner = self.shared.lock();
+        let silence = inner.beaten.map_or(Duration::ZERO, |at| now.since(at));
+        inner.votes.retain(|h| h.vote.epoch == record.epoch);
+        drop(inner);
+        tracing::info!(epoch = record.epoch, reason = record.reason, "a primary is being chosen");
+        self.election = Some(Election { record: record.clone(), since: now, silence, posted: None });
+    }
+
+    /// A standby votes: once its walreceiver is gone and its replay has drained, nobody can be told by its word
+    /// that something is safe.
+    pub(super) async fn vote_as_standby(
+        &mut self,
+        record: &Record,
+        client: &Client,
+    ) -> Result<Next, StepError> {
+        self.note_election(record);
+        self.say("a primary is being chosen: follows nobody");
+        if self.shared.lock().own_vote(record.epoch).is_none() {
+            self.follow_settings(record).await?;
+            let Some(lsn) = drained(client).await? else { return Ok(Next::Wait) };
+            // All attached nodes hold one history, so the position alone says who is further.
+            self.cast(record, Standing::Standby, record.timeline, lsn);
+        }
+        self.count(record).await
+    }
+
+    /// The primary of the office that is voted on, alive or stopped, votes too.
+    pub(super) async fn vote_as_primary(
+        &mut self,
+        record: &Record,
+        standing: Standing,
+    ) -> Result<Next, StepError> {
+        self.note_election(record);
+        if self.shared.lock().own_vote(record.epoch).is_none_or(|own| own.standing != standing) {
+            self.cast(record, standing, record.timeline, 0);
+        }
+        self.count(record).await
+    }
+
+    fn cast(&self, record: &Record, standing: Standing, timeline: u32, lsn: u64) {
+        let mut inner = self.shared.lock();
+        let Some(member) = inner.member.clone() else { return };
+        let vote = Vote {
+            pool_uid: inner.report.pool_uid.clone(),
+            epoch: record.epoch,
+            index: member.index,
+            incarnation: member.incarnation,
+            standing,
+            timeline,
+            lsn,
+        };
+        tracing::info!(?vote, "votes");
+        inner.vote(clock::now(), vote);
+    }
+
+    /// Tells the others, and ends the election if this node is chosen.
+    async fn count(&mut self, record: &Record) -> Result<Next, StepError> {
+        let now = clock::now();
+        let Some(own) = self.shared.lock().own_vote(record.epoch) else { return Ok(Next::Wait) };
+        self.post(record, &own, now);
+        let (Some((object, _)), Some(known)) = (&self.object, &self.election) else { return Ok(Next::Wait) };
+        let patience = Duration::from_millis(u64::from(object.spec.timings.detach_after_ms));
+        let me = Member { index: own.index, incarnation: own.incarnation.clone() };
+        let choice = {
+            let mut inner = self.shared.lock();
+            // The own vote holds as long as this step does.
+            inner.vote(now, own);
+            let votes = &inner.votes;
+            election::choose(&Booth { now, me: &me, record, since: known.since, votes, patience })
+        };
+        let Some(choice) = choice else { return Ok(Next::Wait) };
+        tracing::info!(?choice, "chosen");
+        self.write_record(choice).await?;
+        Ok(if self.stale { Next::Wait } else { Next::Again })
+    }
+
+    /// Sends the own vote to the other attached nodes, once a heartbeat; each answers with its own.
+    fn post(&mut self, record: &Record, own: &Vote, now: Moment) {
+        let Some((object, _)) = &self.object else { return };
+        let heartbeat = Duration::from_millis(u64::from(object.spec.timings.heartbeat_ms));
+        let Some(known) = &mut self.election else { return };
+        if known.posted.is_some_and(|at| now.since(at) < heartbeat / 2) {
+            return;
+        }
+        known.posted = Some(now);
+        for index in record.attached.iter().map(|m| m.index).filter(|i| *i != own.index) {
+            let host = names::node_host(&self.shared.env.pool, index, &object.spec.domain);
+            let (link, own, shared) = (self.link.clone(), own.clone(), Arc::clone(&self.shared));
+            tokio::spawn(async move {
+                let sent = clock::now();
+                let answer: Result<Option<Vote>, LinkError> =
+                    link.post_json(&host, names::AGENT_PORT, "/v1/vote", &own, ASK).await;
+                match answer {
+                    Ok(Some(vote)) if vote.index == index && vote.pool_uid == own.pool_uid => {
+                        if shared.lock().vote(sent, vote) {
+                            shared.wake.notify_one();
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(index, %error, "a vote did not get there"),
+                }
+            });
+        }
+    }
+
+    /// An attached standby looks whether its primary is still there, and asks for an election if not.
+    pub(super) async fn watch_primary(&mut self, record: &Record) -> Result<Option<Next>, StepError> {
+        let Some(new) = self.suspicion(record) else { return Ok(None) };
+        tracing::warn!(reason = new.reason, "the primary is suspected");
+        self.stale = true;
+        self.read_record().await?;
+        if self.stale {
+            return Ok(Some(Next::Wait));
+        }
+        let Some(record) = self.record().cloned() else { return Ok(None) };
+        let Some(new) = self.suspicion(&record) else { return Ok(Some(Next::Again)) };
+        self.write_record(new).await?;
+        Ok(Some(if self.stale { Next::Wait } else { Next::Again }))
+    }
+
+    fn suspicion(&self, record: &Record) -> Option<Record> {
+        let (object, _) = self.object.as_ref()?;
+        let inner = self.shared.lock();
+        let me = inner.member.clone()?;
+        let beaten = inner.beaten.map_or(inner.watched, |at| at.max(inner.watched));
+        let grace = Duration::from_millis(u64::from(object.spec.timings.grace_ms));
+        drop(inner);
+        let probe = self.shared.probe();
+        let gone =
+            probe.gone.as_ref().filter(|(epoch, _)| *epoch == record.epoch).map(|(_, why)| why.as_str());
+        election::suspect(&Suspicion { now: clock::now(), me: &me, record, beaten, grace, gone })
+    }
+
+    /// The walreceiver has ended: the primary's agent is asked whether its Postgres has, too. A closed port says
+    /// that the agent is gone, and so is all that runs under it.
+    pub(super) fn ask_primary(&self, record: &Record) {
+        let Some((object, _)) = &self.object else { return };
+        let host = names::node_host(&self.shared.env.pool, record.primary, &object.spec.domain);
+        let (link, shared, epoch) = (self.link.clone(), Arc::clone(&self.shared), record.epoch);
+        if std::mem::replace(&mut shared.probe().running, true) {
+            return;
+        }
+        tokio::spawn(async move {
+            let answer: Result<NodeReport, LinkError> =
+                link.get_json(&host, names::AGENT_PORT, "/v1/report", ASK).await;
+            let gone = match answer {
+                Ok(report) if report.role == Role::Stopped && !report.restarting && report.epoch <= epoch => {
+                    Some("its Postgres has ended".to_owned())
+                }
+                Err(LinkError::Dial { source, .. })
+                    if source.kind() == std::io::ErrorKind::ConnectionRefused =>
+                {
+                    Some("its agent has ended".to_owned())
+                }
+                Ok(_) | Err(_) => None,
+            };
+            let mut probe = shared.probe();
+            probe.running = false;
+            if gone.is_some() {
+                probe.gone = gone.map(|why| (epoch, why));
+                drop(probe);
+                shared.wake.notify_one();
+            }
+        });
+    }
+
+    /// Gives the word that the Postgres of this office has ended, and asks for an election (R5). The word is in
+    /// the volume before anybody can hear it.
+    pub(super) async fn depose_self(&mut self, successor: Option<u8>, why: &str) -> Result<Next, StepError> {
+        let Some(record) = self.record().cloned() else { return Ok(Next::Wait) };
+        if record.phase != Phase::Serving || record.primary != self.me() {
+            return Ok(Next::Again);
+        }
+        write_json(&word_path(self), &Word { epoch: record.epoch })?;
+        let text = format!("node {}, the primary, has stopped: {why}", record.primary);
+        match record::depose(&record, successor, true, &text) {
+            Ok(new) => self.write_record(new).await?,
+            Err(error) => tracing::error!(%error, "no election can be asked for"),
+        }
+        Ok(if self.stale { Next::Wait } else { Next::Again })
+    }
+
+    /// The epoch in which this node gave its word; none when it never did.
+    pub(super) fn word(&self) -> Result<Option<i64>, StepError> {
+        let word: Option<Word> = super::volume::read_json(&word_path(self))?;
+        Ok(word.map(|w| w.epoch))
+    }
+}
+
+/// What a primary has promised: in this epoch it serves no more.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Word {
+    epoch: i64,
+}
+
+fn word_path(node: &Node) -> std::path::PathBuf {
+    node.volume.conf().join("word.json")
+}
+
+/// The position once nothing is received any more and all that was received is applied.
+async fn drained(client: &Client) -> Result<Option<u64>, StepError> {
+    // Two looks in a row: the first may have caught the startup process just before it read its configuration.
+    let mut before = None;
+    for _ in 0..LOOKS {
+        let seen = observe::drained(client).await?;
+        if seen.is_some() && seen == before {
+            return Ok(seen);
+        }
+        before = seen;
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(None)
+}
+
+impl Shared {
+    /// What was found out of the primary.
+    pub(super) fn probe(&self) -> std::sync::MutexGuard<'_, Probe> {
+        self.probe.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,85 @@
+//! The end of the agent: a primary hands over, a standby leaves the record, Postgres stops in order.
+use std::time::Duration;
+
+use super::node::{IDLE, Node};
+use super::server::Stop;
+use super::switchover::Wanted;
+use crate::api::v1alpha1::{Phase, Record};
+use crate::clock;
+use crate::messages::Role;
+
+/// Tries to say that this primary has stopped, should others write the record meanwhile.
+const WORDS: usize = 5;
+
+impl Node {
+    /// Stops Postgres because the pod is going. A standby first gets itself out of the record, so that nobody
+    /// waits for it to be found silent.
+    pub(super) async fn finish(mut self) {
+        if self.role == Role::Primary {
+            self.leave_office().await;
+        }
+        self.shared.lock().ending = true;
+        self.shared.changed();
+        if self.pg.is_none() {
+            return;
+        }
+        self.say("stopping");
+        let standby = self.role == Role::Standby;
+        if let Err(error) = self.end_postgres(Stop::Fast).await {
+            tracing::warn!(%error, "the record isn't waited for");
+            return;
+        }
+        if standby {
+            self.wait_until_removed().await;
+        } else {
+            self.say_stopped().await;
+        }
+    }
+
+    /// The Postgres of the primary has ended with its pod: whoever is attached shall not have to find out.
+    async fn say_stopped(&mut self) {
+        for _ in 0..WORDS {
+            self.stale = true;
+            let read = self.read_record().await;
+            let me = self.me();
+            let in_office = |r: &Record| r.phase == Phase::Serving && r.primary == me && r.attached.len() > 1;
+            if read.is_err() || self.stale || !self.record().is_some_and(in_office) {
+                return;
+            }
+            if let Err(error) = self.depose_self(None, "its pod is being stopped").await {
+                tracing::warn!(%error, "the others have to find out that this primary has stopped");
+                return;
+            }
+        }
+    }
+
+    /// A primary hands over before it stops; where it can't, the others choose without its help.
+    async fn leave_office(&mut self) {
+        let Some(client) = self.shared.client() else { return };
+        let wanted = Wanted { to: None, why: "its pod is being stopped".into(), ending: true };
+        self.stale = true;
+        let read = self.read_record().await;
+        let handed = match read {
+            Ok(()) => self.hand_over(&wanted, &client).await,
+            Err(error) => Err(error),
+        };
+        match handed {
+            Ok(Ok(())) => self.say_stopped().await,
+            Ok(Err(why)) => tracing::info!(why, "nothing is handed over"),
+            Err(error) => tracing::warn!(%error, "the handover failed"),
+        }
+    }
+
+    async fn wait_until_removed(&mut self) {
+        let limit = clock::now().after(self.object.as_ref().map_or(IDLE, |(object, _)| {
+            Duration::from_millis(2 * u64::from(object.spec.timings.detach_after_ms))
+        }));
+        while clock::now() < limit && self.shared.lock().attached() {
+            let _ = tokio::time::timeout(IDLE, self.shared.wake.notified()).await;
+            self.stale = true;
+            if self.read_record().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Handing over (R14): the primary leaves its office in order, so that another takes it without a wait.
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::node::{Next, Node, StepError};
+use super::server::Stop;
+use super::{observe, sql};
+use crate::api::v1alpha1::{Phase, Record};
+use crate::clock;
+use crate::messages::RefusedHandover;
+
+/// Longest time for open transactions to end before their sessions are ended.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Longest time until the attached standbys have applied everything.
+const APPLY: Duration = Duration::from_secs(3);
+/// Longest wait for a checkpoint; it goes on beside the handover.
+const CHECKPOINT: Duration = Duration::from_secs(10);
+/// The same, while the pod is being stopped: nobody says how long it may take.
+const CHECKPOINT_ENDING: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Who is to be the next primary, and how much time there is.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The node; none: any attached standby.
+    pub to: Option<u8>,
+    /// Why, for people.
+    pub why: String,
+    /// True while the pod is being stopped: then nothing forbids it.
+    pub ending: bool,
+}
+
+impl Node {
+    /// A switchover that the spec asks for, unless this node has given it up already.
+    pub(super) fn switchover_wanted(&self, record: &Record) -> Option<(Wanted, String)> {
+        let (object, _) = self.object.as_ref()?;
+        let wish = object.spec.switchover.as_ref()?;
+        let refused = self.shared.lock().report.refused_handover.as_ref().is_some_and(|r| r.id == wish.id);
+        let due = wish.timeline == record.timeline && wish.to != Some(self.me()) && !refused;
+        let why = "a switchover was asked for".to_owned();
+        due.then(|| (Wanted { to: wish.to, why, ending: false }, wish.id.clone()))
+    }
+
+    /// Carries it out, or says why not.
+    pub(super) async fn switch_over(
+        &mut self,
+        wanted: &Wanted,
+        id: &str,
+        client: &Client,
+    ) -> Result<Next, StepError> {
+        match self.hand_over(wanted, client).await? {
+            Ok(()) => Ok(Next::Again),
+            Err(why) => {
+                tracing::warn!(why, "the switchover is given up");
+                self.shared.lock().report.refused_handover = Some(RefusedHandover { id: id.to_owned(), why });
+                self.shared.changed();
+                Ok(Next::Again)
+            }
+        }
+    }
+
+    /// Why another node can't take over now.
+    fn cannot(&self, wanted: &Wanted) -> Option<String> {
+        let Some((object, _)) = &self.object else { return Some("there is no record".into()) };
+        let Some(record) = &object.status else { return Some("there is no record".into()) };
+        if record.phase != Phase::Serving || record.primary != self.me() {
+            return Some("this node is not the primary in office".into());
+        }
+        let others: Vec<u8> = record.attached.iter().map(|m| m.index).filter(|i| *i != self.me()).collect();
+        if others.is_empty() {
+            return Some("no standby is attached".into());
+        }
+        if let Some(to) = wanted.to.filter(|to| !others.contains(to)) {
+            return Some(format!("node {to} is not an attached standby"));
+        }
+        let min = usize::from(object.spec.min_attached);
+        (others.len() < min && !wanted.ending)
+            .then(|| format!("fewer than minAttached ({min}) nodes would stay attached"))
+    }
+
+    /// The handover itself: `Err` says why it was given up, this node then is in office as before.
+    pub(super) async fn hand_over(
+        &mut self,
+        wanted: &Wanted,
+        client: &Client,
+    ) -> Result<Result<(), String>, StepError> {
+        if let Some(why) = self.cannot(wanted) {
+            return Ok(Err(why));
+        }
+        tracing::info!(?wanted, "hands over");
+        self.say("hands over to another primary");
+        checkpoint(if wanted.ending { CHECKPOINT_ENDING } else { CHECKPOINT }).await;
+        // The fronts send nobody new here; who is in a transaction may finish it.
+        self.shared.lock().report.draining = true;
+        self.shared.changed();
+        let drained = self.drain(client).await;
+        let applied = match drained {
+            Ok(()) => self.all_applied(client).await,
+            Err(error) => Err(error),
+        };
+        match applied {
+            Ok(true) => {}
+            Ok(false) if wanted.ending => tracing::warn!("a standby lags: it is left to the election"),
+            Ok(false) => {
+                self.take_back(client).await?;
+                return Ok(Err("an attached standby did not apply everything in time".into()));
+            }
+            Err(error) => {
+                self.take_back(client).await?;
+                return Err(error);
+            }
+        }
+        self.end_postgres(Stop::Fast).await?;
+        self.depose_self(wanted.to, &wanted.why).await?;
+        Ok(Ok(()))
+    }
+
+    /// Ends sessions as soon as they are in no transaction, all of them after a while, and lets nobody in.
+    async fn drain(&mut self, client: &Client) -> Result<(), StepError> {
+        let deadline = clock::now().after(DRAIN);
+        let text = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM 'postgres'
+                      AND state = 'idle'";
+        let busy = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'
+                      AND usename IS DISTINCT FROM 'postgres' AND state <> 'idle'";
+        while clock::now() < deadline {
+            sql::within(client.query(text, &[])).await?;
+            let left: i64 = sql::within(client.query_one(busy, &[])).await?.get(0);
+            if left == 0 {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.shared.lock().report.open = false;
+        self.shared.changed();
+        if let Some(pg) = self.pg.as_mut() {
+            pg.shut(&self.conf).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether every attached standby has applied all that there is.
+    async fn all_applied(&self, client: &Client) -> Result<bool, StepError> {
+        let Some(record) = self.record().cloned() else { return Ok(false) };
+        let row =
+            sql::within(client.query_one("SELECT pg_current_wal_flush_lsn()::text AS flush", &[])).await?;
+        let flush = sql::position(&row, "flush").unwrap_or(u64::MAX);
+        let deadline = clock::now().after(APPLY);
+        while clock::now() < deadline {
+            let facts = observe::primary(client).await?;
+            let applied = |index: u8, incarnation: &str| {
+                facts.replicas.iter().any(|r| {
+                    r.index == index
+                        && r.incarnation == incarnation
+                        && r.replay_lsn.is_some_and(|l| l >= flush)
+                })
+            };
+            let mut others = record.attached.iter().filter(|m| m.index != self.me());
+            if others.all(|m| applied(m.index, &m.incarnation)) {
+                return Ok(true);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(false)
+    }
+
+    /// Opens again: same office, same epoch.
+    async fn take_back(&mut self, client: &Client) -> Result<(), StepError> {
+        self.shared.lock().report.draining = false;
+        self.let_clients_in(client).await?;
+        self.shared.changed();
+        Ok(())
+    }
+
+    /// Stops Postgres and notes that it has ended.
+    pub(super) async fn end_postgres(&mut self, how: Stop) -> Result<(), StepError> {
+        if let Some(pg) = &self.pg {
+            pg.stop(how).await;
+        }
+        let ended = self.postgres_ended().await;
+        self.shared.changed();
+        ended
+    }
+}
+
+/// A checkpoint before the sessions are cut, so that the one at the stop has little to write. One that takes
+/// long goes on by itself.
+async fn checkpoint(limit: Duration) {
+    let work = async {
+        let session = sql::connect("postgres").await.map_err(|e| e.to_string())?;
+        session.batch_execute("CHECKPOINT").await.map_err(|e| e.to_string())
+    };
+    match tokio::time::timeout(limit, tokio::spawn(work)).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(error, "checkpoint before a handover"),
+        Ok(Err(error)) => tracing::warn!(%error, "checkpoint before a handover"),
+        Err(_) => tracing::info!("the checkpoint goes on beside the handover"),
+    }
+}
