@@ -146,9 +146,11 @@ fn a_list_of_namespaces_leaves_no_rights_elsewhere() {
     let operator = |object: &&&Value| object["metadata"]["name"] == "pgpool-operator";
     let cluster = of_kind(&all, "ClusterRole");
     let cluster = cluster.iter().find(operator).unwrap();
-    assert_eq!(cluster["rules"].as_array().unwrap().len(), 1);
+    assert_eq!(cluster["rules"].as_array().unwrap().len(), 2);
     assert_eq!(cluster["rules"][0]["resources"], json!(["nodes", "persistentvolumes"]));
     assert_eq!(cluster["rules"][0]["verbs"], json!(["get", "list", "watch"]));
+    assert_eq!(cluster["rules"][1]["resources"], json!(["storageclasses"]));
+    assert_eq!(cluster["rules"][1]["verbs"], json!(["get"]));
     let roles = of_kind(&all, "Role");
     let places: Vec<&Value> =
         roles.iter().filter(operator).map(|role| &role["metadata"]["namespace"]).collect();
@@ -158,7 +160,7 @@ fn a_list_of_namespaces_leaves_no_rights_elsewhere() {
     let given = everywhere.iter().find(operator).unwrap()["rules"].as_array().unwrap().clone();
     assert_eq!(
         roles.iter().find(operator).unwrap()["rules"],
-        json!(given[1..]),
+        json!(given[2..]),
         "the same rights in both ways"
     );
 }

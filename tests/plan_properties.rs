@@ -15,10 +15,17 @@ const ENOUGH: usize = 400;
 
 fn settle(world: &mut World) {
     world.silent.clear();
+    world.refuses = false;
+    world.suffer(&Fault::Image("16.9"));
+    if world.wished().is_empty() {
+        // Who wants every node of the spec out has to take that back.
+        world.status.detached_by_wish.clear();
+        world.status.fenced.clear();
+    }
     for _ in 0..ENOUGH {
         let (seen, made) = world.plan();
-        let wished = usize::from(world.pool.nodes) - world.status.detached_by_wish.len();
-        let whole = world.record().is_some_and(|record| record.attached.len() == wished);
+        let wished = world.wished();
+        let whole = world.record().is_some_and(|r| r.attached.iter().map(|m| m.index).eq(wished));
         if whole && made.is_empty() && made.status == world.status && world.status.recovery.is_none() {
             return;
         }
@@ -34,12 +41,21 @@ fn settle(world: &mut World) {
             last.failures = 0;
         }
     }
-    panic!("not whole: {:?} {:?} {:?}", world.record(), world.status, world.jobs);
+    let (_, made) = world.plan();
+    panic!(
+        "not whole: {:?} {:#?} {:?} {:?} {:?} {:?}",
+        world.record(),
+        world.status,
+        world.jobs,
+        world.pods,
+        made.actions,
+        made.memory
+    );
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
     let request = prop::sample::select(annotations::REQUESTS.to_vec());
-    let value = prop::sample::select(vec!["0", "1", "2", "3", "9", "", "x", "1,2"]);
+    let value = prop::sample::select(vec!["0", "1", "2", "3", "9", "", "x", "1,2", "now", "off"]);
     prop_oneof![
         Just(Fault::OperatorForgets),
         (1..4_u8).prop_map(Fault::Diverges),
@@ -50,6 +66,12 @@ fn fault() -> impl Strategy<Value = Fault> {
         Just(Fault::JobFails),
         Just(Fault::JobNeedsRoom),
         (request, value).prop_map(|(request, value)| Fault::Asks(request, value.to_owned())),
+        prop::sample::select(vec!["16.1", "16.2", "16-absent", "18.0"]).prop_map(Fault::Image),
+        (1..6_u8).prop_map(Fault::Nodes),
+        (2..6_u64).prop_map(Fault::Size),
+        Just(Fault::Parameters),
+        (0..4_u8).prop_map(Fault::PodDies),
+        any::<bool>().prop_map(Fault::Refuses),
         (0..900_u16).prop_map(Fault::Time),
     ]
 }
@@ -98,9 +120,11 @@ proptest! {
     #[test]
     fn whatever_happens_no_rule_is_broken_and_the_pool_becomes_whole(
         nodes in 1..4_u8,
+        local in any::<bool>(),
         history in prop::collection::vec(moment(), 0..50),
     ) {
         let mut world = World::new(nodes);
+        world.local = local;
         live_through(&mut world, &history);
         settle(&mut world);
         prop_assert!(world.broken.is_empty(), "{:?}", world.broken);
@@ -146,8 +170,14 @@ fn a_bad_request_is_refused_with_its_reason_and_nothing_else_changes() {
         (annotations::RECOVER, "", "index of one node"),
         (annotations::DETACH, "x", "index of one node"),
         (annotations::ATTACH, "1,2", "index of one node"),
-        (annotations::RECOVER, "0", "primary"),
-        (annotations::DETACH, "0", "primary"),
+        (annotations::RECOVER, "0", "hand over first"),
+        (annotations::FENCE, "0", "hand over first"),
+        (annotations::FENCE, "7", "there is no node 7"),
+        (annotations::FENCE, "on", "or off"),
+        (annotations::FENCE, "off", "no node is fenced"),
+        (annotations::SWITCHOVER, "0", "is the primary already"),
+        (annotations::SWITCHOVER, "x", "index of one node"),
+        (annotations::RESTART, "2", "must be now"),
         (annotations::ATTACH, "1", "attached already"),
         (annotations::REPLACE_VOLUME, "1", "its volume works"),
     ];
@@ -231,11 +261,36 @@ fn a_healthy_node_is_recovered_without_a_copy() {
 }
 
 #[test]
+fn job_and_pod_overlap_on_one_machine_and_nowhere_else() {
+    for local in [true, false] {
+        let mut world = made(3);
+        world.local = local;
+        world.claims.values_mut().for_each(|claim| claim.on_one_machine = local);
+        world.suffer(&Fault::Diverges(1));
+        world.environment();
+        assert!(ask(&mut world, annotations::RECOVER, "1").0);
+        let (mut job_beside_pod, mut pod_beside_job) = (false, false);
+        for _ in 0..30 {
+            let (seen, made) = world.plan();
+            world.carry_out(&seen, &made, usize::MAX);
+            let job = !world.running().is_empty();
+            job_beside_pod |= job && world.pods.contains_key(&1);
+            pod_beside_job |= job && world.sets()[&1] == 1;
+            world.environment();
+            world.pass_time(1);
+        }
+        assert_eq!((job_beside_pod, pod_beside_job), (local, local));
+        settle(&mut world);
+        assert!(world.is_attached(1) && world.broken.is_empty(), "{:?}", world.broken);
+    }
+}
+
+#[test]
 fn a_deleted_pool_leaves_nothing_and_keeps_its_volumes_unless_told_otherwise() {
     for delete in [false, true] {
         let mut world = made(3);
         if delete {
-            world.pool.storage.when_deleted = pgpool_operator::api::v1alpha1::WhenDeleted::Delete;
+            world.pool.storage.when_deleted = pgpool_operator::api::v1alpha1::Fate::Delete;
         }
         world.pool.deleting = true;
         for _ in 0..20 {

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 use pgpool_operator::api::v1alpha1::PgPool;
 use pgpool_operator::model::{Sensitive, ValidPool};
-use pgpool_operator::resources::{self as r, JobOrder, Manifest, Runtime};
+use pgpool_operator::resources::{self as r, ANNOTATION_TEMPLATE, JobOrder, Manifest, NodeOrder, Runtime};
 use serde_json::json;
 
 /// A pool that sets everything; its names are unlike anything of the product.
@@ -51,6 +51,45 @@ fn runtime() -> Runtime {
 
 const UID: &str = "0123456789abcdef";
 
+fn order() -> NodeOrder {
+    NodeOrder { index: 1, replicas: 1, storage_bytes: 5 << 30, restarted_at: None }
+}
+
+/// The mark by which a pod is known that has to be made anew.
+fn mark(pool: &ValidPool, runtime: &Runtime, order: &NodeOrder) -> String {
+    let set = r::stateful_set(pool, runtime, UID, order).unwrap();
+    let metadata = set.spec.unwrap().template.metadata.unwrap();
+    metadata.annotations.unwrap()[ANNOTATION_TEMPLATE].clone()
+}
+
+#[test]
+fn a_pod_is_made_anew_for_what_it_is_made_of_and_for_nothing_else() {
+    let before = mark(&full(), &runtime(), &order());
+    let same = [
+        ValidPool { nodes: 7, ..full() },
+        ValidPool { min_attached: 1, ..full() },
+        ValidPool { parameters: std::collections::BTreeMap::new(), ..full() },
+    ];
+    for pool in same {
+        assert_eq!(mark(&pool, &runtime(), &order()), before);
+    }
+    assert_eq!(mark(&full(), &runtime(), &NodeOrder { replicas: 0, ..order() }), before);
+    let other = [
+        ValidPool { image: "registry.example/database:16.1".to_owned(), ..full() },
+        ValidPool { resources: None, ..full() },
+        ValidPool { preload: Vec::new(), ..full() },
+        ValidPool { tolerations: Vec::new(), ..full() },
+    ];
+    for pool in other {
+        assert_ne!(mark(&pool, &runtime(), &order()), before);
+    }
+    let newer = Runtime { operator_image: "registry.example/tool:2".to_owned() };
+    assert_ne!(mark(&full(), &newer, &order()), before);
+    assert_ne!(mark(&full(), &runtime(), &NodeOrder { storage_bytes: 6 << 30, ..order() }), before);
+    let restarted = NodeOrder { restarted_at: Some(jiff::Timestamp::UNIX_EPOCH), ..order() };
+    assert_ne!(mark(&full(), &runtime(), &restarted), before);
+}
+
 macro_rules! golden {
     ($name:literal, $object:expr) => {
         let manifest = Manifest::of(&$object).unwrap();
@@ -85,9 +124,9 @@ fn protection() {
 
 #[test]
 fn workloads() {
-    golden!("stateful_set", r::stateful_set(&full(), &runtime(), UID, 1, 1));
+    golden!("stateful_set", r::stateful_set(&full(), &runtime(), UID, &order()).unwrap());
     golden!("deployment", r::deployment(&full(), &runtime(), UID));
-    golden!("claim", r::claim(&full(), 1, true, Some("0badcafe")));
+    golden!("claim", r::claim(&full(), 1, "5Gi", true, Some("0badcafe")));
     let order =
         JobOrder { id: "0badcafe".to_owned(), node: 1, donor: 0, primary: 0, epoch: 7, may_destroy: false };
     golden!("recovery_job", r::recovery_job(&full(), &runtime(), UID, &order));

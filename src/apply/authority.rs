@@ -9,7 +9,7 @@ use kube::api::{Api, PostParams};
 use super::{ApplyError, Context, is_code};
 use crate::model::Sensitive;
 use crate::names;
-use crate::pki::{Authority, Leaf, PkiError};
+use crate::pki::{Authority, Leaf, PkiError, SaltKey};
 use crate::plan::AuthorityStep;
 use crate::resources::{ANNOTATION_NEXT_SINCE, LeafOrder, MANAGER, authority_secret, leaf_secret};
 
@@ -94,6 +94,13 @@ pub(super) async fn step(
         .await
         .map(|_| ())
         .map_err(|source| ApplyError::api("Secret", &name, source))
+}
+
+/// From what the salts of passwords are made. Another authority means other salts: roles are then told their
+/// verifiers once more.
+pub(super) async fn salt_key(context: Context<'_>) -> Result<SaltKey, ApplyError> {
+    let ca = current(context).await?;
+    Ok(SaltKey::of(Sensitive::new(text(&ca, "tls.key")?).reveal()))
 }
 
 /// Issues a leaf and puts it into its Secret.

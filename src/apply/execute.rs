@@ -88,7 +88,7 @@ impl Executor {
     }
 
     async fn ensure(&self, context: Context<'_>, order: &EnsureOrder, memory: &mut Memory, done: &mut Done) {
-        match roles::ensure(context, &self.verifiers, order).await {
+        match roles::ensure(context, order).await {
             Ok(ensured) => {
                 memory.ensured = ensured.errors.is_empty().then(|| order.fingerprint.clone());
                 memory.ensure_errors = ensured.errors;

@@ -12,11 +12,10 @@ use thiserror::Error;
 pub use execute::Done;
 
 use crate::api::v1alpha1::{PgPool, PgPoolStatus};
-use crate::model::{PoolKey, ValidPool};
+use crate::model::ValidPool;
 use crate::observe::{Agents, AgentsError, said};
 use crate::pki::PkiError;
 use crate::resources::BuildError;
-use roles::Verifiers;
 
 /// Why a plan could not be carried out.
 #[derive(Debug, Error)]
@@ -96,13 +95,12 @@ pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
 /// What carries plans out.
 pub struct Executor {
     client: Client,
-    verifiers: Verifiers,
 }
 
 impl Executor {
     /// One for all pools.
     pub fn new(client: Client) -> Self {
-        Self { client, verifiers: Verifiers::default() }
+        Self { client }
     }
 
     /// Writes the status, unless the object has changed since it was read.
@@ -117,11 +115,6 @@ impl Executor {
         api.replace_status(&name, &PostParams::default(), &changed)
             .await
             .map_err(|source| ApplyError::api("PgPool", &name, source))
-    }
-
-    /// Forgets what is kept of a pool that is gone.
-    pub fn forget(&self, key: &PoolKey) {
-        self.verifiers.forget(key);
     }
 }
 

@@ -89,7 +89,6 @@ impl Shared {
     fn forget(&self, key: &PoolKey) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.agents.forget(key);
-        self.executor.forget(key);
     }
 }
 
@@ -159,7 +158,7 @@ async fn refuse(
 
 async fn carry_on(shared: &Shared, raw: PgPool, pool: &ValidPool) -> Result<Action, ReconcileError> {
     let memory = shared.recall(&pool.key, &pool.object_uid);
-    let seen = observe(&shared.client, &shared.agents, &raw, pool, memory, now()).await?;
+    let seen = Box::pin(observe(&shared.client, &shared.agents, &raw, pool, memory, now())).await?;
     let plan = plan::plan(pool, &shared.runtime, &seen)?;
     // Status first: whatever is done next rests on what stands there.
     let raw = if plan.status == seen.status {

@@ -40,6 +40,16 @@ pub struct Memory {
     pub last_error: Option<(&'static str, String)>,
     /// Conditions of nodes that an event was made for, so that each is told once.
     pub told: BTreeSet<String>,
+    /// Nodes whose pods were deleted to be made anew, until they serve again.
+    pub rolled: BTreeSet<u8>,
+    /// Since when a change of all nodes can't go on.
+    pub stopped_since: Option<Timestamp>,
+    /// When a switchover that the operator itself wanted failed last, and why.
+    pub switchover_failed: Option<(Timestamp, String)>,
+    /// Restarts of a node's Postgres for parameters: which, and how often in a row.
+    pub restarts: BTreeMap<u8, (Vec<String>, u32)>,
     /// The copy under way as last measured: job, bytes, moment of the first byte seen.
     pub copy_begun: Option<(String, Timestamp)>,
+    /// When its progress was last written into status.
+    pub progress_at: Option<Timestamp>,
 }

@@ -8,8 +8,8 @@ mod valid;
 pub use memory::{Backoff, Memory, Requested};
 pub use newtypes::{PoolKey, Sensitive, bytes};
 pub use observed::{
-    ClaimSeen, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, NodeSeen, Observed, PodSeen,
-    SetSeen,
+    ClaimSeen, ClaimSize, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, NodeSeen,
+    Observed, PodSeen, SetSeen,
 };
 pub use secrets::{AuthoritySeen, LeafSeen, LoginSeen, SecretProblem, SecretsSeen};
 pub use valid::{FINALIZER, InvalidSpec, Login, SqlSource, ValidPool};

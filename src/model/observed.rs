@@ -39,6 +39,8 @@ pub struct PodSeen {
     pub trouble: Option<String>,
     /// True when it can't be scheduled.
     pub unschedulable: bool,
+    /// Fingerprint of the template that it was made from; none when an older operator made it.
+    pub template: Option<String>,
 }
 
 /// A node's StatefulSet.
@@ -59,8 +61,26 @@ pub struct ClaimSeen {
     pub filled: bool,
     /// Id of the recovery for which a person gave it up.
     pub given_up: Option<String>,
+    /// Its volume is known to be reached from one machine alone: there the lock of the volume keeps two pods apart
+    /// for certain, whatever becomes of the machine.
+    pub on_one_machine: bool,
     /// Why its volume is proved lost, if it is.
     pub lost: Option<String>,
+    /// How large the volume is and shall be.
+    pub size: ClaimSize,
+}
+
+/// The size of a claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimSize {
+    /// What it asks for, as it stands there.
+    pub requested: String,
+    /// Bytes that its volume has; none while it has none.
+    pub capacity: Option<u64>,
+    /// Why its volume can't be made larger, where that is known.
+    pub fixed: Option<String>,
+    /// Since when its file system waits for its pod to be started anew before it can grow.
+    pub waits_since: Option<Timestamp>,
 }
 
 /// How a Job ended.
@@ -147,7 +167,7 @@ pub struct Observed {
     pub status: PgPoolStatus,
     /// The membership object.
     pub membership: Option<MembershipSeen>,
-    /// The nodes; one entry for each index of the spec.
+    /// The nodes; one entry for each index of the spec, and for each that is still there beyond them.
     pub nodes: BTreeMap<u8, NodeSeen>,
     /// Recovery Jobs by name.
     pub jobs: BTreeMap<String, JobSeen>,

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::{PoolKey, bytes};
 use crate::api::v1alpha1::{
-    Bootstrap, BootstrapSql, ClusteringMode, Database, KeyRef, MAX_NODES, PgPool, PgPoolSpec, PodMetadata,
-    Proxy, Resources, Storage, Timings, User, WhenDeleted, annotations,
+    Bootstrap, BootstrapSql, ClusteringMode, Database, Fate, KeyRef, MAX_NODES, PgPool, PgPoolSpec,
+    PodMetadata, Proxy, Resources, Storage, Timings, User, annotations,
 };
 use crate::names;
 
@@ -85,6 +85,8 @@ pub struct ValidPool {
     pub pull_policy: &'static str,
     /// Secrets for pulling.
     pub pull_secrets: Vec<LocalObjectReference>,
+    /// Libraries that PostgreSQL loads at its start.
+    pub preload: Vec<String>,
     /// PostgreSQL parameters, with what other fields of the spec add.
     pub parameters: BTreeMap<String, String>,
     /// The volume of each node.
@@ -170,6 +172,7 @@ impl ValidPool {
             image: spec.image.clone(),
             pull_policy: spec.image_pull_policy.as_str(),
             pull_secrets: spec.image_pull_secrets.clone(),
+            preload: spec.postgres.shared_preload_libraries.clone(),
             parameters: parameters(spec),
             storage: spec.storage.clone(),
             storage_bytes: volume.unwrap_or_default(),
@@ -204,6 +207,7 @@ impl ValidPool {
             size: "1Gi".to_owned(),
             storage_class_name: None,
             when_deleted: pool.spec.storage.when_deleted,
+            when_scaled: pool.spec.storage.when_scaled,
         };
         let nodes = pool.spec.nodes.clamp(1, MAX_NODES);
         let spec: PgPoolSpec =
@@ -239,9 +243,14 @@ impl ValidPool {
         }
     }
 
+    /// Whether the volume of a node that is removed goes with it.
+    pub fn deletes_removed_volumes(&self) -> bool {
+        self.storage.when_scaled == Fate::Delete
+    }
+
     /// Whether the volumes go with the pool.
     pub fn deletes_volumes(&self) -> bool {
-        self.storage.when_deleted == WhenDeleted::Delete
+        self.storage.when_deleted == Fate::Delete
     }
 }
 

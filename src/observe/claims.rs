@@ -1,13 +1,14 @@
-//! Claims, and the proof that a volume is lost.
+//! Claims: their size, whether it may grow, and the proof that a volume is lost.
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::ObserveError;
 use super::kubernetes::{Lists, error};
-use crate::model::{ClaimSeen, NodeSeen, ValidPool};
+use crate::model::{ClaimSeen, ClaimSize, NodeSeen, ValidPool, bytes};
 use crate::names;
 use crate::resources::{ANNOTATION_FILLED, ANNOTATION_GIVEN_UP};
 
@@ -25,11 +26,62 @@ pub(super) fn claim(pool: &ValidPool, lists: &Lists, index: u8) -> Option<ClaimS
         deleting: claim.metadata.deletion_timestamp.is_some(),
         filled: claim.annotations().get(ANNOTATION_FILLED).is_some_and(|value| value == "true"),
         given_up: claim.annotations().get(ANNOTATION_GIVEN_UP).cloned(),
+        on_one_machine: false,
         lost: None,
+        size: size(claim),
     })
 }
 
-/// Asks after the volume of each claim whose pod doesn't run: a volume is lost when it is gone, or
+fn size(claim: &PersistentVolumeClaim) -> ClaimSize {
+    let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    let status = claim.status.as_ref();
+    let capacity = status.and_then(|status| status.capacity.as_ref()?.get("storage"));
+    let waits = status
+        .and_then(|status| status.conditions.as_ref())
+        .and_then(|all| all.iter().find(|c| c.type_ == "FileSystemResizePending" && c.status == "True"));
+    ClaimSize {
+        requested: requests.and_then(|r| r.get("storage")).map(|q| q.0.clone()).unwrap_or_default(),
+        capacity: capacity.and_then(|quantity| bytes(&quantity.0)),
+        fixed: None,
+        waits_since: waits.and_then(|c| c.last_transition_time.as_ref()).map(|time| time.0),
+    }
+}
+
+/// Asks the storage class of each claim that is smaller than the spec wants whether it may grow.
+pub(super) async fn look_for_fixed(
+    client: &Client,
+    pool: &ValidPool,
+    lists: &Lists,
+    nodes: &mut BTreeMap<u8, NodeSeen>,
+) -> Result<(), ObserveError> {
+    for (index, seen) in nodes {
+        let Some(entry) = &mut seen.claim else { continue };
+        if bytes(&entry.size.requested).is_none_or(|has| has >= pool.storage_bytes) {
+            continue;
+        }
+        let class = find(pool, lists, *index)
+            .and_then(|claim| claim.spec.as_ref()?.storage_class_name.as_deref())
+            .filter(|class| !class.is_empty());
+        entry.size.fixed = match class {
+            Some(class) => fixed(client, pool, class).await?,
+            None => Some("it has no storage class".to_owned()),
+        };
+    }
+    Ok(())
+}
+
+async fn fixed(client: &Client, pool: &ValidPool, name: &str) -> Result<Option<String>, ObserveError> {
+    let classes: Api<StorageClass> = Api::all(client.clone());
+    match classes.get_opt(name).await {
+        Ok(Some(class)) if class.allow_volume_expansion == Some(true) => Ok(None),
+        Ok(Some(_)) => Ok(Some(format!("storage class {name} doesn't allow it (allowVolumeExpansion)"))),
+        Ok(None) => Ok(Some(format!("storage class {name} is gone"))),
+        // The API server refuses what can't be, with its own words.
+        Err(source) => unknown(pool, "StorageClass", source),
+    }
+}
+
+/// Asks after the volume of each claim whose pod isn't ready: a volume is lost when it is gone, or
 /// when the only machines that it can be reached from are.
 pub(super) async fn look_for_lost(
     client: &Client,
@@ -46,20 +98,43 @@ pub(super) async fn look_for_lost(
         }
         let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         if let Some(volume) = volume.filter(|_| !seen.pod.as_ref().is_some_and(|pod| pod.ready)) {
-            entry.lost = lost(client, pool, volume).await?;
+            look_at(client, pool, volume, entry).await?;
         }
     }
     Ok(())
 }
 
-async fn lost(client: &Client, pool: &ValidPool, name: &str) -> Result<Option<String>, ObserveError> {
+async fn look_at(
+    client: &Client,
+    pool: &ValidPool,
+    name: &str,
+    entry: &mut ClaimSeen,
+) -> Result<(), ObserveError> {
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
-    let volume = match volumes.get_opt(name).await {
-        Ok(Some(volume)) => volume,
-        Ok(None) => return Ok(Some(format!("PersistentVolume {name} is gone"))),
-        Err(source) => return unknown(pool, "PersistentVolume", source),
+    let hosts = match volumes.get_opt(name).await {
+        Ok(Some(volume)) => hosts(&volume),
+        Ok(None) => {
+            entry.lost = Some(format!("PersistentVolume {name} is gone"));
+            return Ok(());
+        }
+        Err(source) => {
+            entry.lost = unknown(pool, "PersistentVolume", source)?;
+            return Ok(());
+        }
     };
-    let Some(hosts) = hosts(&volume) else { return Ok(None) };
+    let Some(hosts) = hosts else { return Ok(()) };
+    entry.on_one_machine = hosts.len() == 1;
+    entry.lost = all_gone(client, pool, name, &hosts).await?;
+    Ok(())
+}
+
+/// Whether none of the machines from which a volume can be reached is part of the cluster.
+async fn all_gone(
+    client: &Client,
+    pool: &ValidPool,
+    name: &str,
+    hosts: &[String],
+) -> Result<Option<String>, ObserveError> {
     let machines: Api<Node> = Api::all(client.clone());
     let params = ListParams::default().labels(&format!("{HOSTNAME} in ({})", hosts.join(",")));
     match machines.list(&params).await {

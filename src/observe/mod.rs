@@ -6,7 +6,7 @@ mod kubernetes;
 mod secrets;
 mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use kube::Client;
 use rand::Rng as _;
 use thiserror::Error;
 
-use crate::api::v1alpha1::{PgPool, PgPoolMembership};
+use crate::api::v1alpha1::{PgPool, PgPoolMembership, Record};
 use crate::model::{MembershipSeen, Memory, NodeSeen, Observed, ValidPool};
 use crate::names;
 
@@ -55,8 +55,10 @@ pub async fn observe(
     let status = raw.status.clone().unwrap_or_default();
     let pool_uid = membership.as_ref().map(|m: &PgPoolMembership| m.spec.pool_uid.clone());
     let secrets = secrets::read(client, pool, &lists, status.bootstrapped).await?;
-    let mut nodes = nodes(pool, &lists);
+    let record = membership.as_ref().and_then(|membership| membership.status.as_ref());
+    let mut nodes = nodes(pool, &lists, record);
     claims::look_for_lost(client, pool, &lists, &mut nodes).await?;
+    claims::look_for_fixed(client, pool, &lists, &mut nodes).await?;
     if let (Some(uid), Some(secret)) =
         (&pool_uid, lists.secret(&names::part_tls_secret(pool.name(), "operator")))
     {
@@ -89,8 +91,18 @@ fn hex(digits: usize) -> String {
     (0..digits).filter_map(|_| char::from_digit(random.random_range(0..16), 16)).collect()
 }
 
-fn nodes(pool: &ValidPool, lists: &Lists) -> BTreeMap<u8, NodeSeen> {
-    (0..pool.nodes)
+/// The nodes of the spec, and those beyond them that are still there.
+fn nodes(pool: &ValidPool, lists: &Lists, record: Option<&Record>) -> BTreeMap<u8, NodeSeen> {
+    let mut indices: BTreeSet<u8> = (0..pool.nodes).collect();
+    indices.extend(lists.sets.iter().filter_map(workloads::index));
+    indices.extend(lists.pods.iter().filter(|pod| workloads::is_node(pod)).filter_map(workloads::index));
+    indices.extend(record.into_iter().flat_map(|record| record.attached.iter().map(|member| member.index)));
+    if pool.deleting {
+        // Volumes of nodes that were removed before go with the pool too.
+        indices.extend(lists.claims.iter().filter_map(workloads::index));
+    }
+    indices
+        .into_iter()
         .map(|index| {
             let seen = NodeSeen {
                 set: workloads::set(pool, lists, index),

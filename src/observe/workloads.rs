@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::kubernetes::Lists;
 use crate::model::{DeploymentSeen, JobOutcome, JobSeen, PodSeen, SetSeen, ValidPool};
 use crate::names;
-use crate::resources::ANNOTATION_MAY_DESTROY;
+use crate::resources::{ANNOTATION_MAY_DESTROY, ANNOTATION_TEMPLATE, Part};
 
 /// Reasons for which a container waits that a person must look at.
 const WAITING: [&str; 8] = [
@@ -22,6 +22,16 @@ const WAITING: [&str; 8] = [
     "RunContainerError",
     "CrashLoopBackOff",
 ];
+
+/// The index in the label of something that belongs to a node.
+pub(super) fn index<K: ResourceExt>(object: &K) -> Option<u8> {
+    object.labels().get(names::LABEL_NODE)?.parse().ok()
+}
+
+/// Whether it is a pod of a node, and not of its recovery Job.
+pub(super) fn is_node(pod: &Pod) -> bool {
+    pod.labels().get(names::LABEL_PART).is_some_and(|part| part == Part::Node(0).as_str())
+}
 
 pub(super) fn set(pool: &ValidPool, lists: &Lists, index: u8) -> Option<SetSeen> {
     let name = names::stateful_set(pool.name(), index);
@@ -44,6 +54,7 @@ pub(super) fn pod(pool: &ValidPool, lists: &Lists, index: u8) -> Option<PodSeen>
         ready: is("Ready", "True"),
         trouble: trouble(pod).map(|text| with_class(pool, text)),
         unschedulable: is("PodScheduled", "False"),
+        template: pod.annotations().get(ANNOTATION_TEMPLATE).cloned(),
     })
 }
 
@@ -95,7 +106,7 @@ pub(super) fn jobs(lists: &Lists) -> BTreeMap<String, JobSeen> {
         .jobs
         .iter()
         .filter_map(|job| {
-            let node = job.labels().get(names::LABEL_NODE)?.parse().ok()?;
+            let node = index(job)?;
             let pod = lists
                 .pods
                 .iter()

@@ -8,7 +8,7 @@ mod password;
 use thiserror::Error;
 
 pub use authority::{Authority, Issued, Leaf, expires, renew_at};
-pub use password::{password, scram_verifier};
+pub use password::{SaltKey, password, scram_verifier};
 
 /// Why a certificate or a password could not be made or read. Holds no key and no password.
 #[derive(Debug, Error)]

@@ -1,8 +1,11 @@
 //! Passwords, and the verifiers that a node gets in their place.
+use std::num::NonZeroU32;
+
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
+use ring::{digest, hmac, pbkdf2};
 
 use super::PkiError;
 
@@ -17,15 +20,55 @@ pub fn password() -> Result<String, PkiError> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The SCRAM-SHA-256 verifier of a password, as `pg_authid.rolpassword` has it (RFC 5803): salt of 16
-/// bytes, 4096 iterations, SASLprep as PostgreSQL applies it. Salted anew at each call.
-pub fn scram_verifier(password: &str) -> String {
-    postgres_protocol::password::scram_sha_256(password.as_bytes())
+/// Rounds of PBKDF2, as many as PostgreSQL's own (`scram_iterations`).
+const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(4095);
+/// Bytes of a salt, as many as PostgreSQL's own.
+const SALT_BYTES: usize = 16;
+/// Sets the key of salts apart from any other that may be derived from the same secret.
+const SALT_LABEL: &[u8] = b"pgpool-operator: salts of SCRAM verifiers";
+
+/// From what salts are made: a secret of the pool, so that nobody else can tell by the salt, which a server gives
+/// to whoever asks, whether a password is the one that he guesses.
+#[derive(Clone, Debug)]
+pub struct SaltKey(hmac::Key);
+
+impl SaltKey {
+    /// The key of a pool whose authority has this private key.
+    pub fn of(authority_key_pem: &str) -> Self {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, authority_key_pem.as_bytes());
+        Self(hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, SALT_LABEL).as_ref()))
+    }
+
+    fn salt(&self, role: &str, password: &str) -> [u8; SALT_BYTES] {
+        let mut context = hmac::Context::with_key(&self.0);
+        // No name of a role holds a zero byte.
+        for part in [role.as_bytes(), &[0], password.as_bytes()] {
+            context.update(part);
+        }
+        let mut salt = [0; SALT_BYTES];
+        salt.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
+        salt
+    }
+}
+
+/// The SCRAM-SHA-256 verifier of a role's password, as `pg_authid.rolpassword` has it (RFC 5803): salt of 16
+/// bytes, 4096 iterations, SASLprep as PostgreSQL applies it. It follows from key, role and password alone, so
+/// that the same password never looks like a change.
+pub fn scram_verifier(key: &SaltKey, role: &str, password: &str) -> String {
+    let salt = key.salt(role, password);
+    // PostgreSQL takes a password as it is where it can't be prepared.
+    let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+    let mut salted = [0; digest::SHA256_OUTPUT_LEN];
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, &salt, prepared.as_bytes(), &mut salted);
+    let salted = hmac::Key::new(hmac::HMAC_SHA256, &salted);
+    let stored = digest::digest(&digest::SHA256, hmac::sign(&salted, b"Client Key").as_ref());
+    let server = hmac::sign(&salted, b"Server Key");
+    let text = |bytes: &[u8]| STANDARD.encode(bytes);
+    format!("SCRAM-SHA-256${ITERATIONS}:{}${}:{}", text(&salt), text(stored.as_ref()), text(server.as_ref()))
 }
 
 #[cfg(test)]
 mod tests {
-    use base64::engine::general_purpose::STANDARD;
     use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 
     use super::*;
@@ -38,22 +81,38 @@ mod tests {
         assert_ne!(one, password().unwrap());
     }
 
+    fn verifier(password: &str) -> String {
+        scram_verifier(&SaltKey::of("a key"), "app", password)
+    }
+
     #[test]
     fn verifiers_have_the_form_that_postgres_stores() {
-        let text = scram_verifier("secret");
+        let text = verifier("secret");
         let rest = text.strip_prefix("SCRAM-SHA-256$4096:").unwrap();
         let (salt, keys) = rest.split_once('$').unwrap();
         let (stored, server) = keys.split_once(':').unwrap();
         assert_eq!(STANDARD.decode(salt).unwrap().len(), 16);
         assert_eq!(STANDARD.decode(stored).unwrap().len(), 32);
         assert_eq!(STANDARD.decode(server).unwrap().len(), 32);
-        assert_ne!(text, scram_verifier("secret"), "the salt is new each time");
+    }
+
+    #[test]
+    fn the_same_password_has_the_same_verifier_and_salts_are_shared_by_nobody() {
+        let salt = |key: &str, role: &str, password: &str| {
+            let text = scram_verifier(&SaltKey::of(key), role, password);
+            text.split('$').nth(1).unwrap().split_once(':').unwrap().1.to_owned()
+        };
+        assert_eq!(verifier("secret"), verifier("secret"));
+        let of = salt("a key", "app", "secret");
+        assert_ne!(of, salt("a key", "app", "secret2"));
+        assert_ne!(of, salt("a key", "admin", "secret"));
+        assert_ne!(of, salt("another key", "app", "secret"));
+        assert_ne!(salt("a key", "ap", "psecret"), of);
     }
 
     /// A login as a server that knows the verifier alone would check it: its ServerKey signs the
     /// exchange, and the client accepts that signature only if both come from the same password.
     fn login(verifier: &str, password: &str) -> bool {
-        use hmac_of as hmac;
         let rest = verifier.strip_prefix("SCRAM-SHA-256$4096:").unwrap();
         let (salt, keys) = rest.split_once('$').unwrap();
         let server_key = STANDARD.decode(keys.split_once(':').unwrap().1).unwrap();
@@ -65,22 +124,14 @@ mod tests {
         client.update(challenge.as_bytes()).unwrap();
         let last = String::from_utf8(client.message().to_vec()).unwrap();
         let without_proof = last.rsplit_once(",p=").unwrap().0;
-        let signed = hmac(&server_key, format!("{bare},{challenge},{without_proof}").as_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &server_key);
+        let signed = hmac::sign(&key, format!("{bare},{challenge},{without_proof}").as_bytes());
         client.finish(format!("v={}", STANDARD.encode(signed)).as_bytes()).is_ok()
-    }
-
-    /// HMAC-SHA-256 (RFC 2104) of keys no longer than a block.
-    fn hmac_of(key: &[u8], message: &[u8]) -> Vec<u8> {
-        use sha2::{Digest as _, Sha256};
-        let pad =
-            |with: u8| -> Vec<u8> { (0..64).map(|i| key.get(i).copied().unwrap_or(0) ^ with).collect() };
-        let inner = Sha256::new().chain_update(pad(0x36)).chain_update(message).finalize();
-        Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
     }
 
     #[test]
     fn a_verifier_lets_its_own_password_in_and_no_other() {
-        let verifier = scram_verifier("correct horse");
+        let verifier = verifier("correct horse");
         assert!(login(&verifier, "correct horse"));
         assert!(!login(&verifier, "correct horsf"));
     }
@@ -88,6 +139,6 @@ mod tests {
     #[test]
     fn passwords_are_normalised_as_postgres_does() {
         // U+00AA is mapped to `a` by SASLprep (RFC 4013, section 3).
-        assert!(login(&scram_verifier("\u{aa}bc"), "abc"));
+        assert!(login(&verifier("\u{aa}bc"), "abc"));
     }
 }

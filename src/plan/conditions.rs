@@ -73,6 +73,7 @@ fn ready(draft: &Draft<'_>, health: Health) -> Verdict {
     match health {
         Health::Ready => verdict(true, "AllAttached", format!("{attached} nodes are attached")),
         Health::Recovering => verdict(false, "Recovering", recovering(draft)),
+        Health::Updating => verdict(false, "Updating", changing(draft)),
         Health::Degraded => {
             verdict(false, "NodesMissing", format!("{attached} nodes are attached; {}", missing(draft)))
         }
@@ -92,8 +93,15 @@ fn progressing(draft: &Draft<'_>, health: Health) -> Verdict {
         Health::Suspended => {
             verdict(false, "Suspended", "spec.suspend is true: the operator changes nothing")
         }
-        _ => verdict(false, "AtRest", "nothing is under way"),
+        _ => match &draft.change {
+            Some(change) => verdict(!change.stopped, change.reason, change.message.clone()),
+            None => verdict(false, "AtRest", "nothing is under way"),
+        },
     }
+}
+
+fn changing(draft: &Draft<'_>) -> String {
+    draft.change.as_ref().map(|change| change.message.clone()).unwrap_or_default()
 }
 
 fn degraded(draft: &Draft<'_>, health: Health) -> Verdict {
@@ -104,6 +112,10 @@ fn degraded(draft: &Draft<'_>, health: Health) -> Verdict {
     match health {
         Health::Degraded => verdict(true, "NodesMissing", missing(draft)),
         Health::Unavailable => verdict(true, "NoPrimary", "no primary is in office: nothing can be written"),
+        _ if !draft.plan.status.fenced.is_empty() => {
+            let list = list(&draft.plan.status.fenced);
+            verdict(true, "Fenced", format!("fenced: {list}; fence=off lifts it"))
+        }
         _ if !draft.plan.status.detached_by_wish.is_empty() => {
             let list = list(&draft.plan.status.detached_by_wish);
             verdict(
@@ -116,12 +128,14 @@ fn degraded(draft: &Draft<'_>, health: Health) -> Verdict {
     }
 }
 
-fn list(nodes: &[u8]) -> String {
+/// Nodes by their indices, in words.
+pub(super) fn list(nodes: &[u8]) -> String {
     nodes.iter().map(|index| format!("node {index}")).collect::<Vec<_>>().join(", ")
 }
 
 fn missing(draft: &Draft<'_>) -> String {
-    let missing = draft.plan.status.nodes.iter().filter(|node| !draft.is_attached(node.index));
+    let missing = draft.plan.status.nodes.iter();
+    let missing = missing.filter(|node| !draft.is_attached(node.index) && node.index < draft.pool.nodes);
     let texts: Vec<String> = missing
         .map(|node| match node.reason.as_str() {
             "" => format!("node {} is {:?}", node.index, node.state),

@@ -1,12 +1,12 @@
 //! The plan while it is being made.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::Resource;
 use serde::Serialize;
 
 use super::{AT_REST, Action, Happening, Plan};
-use crate::api::v1alpha1::{PgPoolStatus, Record};
+use crate::api::v1alpha1::{PgPoolStatus, Record, Restart};
 use crate::messages::{NodeReport, Role};
 use crate::model::{NodeSeen, Observed, ValidPool};
 use crate::resources::{BuildError, Manifest, Runtime};
@@ -27,6 +27,25 @@ pub(super) struct Draft<'a> {
     pub wanted: BTreeSet<(String, String)>,
     /// What a person must act on, for the Degraded condition: reason and message.
     pub troubles: Vec<(&'static str, String)>,
+    /// What of a change of all nodes is under way, or what it waits for.
+    pub change: Option<Change>,
+    /// The restart in place that the agents are told of.
+    pub restart: Option<Restart>,
+    /// Nodes beyond the spec whose pods shall go.
+    pub stopping: BTreeSet<u8>,
+    /// Fingerprint of the template that each node's pod shall be made from.
+    pub templates: BTreeMap<u8, String>,
+}
+
+/// A change that goes through the nodes one at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    /// One word, in CamelCase.
+    pub reason: &'static str,
+    /// What is done, or what it waits for.
+    pub message: String,
+    /// True when it can't go on until a person acts.
+    pub stopped: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -44,7 +63,19 @@ impl<'a> Draft<'a> {
         let troubles = memory_trouble(seen);
         let attach =
             seen.membership.as_ref().map(|m| m.spec.attach.iter().copied().collect()).unwrap_or_default();
-        Self { pool, runtime, seen, plan, attach, wanted: BTreeSet::new(), troubles }
+        Self {
+            pool,
+            runtime,
+            seen,
+            plan,
+            attach,
+            wanted: BTreeSet::new(),
+            troubles,
+            change: None,
+            restart: None,
+            stopping: BTreeSet::new(),
+            templates: BTreeMap::new(),
+        }
     }
 
     pub fn finish(self) -> Plan {
@@ -69,6 +100,17 @@ impl<'a> Draft<'a> {
     /// Lets something be told again, since it is no longer true.
     pub fn untell(&mut self, key: &str) {
         self.plan.memory.told.remove(key);
+    }
+
+    /// Something that a person should know of: told once for as long as it is so.
+    pub fn warn(&mut self, key: &str, reason: &'static str, message: Option<String>) {
+        match message {
+            Some(message) => {
+                self.tell_once(key.to_owned(), Happening::warning(reason, message.clone()));
+                self.troubles.push((reason, message));
+            }
+            None => self.untell(key),
+        }
     }
 
     /// Asks for the next pass no later than that.
@@ -125,6 +167,36 @@ impl<'a> Draft<'a> {
         // primary that another has deposed is two epochs behind at least: one for the election, one for its end.
         let in_office = report.role == Role::Primary && report.open && report.epoch + 1 >= record.epoch;
         in_office.then_some((record.primary, report))
+    }
+
+    /// Whether a person wants the node out, for whatever reason.
+    pub fn is_wished_out(&self, index: u8) -> bool {
+        let status = &self.plan.status;
+        status.detached_by_wish.contains(&index) || status.fenced.contains(&index)
+    }
+
+    /// The nodes that shall be attached, whatever they are.
+    pub fn wished(&self) -> impl Iterator<Item = u8> + '_ {
+        (0..self.pool.nodes).filter(|index| !self.is_wished_out(*index))
+    }
+
+    /// Nodes beyond the spec that are still there, in the order of their indices.
+    pub fn extras(&self) -> Vec<u8> {
+        self.seen.nodes.keys().copied().filter(|index| *index >= self.pool.nodes).collect()
+    }
+
+    /// Goes on with a change, or says what it waits for; the first that says so counts.
+    pub fn changing(&mut self, reason: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        self.change.get_or_insert(Change { reason, message, stopped: false });
+    }
+
+    /// A change that goes on only when a person has acted.
+    pub fn stuck(&mut self, reason: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        self.tell_once(reason.to_owned(), Happening::warning(reason, message.clone()));
+        self.troubles.push((reason, message.clone()));
+        self.change.get_or_insert(Change { reason, message, stopped: true });
     }
 
     pub fn has_certificate(&self, secret: &str) -> bool {

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use super::draft::Draft;
 use super::{AT_ONCE, Action, Happening};
 use crate::api::v1alpha1::MembershipSpec;
-use crate::model::ValidPool;
 
 /// The node that makes the first copy of the data.
 pub(super) const BOOTSTRAP: u8 = 0;
@@ -20,7 +19,7 @@ pub(super) fn ensure(draft: &mut Draft<'_>) -> bool {
     }
     if draft.seen.claims.is_empty() {
         let attach = BTreeSet::from([BOOTSTRAP]);
-        let spec = spec(draft.pool, draft.seen.fresh_uid.clone(), &attach);
+        let spec = spec(draft, draft.seen.fresh_uid.clone(), &attach);
         draft.act(Action::CreateMembership(spec));
         draft.requeue(AT_ONCE);
         return false;
@@ -38,28 +37,40 @@ pub(super) fn ensure(draft: &mut Draft<'_>) -> bool {
 /// Brings the membership's spec in step.
 pub(super) fn plan(draft: &mut Draft<'_>) {
     let Some(membership) = &draft.seen.membership else { return };
-    // Whatever was interrupted: who was detached by wish stays out.
-    draft.attach.retain(|index| !draft.plan.status.detached_by_wish.contains(index));
-    let wanted = spec(draft.pool, membership.spec.pool_uid.clone(), &draft.attach);
+    // Whatever was interrupted: who was detached by wish stays out, and so does who isn't there any more.
+    let nodes = nodes(draft);
+    let (plan, attach) = (&draft.plan, &mut draft.attach);
+    let out = |index: &u8| plan.status.detached_by_wish.contains(index) || plan.status.fenced.contains(index);
+    attach.retain(|index| *index < nodes && !out(index));
+    let wanted = spec(draft, membership.spec.pool_uid.clone(), &draft.attach);
     if wanted != membership.spec {
         draft.act(Action::UpdateMembership(wanted));
         draft.requeue(AT_ONCE);
     }
 }
 
-fn spec(pool: &ValidPool, pool_uid: String, attach: &BTreeSet<u8>) -> MembershipSpec {
+/// Agents count the nodes that are being removed until these are gone.
+fn nodes(draft: &Draft<'_>) -> u8 {
+    draft.extras().last().map_or(draft.pool.nodes, |last| last.saturating_add(1))
+}
+
+fn spec(draft: &Draft<'_>, pool_uid: String, attach: &BTreeSet<u8>) -> MembershipSpec {
+    let pool = draft.pool;
     MembershipSpec {
         pool_uid,
         clustering_mode: pool.mode,
         bootstrap: BOOTSTRAP,
-        nodes: pool.nodes,
+        nodes: nodes(draft),
         attach: attach.iter().copied().collect(),
         min_attached: pool.min_attached,
         timings: pool.timings,
         parameters: pool.parameters.clone(),
         domain: pool.domain(),
-        archive_max_bytes: pool.archive_max_bytes,
+        archive_max_bytes: super::storage::archive(draft),
         archive_retention_seconds: pool.archive_retention_seconds,
         suspend: false,
+        switchover: super::switchover::wish(draft),
+        fenced: draft.plan.status.fenced.clone(),
+        restart: draft.restart.clone(),
     }
 }

@@ -11,10 +11,17 @@ mod events;
 mod logins;
 mod membership;
 mod nodes;
+mod office;
 pub mod recovery;
 mod requests;
+mod rest;
+mod restart;
+mod rolling;
+mod scale;
 mod status;
+mod storage;
 mod sweep;
+mod switchover;
 
 use std::time::Duration;
 
@@ -83,8 +90,11 @@ pub fn plan(pool: &ValidPool, runtime: &Runtime, seen: &Observed) -> Result<Plan
     logins::plan(&mut draft);
     requests::answer(&mut draft);
     recovery::plan(&mut draft);
-    membership::plan(&mut draft);
+    switchover::plan(&mut draft);
+    scale::plan(&mut draft);
     nodes::plan(&mut draft)?;
+    rolling::plan(&mut draft);
+    membership::plan(&mut draft);
     sweep::plan(&mut draft);
     status::summarise(&mut draft);
     Ok(draft.finish())

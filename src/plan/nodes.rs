@@ -1,18 +1,27 @@
 //! Claims, StatefulSets and role labels of the nodes.
+use k8s_openapi::api::apps::v1::StatefulSet;
+
 use super::Action;
 use super::draft::Draft;
 use super::membership::BOOTSTRAP;
-use super::recovery::GIVEN_UP;
+use super::recovery::{GIVEN_UP, copying};
 use crate::api::v1alpha1::{CopyKind, RecoveryStage};
 use crate::model::JobOutcome;
 use crate::names;
-use crate::resources::{self as r, BuildError};
+use crate::resources::{self as r, ANNOTATION_TEMPLATE, BuildError, NodeOrder};
 
 pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
     for index in 0..draft.pool.nodes {
         let filled = is_filled(draft, index);
         plan_claim(draft, index, filled)?;
-        plan_set(draft, index, filled)?;
+        let replicas = i32::from(hands_over(draft, index) || (filled && !is_worked_on(draft, index)));
+        plan_set(draft, index, replicas)?;
+        label(draft, index);
+    }
+    for index in draft.extras() {
+        let Some(set) = draft.node(index).and_then(|seen| seen.set) else { continue };
+        let replicas = if draft.stopping.contains(&index) { 0 } else { set.replicas };
+        plan_set(draft, index, replicas)?;
         label(draft, index);
     }
     Ok(())
@@ -58,10 +67,11 @@ fn plan_claim(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), Buil
     // No record yet: the agent has still to say that it put data there.
     let filled = filled && (draft.record().is_some() || seen.is_some_and(|claim| claim.filled));
     let filled = filled && seen.is_some();
-    draft.want(&r::claim(draft.pool, index, filled, given_up.as_deref()))
+    let size = super::storage::size(draft, index);
+    draft.want(&r::claim(draft.pool, index, &size, filled, given_up.as_deref()))
 }
 
-fn plan_set(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), BuildError> {
+fn plan_set(draft: &mut Draft<'_>, index: u8, replicas: i32) -> Result<(), BuildError> {
     let seen = draft.node(index);
     let ready = draft.has_certificate(&names::node_tls_secret(draft.pool.name(), index))
         && seen.is_some_and(|seen| seen.claim.is_some());
@@ -69,8 +79,22 @@ fn plan_set(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), BuildE
     if !ready && !there {
         return Ok(());
     }
-    let replicas = i32::from(filled && !is_worked_on(draft, index));
-    draft.want(&r::stateful_set(draft.pool, draft.runtime, &draft.pool_uid(), index, replicas))
+    let order = NodeOrder {
+        index,
+        replicas,
+        storage_bytes: super::storage::usable(draft, index),
+        restarted_at: draft.plan.status.restarted_at,
+    };
+    let set = r::stateful_set(draft.pool, draft.runtime, &draft.pool_uid(), &order)?;
+    if let Some(mark) = template_of(&set) {
+        draft.templates.insert(index, mark);
+    }
+    draft.want(&set)
+}
+
+fn template_of(set: &StatefulSet) -> Option<String> {
+    let metadata = set.spec.as_ref()?.template.metadata.as_ref()?;
+    metadata.annotations.as_ref()?.get(ANNOTATION_TEMPLATE).cloned()
 }
 
 /// Whether something else than the node's pod has, or is about to have, the volume.
@@ -78,8 +102,20 @@ fn is_worked_on(draft: &Draft<'_>, index: u8) -> bool {
     let copying = draft.plan.status.recovery.as_ref().is_some_and(|recovery| {
         recovery.node == index && matches!(recovery.stage, RecoveryStage::Stopping | RecoveryStage::Copying)
     });
+    // A pod that is there already waits for the Job to be done with the volume.
+    let there = draft.node(index).and_then(|seen| seen.set).is_some_and(|set| set.replicas == 1);
     let job = draft.seen.jobs.values().any(|job| job.node == index && job.outcome == JobOutcome::Running);
-    copying || job
+    copying || (job && !there)
+}
+
+/// Whether the pod waits for the Job that copies.
+fn hands_over(draft: &Draft<'_>, index: u8) -> bool {
+    let recovery = draft.plan.status.recovery.as_ref();
+    recovery.is_some_and(|recovery| {
+        recovery.node == index
+            && recovery.stage == RecoveryStage::Copying
+            && copying::hands_over(draft, recovery)
+    })
 }
 
 fn label(draft: &mut Draft<'_>, index: u8) {

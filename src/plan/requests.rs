@@ -13,6 +13,9 @@ enum Ask {
     Detach,
     Attach,
     ReplaceVolume,
+    Switchover,
+    Restart,
+    Fence,
 }
 
 impl Ask {
@@ -22,6 +25,9 @@ impl Ask {
             annotations::DETACH => Some(Self::Detach),
             annotations::ATTACH => Some(Self::Attach),
             annotations::REPLACE_VOLUME => Some(Self::ReplaceVolume),
+            annotations::SWITCHOVER => Some(Self::Switchover),
+            annotations::RESTART => Some(Self::Restart),
+            annotations::FENCE => Some(Self::Fence),
             _ => None,
         }
     }
@@ -32,6 +38,9 @@ impl Ask {
             Self::Detach => "detach",
             Self::Attach => "attach",
             Self::ReplaceVolume => "replace-volume",
+            Self::Switchover => "switchover",
+            Self::Restart => "restart",
+            Self::Fence => "fence",
         }
     }
 }
@@ -46,7 +55,7 @@ pub(super) fn answer(draft: &mut Draft<'_>) {
         if draft.seen.memory.answered.contains(&request) || left_over(draft, ask, value) {
             continue;
         }
-        let result = index(value, draft.pool.nodes).and_then(|node| take_on(draft, ask, node));
+        let result = take_on(draft, ask, value);
         note(draft, ask, value, result);
         draft.plan.memory.answered.insert(request);
     }
@@ -74,8 +83,14 @@ fn note(draft: &mut Draft<'_>, ask: Ask, value: &str, result: Result<String, Str
         Happening::warning("RequestRefused", note)
     });
     let at = draft.seen.now;
-    draft.status().last_request =
-        Some(RequestAnswer { request: ask.word().to_owned(), value: short(value), accepted, message, at });
+    draft.status().last_request = Some(RequestAnswer {
+        request: ask.word().to_owned(),
+        value: short(value),
+        accepted,
+        message,
+        at,
+        outcome: None,
+    });
 }
 
 /// People's text, cut to what fits into a message.
@@ -95,12 +110,60 @@ fn index(value: &str, nodes: u8) -> Result<u8, String> {
     }
 }
 
-fn take_on(draft: &mut Draft<'_>, ask: Ask, node: u8) -> Result<String, String> {
+fn take_on(draft: &mut Draft<'_>, ask: Ask, value: &str) -> Result<String, String> {
+    let node = index(value, draft.pool.nodes);
     match ask {
-        Ask::Recover => recover(draft, node),
-        Ask::Detach => detach(draft, node),
-        Ask::Attach => attach(draft, node),
-        Ask::ReplaceVolume => replace_volume(draft, node),
+        Ask::Recover => recover(draft, node?),
+        Ask::Detach => detach(draft, node?),
+        Ask::Attach => attach(draft, node?),
+        Ask::ReplaceVolume => replace_volume(draft, node?),
+        Ask::Switchover => switch_over(draft, node?),
+        Ask::Restart => restart(draft, value),
+        Ask::Fence if value == "off" => lift_fences(draft),
+        Ask::Fence => {
+            let node = node.map_err(|why| format!("{why}, or off"))?;
+            fence(draft, node)
+        }
+    }
+}
+
+fn switch_over(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
+    guards::may_switch_over(draft, node)?;
+    super::switchover::begin(draft, node, super::switchover::ASKED, false);
+    Ok(format!("the primary hands over to node {node}"))
+}
+
+fn restart(draft: &mut Draft<'_>, value: &str) -> Result<String, String> {
+    if value != "now" {
+        return Err("the value must be now".to_owned());
+    }
+    guards::nothing_under_way(draft)?;
+    draft.status().restarted_at = Some(draft.seen.now);
+    Ok("every node is restarted, one at a time; the primary hands over first".to_owned())
+}
+
+fn fence(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
+    guards::may_fence(draft, node)?;
+    draft.attach.remove(&node);
+    draft.status().fenced.push(node);
+    draft.status().fenced.sort_unstable();
+    Ok(format!("node {node} leaves the pool and its PostgreSQL stops; fence=off lifts it"))
+}
+
+fn lift_fences(draft: &mut Draft<'_>) -> Result<String, String> {
+    let fenced = std::mem::take(&mut draft.status().fenced);
+    if fenced.is_empty() {
+        return Err("no node is fenced".to_owned());
+    }
+    let list = super::conditions::list(&fenced);
+    Ok(format!("the fence of {list} is lifted: it comes back unless it was detached by wish too"))
+}
+
+/// Keeps a node out until it is asked back.
+pub(super) fn wish_out(draft: &mut Draft<'_>, node: u8) {
+    if !draft.status().detached_by_wish.contains(&node) {
+        draft.status().detached_by_wish.push(node);
+        draft.status().detached_by_wish.sort_unstable();
     }
 }
 
@@ -113,12 +176,15 @@ fn recover(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
 }
 
 fn detach(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
+    if let Some(to) = guards::detaches_primary(draft, node)? {
+        super::switchover::begin(draft, to, super::switchover::ASKED, true);
+        return Ok(format!(
+            "node {node} is the primary: it hands over to node {to}, then it leaves the pool"
+        ));
+    }
     guards::may_detach(draft, node)?;
     draft.attach.remove(&node);
-    if !draft.status().detached_by_wish.contains(&node) {
-        draft.status().detached_by_wish.push(node);
-        draft.status().detached_by_wish.sort_unstable();
-    }
+    wish_out(draft, node);
     Ok(format!(
         "node {node} leaves the pool and stays out until it is asked back (attach={node} or recover={node})"
     ))
@@ -129,6 +195,7 @@ fn attach(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
         return Err(format!("node {node} is attached already"));
     }
     guards::no_recovery(draft)?;
+    guards::not_fenced(draft, node)?;
     match draft.report(node).map(|report| &report.join) {
         Some(Join::Proved) => {}
         Some(Join::NeedsCopy(why)) => {

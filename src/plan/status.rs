@@ -2,6 +2,7 @@
 //! nothing in here may move by itself: positions are kept until the state of their node changes.
 use super::conditions;
 use super::draft::Draft;
+use super::rest::other_major;
 use super::{Happening, UNDER_WAY};
 use crate::api::v1alpha1::{
     Health, MembershipView, NodeState, NodeStatus, PgPoolStatus, Phase, RecoveryStage,
@@ -19,11 +20,15 @@ pub(super) fn summarise(draft: &mut Draft<'_>) {
     let generation = draft.pool.generation;
     draft.status().observed_generation = Some(generation);
     record(draft);
-    for index in 0..draft.pool.nodes {
+    super::office::note(draft);
+    if let Some(version) = draft.primary().and_then(|(_, report)| report.postgres_version) {
+        draft.status().postgres_version = Some(version);
+    }
+    for index in draft.seen.nodes.keys().copied() {
         node(draft, index);
     }
-    let nodes = draft.pool.nodes;
-    draft.status().nodes.retain(|node| node.index < nodes);
+    let seen = draft.seen;
+    draft.status().nodes.retain(|node| seen.nodes.contains_key(&node.index));
     draft.status().nodes.sort_by_key(|node| node.index);
     let lag = lag_class(draft);
     draft.status().lag = lag;
@@ -65,7 +70,7 @@ fn tell_change(draft: &mut Draft<'_>, old: Option<&MembershipView>, new: &Member
         ));
     }
     for index in before.iter().filter(|index| !new.attached.contains(index)) {
-        let wished = !draft.attach.contains(index);
+        let wished = !draft.attach.contains(index) || expected(draft, *index);
         let note = format!("node {index} is detached (epoch {epoch}){because}");
         draft.tell(if wished {
             Happening::normal("NodeDetached", note)
@@ -78,8 +83,19 @@ fn tell_change(draft: &mut Draft<'_>, old: Option<&MembershipView>, new: &Member
             "node {} is the primary now, node {} was (epoch {epoch}){because}",
             new.primary, old.primary
         );
-        draft.tell(Happening::warning("PrimaryChanged", note));
+        draft.tell(if draft.seen.status.switchover.is_some() {
+            Happening::normal("PrimaryChanged", note)
+        } else {
+            Happening::warning("PrimaryChanged", note)
+        });
     }
+}
+
+/// Whether the operator itself has the node leave for a while.
+fn expected(draft: &Draft<'_>, index: u8) -> bool {
+    draft.plan.memory.rolled.contains(&index)
+        || draft.restart.as_ref().is_some_and(|restart| restart.node == index)
+        || draft.seen.status.switchover.as_ref().is_some_and(|switchover| switchover.from == index)
 }
 
 fn node(draft: &mut Draft<'_>, index: u8) {
@@ -141,6 +157,12 @@ fn node_status(draft: &Draft<'_>, index: u8) -> NodeStatus {
 
 fn reason(draft: &Draft<'_>, index: u8, state: NodeState) -> String {
     let Some(seen) = draft.node(index) else { return String::new() };
+    if draft.plan.status.fenced.contains(&index) && state != NodeState::Attached {
+        return "fenced: its PostgreSQL is kept stopped; fence=off lifts it".to_owned();
+    }
+    if index >= draft.pool.nodes {
+        return "beyond spec.nodes: it is being removed".to_owned();
+    }
     if draft.plan.status.detached_by_wish.contains(&index) && state == NodeState::Detached {
         return "detached by wish; attach or recover brings it back".to_owned();
     }
@@ -149,6 +171,9 @@ fn reason(draft: &Draft<'_>, index: u8, state: NodeState) -> String {
     }
     if state == NodeState::Recovering {
         return String::new();
+    }
+    if let Some(why) = other_major(draft, index) {
+        return why;
     }
     match &seen.report {
         Some(Ok(report)) if report.needs_person || state != NodeState::Attached => report.message.clone(),
@@ -163,28 +188,19 @@ fn tell_node(draft: &mut Draft<'_>, index: u8) {
     let Some(report) = draft.report(index) else { return };
     let node = format!("node {index}");
     let person = report.needs_person.then(|| format!("{node} needs a person: {}", report.message));
-    warn(draft, &format!("person/{index}"), "NeedsPerson", person);
+    draft.warn(&format!("person/{index}"), "NeedsPerson", person);
     let archive = report.archive_error.as_ref().map(|error| format!("{node}: WAL archive: {error}"));
-    warn(draft, &format!("archive/{index}"), "ArchiveError", archive);
+    draft.warn(&format!("archive/{index}"), "ArchiveError", archive);
     let full = nearly_full(report).then(|| {
         format!(
-            "{node}: its volume is nearly full ({} MiB of {} MiB free): delete data, or make a pool with larger volumes, \
-             before PostgreSQL stops",
-            report.volume_free >> 20,
+            "{node}: its volume is nearly full ({} % of {} MiB free): delete data, or raise spec.storage.size, before \
+             PostgreSQL stops",
+            // Rounded, since each change is a write of status, and a pass after it.
+            report.volume_free.saturating_mul(100) / report.volume_bytes,
             report.volume_bytes >> 20
         )
     });
-    warn(draft, &format!("full/{index}"), "VolumeNearlyFull", full);
-}
-
-fn warn(draft: &mut Draft<'_>, key: &str, reason: &'static str, message: Option<String>) {
-    match message {
-        Some(message) => {
-            draft.tell_once(key.to_owned(), Happening::warning(reason, message.clone()));
-            draft.troubles.push((reason, message));
-        }
-        None => draft.untell(key),
-    }
+    draft.warn(&format!("full/{index}"), "VolumeNearlyFull", full);
 }
 
 /// Below a tenth, or below 64Mi: checkpoints and WAL need room before anything can be freed.
@@ -233,9 +249,12 @@ fn health(draft: &Draft<'_>) -> Health {
     if status.recovery.is_some() {
         return Health::Recovering;
     }
-    let wished = (0..draft.pool.nodes).filter(|index| !status.detached_by_wish.contains(index));
-    let missing = wished.filter(|index| !draft.is_attached(*index)).count();
-    let never = draft.seen.nodes.values().filter(|n| !n.claim.as_ref().is_some_and(|c| c.filled)).count();
+    let missing = draft.wished().filter(|index| !draft.is_attached(*index)).count();
+    let nodes = draft.seen.nodes.range(..draft.pool.nodes).map(|(_, node)| node);
+    let never = nodes.filter(|n| !n.claim.as_ref().is_some_and(|c| c.filled)).count();
+    if never == 0 && draft.change.as_ref().is_some_and(|change| !change.stopped) {
+        return Health::Updating;
+    }
     match (missing, never) {
         (0, _) if is_front_up(draft.seen) => Health::Ready,
         (0, _) => Health::Creating,

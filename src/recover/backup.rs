@@ -84,6 +84,8 @@ impl Source {
             ("keepalives_interval", "5"),
             ("keepalives_count", "3"),
             ("tcp_user_timeout", "20000"),
+            // The nodes' own is short, since a standby that is late stops commits; a copy that is late stops nobody.
+            ("options", "-c wal_sender_timeout=60s"),
         ] {
             let value = value.replace('\\', "\\\\").replace('\'', "\\'");
             // Writing to a string doesn't fail.
@@ -103,7 +105,8 @@ impl Source {
             command.arg(format!("--max-rate={}", rate.clamp(RATES.0, RATES.1)));
         }
         // No password and no setting of somebody else's is taken from the environment.
-        command.env_clear().env("LC_ALL", "C").env("PGPASSFILE", "/dev/null");
+        // The file of passwords isn't there, which libpq takes without a word.
+        command.env_clear().env("LC_ALL", "C").env("PGPASSFILE", self.tls.join("no-passwords"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // A group of its own: the process that receives WAL is a child of pg_basebackup and ends with it.
         command.process_group(0).kill_on_drop(true);
@@ -296,5 +299,6 @@ mod tests {
         let text = source.conninfo();
         assert!(text.contains("host='it\\'s' ") && text.contains("sslkey='/a b/tls.key' "), "{text}");
         assert!(text.contains("sslmode='verify-full' "), "{text}");
+        assert!(text.contains("options='-c wal_sender_timeout=60s' "), "{text}");
     }
 }

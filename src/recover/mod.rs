@@ -33,7 +33,7 @@ use self::{
 use crate::{
     clock::{self, Moment},
     membership::starting::NodeFile,
-    names,
+    names::{self, PoolArgs},
     postgres::programs::Programs,
 };
 
@@ -51,15 +51,9 @@ const LAST_WORDS: usize = 2000;
 /// What the Job is told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// Name of the pool.
-    #[arg(long, env = "PGPOOL_POOL")]
-    pub pool: String,
-    /// Its namespace.
-    #[arg(long, env = "PGPOOL_NAMESPACE")]
-    pub namespace: String,
-    /// Uid of the pool.
-    #[arg(long, env = "PGPOOL_UID")]
-    pub uid: String,
+    /// The pool.
+    #[command(flatten)]
+    pub of: PoolArgs,
     /// Index of the node that is recovered.
     #[arg(long, env = "PGPOOL_INDEX")]
     pub index: u8,
@@ -132,10 +126,14 @@ async fn prepared(args: &Args) -> Result<Journal, RecoverError> {
     let setting = Setting {
         source: Source {
             program: programs.path("pg_basebackup"),
-            host: names::node_host(&args.pool, args.donor, &names::domain(&args.pool, &args.namespace)),
+            host: names::node_host(
+                &args.of.pool,
+                args.donor,
+                &names::domain(&args.of.pool, &args.of.namespace),
+            ),
             port: names::POSTGRES_PORT,
             tls,
-            application: names::recovery_job(&args.pool, args.index, &args.recovery),
+            application: names::recovery_job(&args.of.pool, args.index, &args.recovery),
             max_rate: args.max_rate,
         },
         controldata: programs.path("pg_controldata"),
@@ -161,7 +159,7 @@ async fn recover(
         let bytes = copy(args, setting, volume, &mut journal, stop).await?;
         check(setting, &volume.new_data()).await?;
         let node = NodeFile {
-            pool_uid: args.uid.clone(),
+            pool_uid: args.of.uid.clone(),
             index: args.index,
             incarnation: args.incarnation.clone(),
             epoch: args.epoch,

@@ -50,9 +50,7 @@ impl Job {
         script(&controldata, CONTROLS);
         fs::create_dir(dir.path().join("volume")).unwrap();
         let args = Args {
-            pool: "rain".into(),
-            namespace: "weather".into(),
-            uid: "u".into(),
+            of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
             index: 2,
             donor: 1,
             recovery: ID.into(),

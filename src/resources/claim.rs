@@ -1,4 +1,5 @@
-//! PVC `data-NAME-K-0`: made before the StatefulSet, which adopts it, since the recovery Job comes first.
+//! PVC `data-NAME-K-0`: an object of its own, named by the pod, since the recovery Job comes before it and
+//! since it may grow, which the template of a StatefulSet can't.
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
@@ -15,13 +16,12 @@ pub const ANNOTATION_FILLED: &str = "pgpool-operator.dev/filled";
 /// Id of the recovery for which a person gave the volume up.
 pub const ANNOTATION_GIVEN_UP: &str = "pgpool-operator.dev/given-up";
 
-/// What a claim asks for; the same in the StatefulSet's template.
-pub(super) fn claim_spec(pool: &ValidPool) -> PersistentVolumeClaimSpec {
+fn claim_spec(pool: &ValidPool, size: &str) -> PersistentVolumeClaimSpec {
     PersistentVolumeClaimSpec {
         access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
         storage_class_name: pool.storage.storage_class_name.clone(),
         resources: Some(VolumeResourceRequirements {
-            requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(pool.storage.size.clone()))])),
+            requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(size.to_owned()))])),
             ..VolumeResourceRequirements::default()
         }),
         ..PersistentVolumeClaimSpec::default()
@@ -29,7 +29,13 @@ pub(super) fn claim_spec(pool: &ValidPool) -> PersistentVolumeClaimSpec {
 }
 
 /// The claim of node `index`. It has no owner: data outlives the pool unless its spec says otherwise.
-pub fn claim(pool: &ValidPool, index: u8, filled: bool, given_up: Option<&str>) -> PersistentVolumeClaim {
+pub fn claim(
+    pool: &ValidPool,
+    index: u8,
+    size: &str,
+    filled: bool,
+    given_up: Option<&str>,
+) -> PersistentVolumeClaim {
     let mut metadata = metadata(pool, &names::claim(pool.name(), index), Part::Node(index));
     metadata.owner_references = None;
     let mut annotations = BTreeMap::new();
@@ -40,5 +46,5 @@ pub fn claim(pool: &ValidPool, index: u8, filled: bool, given_up: Option<&str>) 
         annotations.insert(ANNOTATION_GIVEN_UP.to_owned(), id.to_owned());
     }
     metadata.annotations = (!annotations.is_empty()).then_some(annotations);
-    PersistentVolumeClaim { metadata, spec: Some(claim_spec(pool)), ..PersistentVolumeClaim::default() }
+    PersistentVolumeClaim { metadata, spec: Some(claim_spec(pool, size)), ..PersistentVolumeClaim::default() }
 }

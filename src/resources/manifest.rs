@@ -71,6 +71,17 @@ impl Manifest {
     }
 }
 
+/// Fingerprint of something that is written as JSON; `kind` and `name` say of what, should it fail.
+pub(super) fn fingerprint_of(kind: &str, name: &str, part: &impl Serialize) -> Result<String, BuildError> {
+    let mut value = serde_json::to_value(part).map_err(|source| BuildError {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        source,
+    })?;
+    prune(&mut value);
+    Ok(fingerprint(&value.to_string()))
+}
+
 /// The first 16 hex digits of the text's SHA-256.
 pub fn fingerprint(text: &str) -> String {
     use std::fmt::Write as _;

@@ -25,7 +25,7 @@ pub use logins::{ROLE_KEYS, login_data, login_secret};
 pub use manifest::{ANNOTATION_APPLIED, BuildError, Manifest, fingerprint};
 pub use membership::membership;
 pub use network::{node_policy, proxy_policy, recovery_policy};
-pub use node::stateful_set;
+pub use node::{ANNOTATION_TEMPLATE, NodeOrder, stateful_set};
 pub use passwd::passwd;
 pub use pod::Runtime;
 pub use proxy::deployment;

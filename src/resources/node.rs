@@ -1,18 +1,15 @@
 //! StatefulSet `NAME-K`: one node.
-use k8s_openapi::api::apps::v1::{
-    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
-};
-use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, PersistentVolumeClaim, PodSpec, PodTemplateSpec,
-};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::json;
 
-use super::claim::claim_spec;
 use super::labels::{Part, metadata, object_labels, selector};
+use super::manifest::{BuildError, fingerprint_of};
 use super::pod::{
-    Runtime, bootstrap_container, container_security, data_mounts, data_volumes, env, pod_security, pool_env,
-    probe, some, some_map, spread,
+    Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env,
+    pod_security, pool_env, probe, some, some_map, spread,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -20,42 +17,74 @@ use crate::names;
 /// Seconds for the agent's orderly stop.
 const GRACE_SECONDS: i64 = 60;
 
-/// The StatefulSet of node `index`. `OnDelete`: a changed template must not restart all nodes at once.
+/// Fingerprint of the template that a pod was made from: one that differs is to be restarted.
+pub const ANNOTATION_TEMPLATE: &str = "pgpool-operator.dev/template";
+/// Libraries that are loaded at the start of Postgres: with others the pod is another.
+const ANNOTATION_PRELOAD: &str = "pgpool-operator.dev/preload";
+/// When a restart of all nodes was asked for.
+const ANNOTATION_RESTARTED: &str = "pgpool-operator.dev/restarted-at";
+
+/// What the StatefulSet of a node depends on besides the spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeOrder {
+    /// Index of the node.
+    pub index: u8,
+    /// One pod or none.
+    pub replicas: i32,
+    /// Bytes that its volume has.
+    pub storage_bytes: u64,
+    /// When a restart of all nodes was asked for last.
+    pub restarted_at: Option<Timestamp>,
+}
+
+/// The StatefulSet of a node. `OnDelete`: a changed template must not restart all nodes at once.
 pub fn stateful_set(
     pool: &ValidPool,
     runtime: &Runtime,
     pool_uid: &str,
-    index: u8,
-    replicas: i32,
-) -> StatefulSet {
-    let part = Part::Node(index);
-    StatefulSet {
-        metadata: metadata(pool, &names::stateful_set(pool.name(), index), part),
+    order: &NodeOrder,
+) -> Result<StatefulSet, BuildError> {
+    let part = Part::Node(order.index);
+    let name = names::stateful_set(pool.name(), order.index);
+    let mut template = template(pool, runtime, pool_uid, order);
+    // How many nodes there are is no reason to restart one: only the search for archived WAL goes by it.
+    let alike = self::template(&ValidPool { nodes: 0, ..pool.clone() }, runtime, pool_uid, order);
+    let mark = fingerprint_of("StatefulSet", &name, &alike)?;
+    annotate(&mut template, ANNOTATION_TEMPLATE, mark);
+    Ok(StatefulSet {
+        metadata: metadata(pool, &name, part),
         spec: Some(StatefulSetSpec {
-            replicas: Some(replicas),
+            replicas: Some(order.replicas),
             service_name: Some(names::nodes_service(pool.name())),
             selector: LabelSelector { match_labels: Some(selector(pool, part)), ..LabelSelector::default() },
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("OnDelete".to_owned()),
                 ..StatefulSetUpdateStrategy::default()
             }),
-            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some("Retain".to_owned()),
-                when_scaled: Some("Retain".to_owned()),
-            }),
-            template: PodTemplateSpec {
-                metadata: Some(pod_metadata(pool, part)),
-                spec: Some(pod_spec(pool, runtime, pool_uid, index)),
-            },
-            volume_claim_templates: Some(vec![PersistentVolumeClaim {
-                metadata: ObjectMeta { name: Some("data".to_owned()), ..ObjectMeta::default() },
-                spec: Some(claim_spec(pool)),
-                ..PersistentVolumeClaim::default()
-            }]),
+            template,
             ..StatefulSetSpec::default()
         }),
         ..StatefulSet::default()
+    })
+}
+
+fn template(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrder) -> PodTemplateSpec {
+    let mut template = PodTemplateSpec {
+        metadata: Some(pod_metadata(pool, Part::Node(order.index))),
+        spec: Some(pod_spec(pool, runtime, pool_uid, order)),
+    };
+    if !pool.preload.is_empty() {
+        annotate(&mut template, ANNOTATION_PRELOAD, pool.preload.join(","));
     }
+    if let Some(at) = order.restarted_at {
+        annotate(&mut template, ANNOTATION_RESTARTED, at.to_string());
+    }
+    template
+}
+
+fn annotate(template: &mut PodTemplateSpec, name: &str, value: String) {
+    let metadata = template.metadata.get_or_insert_default();
+    metadata.annotations.get_or_insert_default().insert(name.to_owned(), value);
 }
 
 pub(super) fn pod_metadata(pool: &ValidPool, part: Part) -> ObjectMeta {
@@ -68,15 +97,17 @@ pub(super) fn pod_metadata(pool: &ValidPool, part: Part) -> ObjectMeta {
     }
 }
 
-fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, index: u8) -> PodSpec {
+fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrder) -> PodSpec {
+    let mut volumes = data_volumes(pool, names::node_tls_secret(pool.name(), order.index));
+    volumes.push(claim_volume(names::claim(pool.name(), order.index)));
     PodSpec {
         init_containers: Some(vec![bootstrap_container(runtime)]),
-        containers: vec![postgres(pool, pool_uid, index)],
+        containers: vec![postgres(pool, pool_uid, order)],
         service_account_name: Some(names::agent_account(pool.name())),
         automount_service_account_token: Some(true),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
-        volumes: Some(data_volumes(pool, names::node_tls_secret(pool.name(), index))),
+        volumes: Some(volumes),
         ..placement(pool)
     }
 }
@@ -95,13 +126,13 @@ pub(super) fn placement(pool: &ValidPool) -> PodSpec {
     }
 }
 
-fn postgres(pool: &ValidPool, pool_uid: &str, index: u8) -> Container {
+fn postgres(pool: &ValidPool, pool_uid: &str, order: &NodeOrder) -> Container {
     Container {
         name: names::POSTGRES_CONTAINER.to_owned(),
         image: Some(pool.image.clone()),
         image_pull_policy: Some(pool.pull_policy.to_owned()),
         command: Some(vec![names::BINARY.to_owned(), "agent".to_owned()]),
-        env: Some(environment(pool, pool_uid, index)),
+        env: Some(environment(pool, pool_uid, order)),
         ports: Some(vec![
             port("postgres", names::POSTGRES_PORT),
             port("agent", names::AGENT_PORT),
@@ -126,7 +157,7 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
     }
 }
 
-fn environment(pool: &ValidPool, pool_uid: &str, index: u8) -> Vec<EnvVar> {
+fn environment(pool: &ValidPool, pool_uid: &str, order: &NodeOrder) -> Vec<EnvVar> {
     let bootstrap = &pool.bootstrap;
     let initdb = json!({
         "encoding": bootstrap.encoding,
@@ -137,8 +168,8 @@ fn environment(pool: &ValidPool, pool_uid: &str, index: u8) -> Vec<EnvVar> {
     });
     let mut list = pool_env(pool, pool_uid);
     list.extend([
-        env("PGPOOL_INDEX", index.to_string()),
-        env("PGPOOL_STORAGE_BYTES", pool.storage_bytes.to_string()),
+        env("PGPOOL_INDEX", order.index.to_string()),
+        env("PGPOOL_STORAGE_BYTES", order.storage_bytes.to_string()),
         env("PGPOOL_INITDB", initdb.to_string()),
         env("PGHOST", names::SOCKET_DIR),
         env("PGDATABASE", "postgres"),

@@ -367,7 +367,7 @@ async fn defaults(cluster: &Cluster, report: &mut Report) {
         "nodes": 3, "clusteringMode": "StreamingReplication", "image": "postgres:17",
         "imagePullPolicy": "IfNotPresent", "suspend": false,
         "postgres": {"parameters": {}},
-        "storage": {"size": "1Gi", "whenDeleted": "Retain"},
+        "storage": {"size": "1Gi", "whenDeleted": "Retain", "whenScaled": "Retain"},
         "walArchive": {"timeout": "1m", "retention": "24h"},
         "loadBalancing": {"weights": {}, "primary": true},
         "proxy": {"replicas": 2, "maxConnections": 1000, "service": {"type": "ClusterIP", "annotations": {}}},

@@ -12,14 +12,14 @@ const BEFORE: &str = "{nodes: 3, storage: {size: 1Gi}, suspend: true}";
 
 /// Changes that are refused: what is laid over the spec, and the message.
 const REFUSED: &[(&str, &str, &str)] = &[
-    ("nodes", "{nodes: 5}", "changing the number of nodes of a running pool isn't supported yet"),
-    ("image", "{image: 'postgres:16'}", "changing the image of a running pool isn't supported yet"),
     (
-        "resources",
-        "{resources: {requests: {cpu: 1}}}",
-        "changing the resources of a running pool isn't supported yet",
+        "major",
+        "{image: 'postgres:18'}",
+        "spec.image: another major version of PostgreSQL can't use the data that is there",
     ),
-    ("size", "{storage: {size: 2Gi}}", "growing the volumes of a running pool isn't supported yet"),
+    ("older major", "{image: 'mirror:5000/library/postgres:16.3-bookworm'}", "another major version"),
+    ("size", "{storage: {size: 512Mi}}", "spec.storage.size: can't shrink"),
+    ("fewer than acknowledged", "{nodes: 1, failure: {minAttached: 2}}", "can't be more than spec.nodes"),
     (
         "class",
         "{storage: {size: 1Gi, storageClassName: other}}",
@@ -36,6 +36,16 @@ const ACCEPTED: &[(&str, &str)] = &[
     ("nothing", "{}"),
     ("the default written out", "{image: 'postgres:17', bootstrap: {owner: app}}"),
     ("resume", "{suspend: false}"),
+    ("more nodes", "{nodes: 5}"),
+    ("fewer nodes", "{nodes: 1}"),
+    ("another minor", "{image: 'postgres:17.6-bookworm'}"),
+    ("an image of another name", "{image: 'mirror:5000/team/database:2026-11'}"),
+    ("an image by its digest", "{image: 'postgres:17@sha256:0123456789abcdef'}"),
+    ("resources", "{resources: {requests: {cpu: 1}}}"),
+    ("larger volumes", "{storage: {size: 2Gi}}"),
+    ("the same size in other words", "{storage: {size: 1024Mi}}"),
+    ("volumes of removed nodes", "{storage: {size: 1Gi, whenScaled: Delete}}"),
+    ("libraries", "{postgres: {sharedPreloadLibraries: [auto_explain]}}"),
     ("parameters", "{postgres: {parameters: {work_mem: 8MB}}}"),
     ("volumes kept or not", "{storage: {size: 1Gi, whenDeleted: Delete}}"),
     ("front", "{proxy: {replicas: 3}}"),

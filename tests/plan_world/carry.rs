@@ -1,8 +1,8 @@
 //! Carries plans out in the world, and watches that no rule is broken.
 use jiff::SignedDuration;
 use pgpool_operator::model::{
-    AuthoritySeen, ClaimSeen, JobOutcome, JobSeen, LeafSeen, LiveObject, LoginSeen, MembershipSeen, Observed,
-    Sensitive,
+    AuthoritySeen, ClaimSeen, ClaimSize, JobOutcome, JobSeen, LeafSeen, LiveObject, LoginSeen,
+    MembershipSeen, Observed, Sensitive, bytes,
 };
 use pgpool_operator::names;
 use pgpool_operator::plan::{Action, AuthorityStep, Plan};
@@ -30,6 +30,9 @@ impl World {
                 return;
             }
             self.apply(manifest);
+        }
+        if made.actions.iter().filter(|a| matches!(a, Action::Delete { kind: "Pod", .. })).count() > 1 {
+            self.broken.push("two pods at once".to_owned());
         }
         for action in &made.actions {
             if !go() {
@@ -64,9 +67,19 @@ impl World {
             deleting: false,
             filled: false,
             given_up: None,
+            on_one_machine: self.local,
             lost: None,
+            size: ClaimSize::default(),
         };
+        let fixed = self.fixed_volumes;
         let claim = self.claims.entry(index).or_insert(fresh);
+        let asked = value["spec"]["resources"]["requests"]["storage"].as_str().unwrap().to_owned();
+        let (before, after) = (bytes(&claim.size.requested), bytes(&asked));
+        if before > after || (before.is_some() && before < after && fixed) {
+            self.broken
+                .push(format!("the claim of node {index} goes from {} to {asked}", claim.size.requested));
+        }
+        claim.size.requested = asked;
         claim.filled = note("pgpool-operator.dev/filled").is_some();
         claim.given_up = note("pgpool-operator.dev/given-up");
     }
@@ -74,7 +87,10 @@ impl World {
     /// The rules that every action keeps, whatever led to it.
     fn watch(&mut self, seen: &Observed, action: &Action) {
         let marked = seen.status.recovery.as_ref().is_some_and(|recovery| recovery.may_destroy);
-        if action.destroys() && !self.pool.deleting && !marked {
+        let removed = seen.status.removing.is_some_and(|index| {
+            index >= self.pool.nodes && action.destroys_claim(&names::claim(super::POOL, index))
+        });
+        if action.destroys() && !self.pool.deleting && !marked && !removed {
             self.broken.push(format!("{action:?} without its mark in the status that was read"));
         }
         match action {
@@ -84,11 +100,18 @@ impl World {
                     self.broken.push(format!("the claim of attached node {index} is deleted"));
                 }
             }
+            Action::Delete { kind: "Pod", name, .. } => self.watch_restart(name),
+            Action::Delete { kind: "StatefulSet", name, .. } if !self.pool.deleting => {
+                let index: u8 = name.rsplit('-').next().and_then(|index| index.parse().ok()).unwrap();
+                if index < self.pool.nodes || self.is_attached(index) || self.pods.contains_key(&index) {
+                    self.broken.push(format!("node {index} is taken apart though it is wanted or runs"));
+                }
+            }
             Action::CreateJob(order) => {
                 if self.is_attached(order.node) {
                     self.broken.push(format!("attached node {} is copied over", order.node));
                 }
-                if self.pods.contains_key(&order.node) {
+                if self.pods.get(&order.node).is_some_and(|pod| !pod.deleting || !self.local) {
                     self.broken.push(format!("node {} is copied over while its pod runs", order.node));
                 }
                 if order.donor == order.node {
@@ -100,11 +123,40 @@ impl World {
                 }
             }
             Action::UpdateMembership(spec)
-                if self.record().is_some_and(|record| !spec.attach.contains(&record.primary)) =>
+                if self.record().is_some_and(|record| {
+                    let told =
+                        seen.membership.as_ref().is_some_and(|m| m.spec.attach.contains(&record.primary));
+                    told && !spec.attach.contains(&record.primary)
+                }) =>
             {
                 self.broken.push("the primary shall leave".to_owned());
             }
+            Action::UpdateMembership(spec)
+                if self.record().is_some_and(|r| r.attached.iter().any(|m| m.index >= spec.nodes)) =>
+            {
+                self.broken.push("the API server refuses: an attached node is beyond spec.nodes".to_owned());
+            }
             _ => {}
+        }
+    }
+
+    /// A pod that serves is deleted only where everybody else serves, and never the primary's.
+    fn watch_restart(&mut self, name: &str) {
+        let Some(index) = (0..15).find(|index| names::node_pod(super::POOL, *index) == name) else { return };
+        if !self.is_attached(index) || !self.runs(index) {
+            return;
+        }
+        let Some(record) = self.record() else { return };
+        let (primary, attached) = (record.primary, record.attached.len());
+        if index == primary && attached > 1 {
+            self.broken.push(format!("the primary {index} is restarted without a switchover"));
+        }
+        if attached > 1 && attached <= usize::from(self.pool.min_attached) {
+            self.broken.push(format!("node {index} is restarted below minAttached"));
+        }
+        let away = self.wished().into_iter().find(|other| !self.is_attached(*other) || !self.runs(*other));
+        if let Some(away) = away {
+            self.broken.push(format!("node {index} is restarted while node {away} is away"));
         }
     }
 
@@ -199,6 +251,7 @@ impl World {
                 });
             }
             Action::Delete { kind: "Job", name, uid } => {
+                self.begun.remove(name);
                 self.jobs
                     .retain(|there, job| there != name || uid.as_ref().is_some_and(|uid| *uid != job.uid));
             }
@@ -207,6 +260,13 @@ impl World {
                     self.claims.iter_mut().find(|(index, _)| names::claim(super::POOL, **index) == *name);
                 if let Some((_, claim)) = found.filter(|(_, claim)| Some(&claim.uid) == uid.as_ref()) {
                     claim.deleting = true;
+                }
+            }
+            Action::Delete { kind: "Pod", name, uid } => {
+                let found =
+                    self.pods.iter_mut().find(|(index, _)| names::node_pod(super::POOL, **index) == *name);
+                if let Some((_, pod)) = found.filter(|(_, pod)| Some(&pod.uid) == uid.as_ref()) {
+                    pod.deleting = true;
                 }
             }
             Action::Delete { kind, name, .. } => {

@@ -1,13 +1,14 @@
 //! A small world to plan in: Kubernetes, the agents and the Jobs of one pool, each reduced to what the
 //! planner can see of it. Plans are carried out in steps, so that an operator can die between any two.
 mod carry;
+mod changes;
 pub mod environment;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use pgpool_operator::api::v1alpha1::{PgPool, PgPoolStatus, Record};
-use pgpool_operator::messages::{Join, NodeReport, Role};
+use pgpool_operator::messages::{BackupProgress, Join, NodeReport, RefusedHandover, Role};
 use pgpool_operator::model::{
     ClaimSeen, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, Memory, NodeSeen, Observed,
     PodSeen, SecretsSeen, SetSeen, ValidPool,
@@ -31,6 +32,7 @@ pub struct Data {
 
 /// Everything.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a world: each may flip by itself")]
 pub struct World {
     pub pool: ValidPool,
     pub now: Timestamp,
@@ -43,7 +45,22 @@ pub struct World {
     pub jobs: BTreeMap<String, JobSeen>,
     pub job_orders: BTreeMap<String, String>,
     pub data: BTreeMap<u8, Data>,
+    /// Volumes belong to one machine each.
+    pub local: bool,
+    /// Jobs that have the lock of their volume.
+    pub begun: BTreeSet<String>,
     pub bootstrapped: bool,
+    /// Image of each pod.
+    pub images: BTreeMap<u8, String>,
+    /// Starts of each node's Postgres.
+    pub boots: BTreeMap<u8, u32>,
+    /// Nodes whose Postgres has to be restarted for its parameters.
+    pub pending: BTreeSet<u8>,
+    /// Whether the storage class keeps volumes as they are.
+    pub fixed_volumes: bool,
+    /// Whether primaries refuse to hand over.
+    pub refuses: bool,
+    pub refused: Option<RefusedHandover>,
     /// Nodes whose agents don't answer.
     pub silent: BTreeSet<u8>,
     pub memory: Memory,
@@ -56,6 +73,15 @@ pub fn runtime() -> Runtime {
     Runtime { operator_image: "registry.example/tool:1".to_owned() }
 }
 
+fn backup(name: &str) -> BackupProgress {
+    BackupProgress {
+        name: name.to_owned(),
+        phase: "streaming database files".to_owned(),
+        bytes: 1 << 20,
+        total: 1 << 30,
+    }
+}
+
 pub fn pool(nodes: u8) -> ValidPool {
     let spec = json!({"nodes": nodes, "storage": {"size": "2Gi"}, "image": "registry.example/database:16"});
     let object = json!({
@@ -66,6 +92,11 @@ pub fn pool(nodes: u8) -> ValidPool {
     });
     let object: PgPool = serde_json::from_value(object).unwrap();
     ValidPool::parse(&object).unwrap()
+}
+
+/// An image says its major version by its end.
+fn major(image: &str) -> u32 {
+    image.rsplit(':').next().and_then(|tag| tag.get(..2)).and_then(|text| text.parse().ok()).unwrap()
 }
 
 impl World {
@@ -81,7 +112,15 @@ impl World {
             claims: BTreeMap::new(),
             jobs: BTreeMap::new(),
             job_orders: BTreeMap::new(),
-            data: (0..nodes).map(|index| (index, Data::default())).collect(),
+            data: (0..15).map(|index| (index, Data::default())).collect(),
+            images: BTreeMap::new(),
+            boots: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            fixed_volumes: false,
+            refuses: false,
+            refused: None,
+            local: true,
+            begun: BTreeSet::new(),
             bootstrapped: false,
             silent: BTreeSet::new(),
             memory: Memory::default(),
@@ -102,7 +141,15 @@ impl World {
     pub fn observe(&mut self) -> Observed {
         self.counter += 1;
         let sets = self.sets();
-        let nodes = (0..self.pool.nodes)
+        let beyond = sets.keys().chain(self.pods.keys()).copied();
+        let attached = self.record().map(|r| r.attached.iter().map(|m| m.index).collect::<Vec<_>>());
+        let mut indices: BTreeSet<u8> = (0..self.pool.nodes).chain(beyond).collect();
+        indices.extend(attached.unwrap_or_default());
+        if self.pool.deleting {
+            indices.extend(self.claims.keys());
+        }
+        let nodes = indices
+            .into_iter()
             .map(|index| {
                 let seen = NodeSeen {
                     set: sets.get(&index).map(|replicas| SetSeen { replicas: *replicas }),
@@ -151,16 +198,22 @@ impl World {
     }
 
     fn answer(&self, index: u8) -> Result<NodeReport, String> {
-        if self.silent.contains(&index) { Err("no answer".to_owned()) } else { Ok(self.report(index)) }
+        if self.silent.contains(&index) || self.pods[&index].trouble.is_some() {
+            Err("no answer".to_owned())
+        } else {
+            Ok(self.report(index))
+        }
     }
 
     fn report(&self, index: u8) -> NodeReport {
-        let data = &self.data[&index];
-        let primary =
-            self.record().is_some_and(|record| record.primary == index) && data.incarnation.is_some();
+        let waiting = Data::default();
+        let data = if self.is_locked(index) { &waiting } else { &self.data[&index] };
+        let holds = self.record().is_some_and(|record| record.primary == index);
+        let primary = holds && data.incarnation.is_some() && self.runs(index);
         let join = match (&data.incarnation, data.good) {
             (Some(_), true) => Join::Proved,
             (Some(_), false) => Join::NeedsCopy("its history parted".to_owned()),
+            (None, _) if self.is_locked(index) => Join::Unknown,
             (None, _) => Join::NeedsCopy("its volume is empty".to_owned()),
         };
         NodeReport {
@@ -168,35 +221,68 @@ impl World {
             pool_uid: self.membership.as_ref().map(|m| m.spec.pool_uid.clone()).unwrap_or_default(),
             index,
             incarnation: data.incarnation.clone(),
-            boot: "b".to_owned(),
+            boot: self.boot(index),
             epoch: self.record().map_or(0, |record| record.epoch),
             role: if primary {
                 Role::Primary
-            } else if data.good {
+            } else if data.good && self.runs(index) {
                 Role::Standby
             } else {
                 Role::Stopped
             },
-            open: primary || self.is_attached(index),
+            restarting: false,
+            draining: false,
+            open: self.runs(index) && (primary || self.is_attached(index)),
             lease_ms: 0,
-            streaming: !primary && data.good,
+            streaming: !primary && data.good && self.runs(index),
             timeline: Some(1),
             lsn: Some(0x300_0000),
             lag_ms: None,
             join,
             message: String::new(),
             needs_person: false,
-            postgres_version: Some(16),
+            postgres_version: self.images.get(&index).map(|image| major(image)),
             volume_bytes: 2 << 30,
             volume_free: 1 << 30,
             archive_bytes: 0,
             archive_error: None,
-            backups: Vec::new(),
+            backups: self.begun.iter().map(|name| backup(name)).collect(),
             replicas: Vec::new(),
             synchronous: Vec::new(),
             attach_note: String::new(),
             bootstrapped: primary && self.bootstrapped,
+            pending_restart: if self.pending.contains(&index) {
+                vec!["max_connections".to_owned()]
+            } else {
+                Vec::new()
+            },
+            refused_handover: self.refused.clone().filter(|_| primary),
+            office: None,
         }
+    }
+
+    /// Whether a Job has the node's volume.
+    pub fn is_locked(&self, index: u8) -> bool {
+        self.running().iter().any(|name| self.jobs[name].node == index && self.begun.contains(name))
+    }
+
+    pub fn boot(&self, index: u8) -> String {
+        format!("start-{}", self.boots.get(&index).copied().unwrap_or_default())
+    }
+
+    /// Whether the node's Postgres can run.
+    pub fn runs(&self, index: u8) -> bool {
+        let pod = self.pods.get(&index).is_some_and(|pod| !pod.deleting && pod.trouble.is_none());
+        let fenced = self.membership.as_ref().is_some_and(|m| m.spec.fenced.contains(&index));
+        let image = self.images.get(&index).is_some_and(|image| major(image) == 16);
+        pod && image && (!fenced || self.is_attached(index))
+    }
+
+    /// Nodes that shall be attached.
+    pub fn wished(&self) -> Vec<u8> {
+        let out =
+            |index: &u8| self.status.detached_by_wish.contains(index) || self.status.fenced.contains(index);
+        (0..self.pool.nodes).filter(|index| !out(index)).collect()
     }
 
     pub fn plan(&mut self) -> (Observed, Plan) {

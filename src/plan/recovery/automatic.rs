@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{backoff, begin, is_proved};
 use crate::messages::Join;
 use crate::plan::draft::Draft;
+use crate::plan::rest::other_major;
 use crate::plan::{Happening, UNDER_WAY};
 
 /// How long a node must have needed a copy before it gets one: agents that start say so for a moment.
@@ -40,7 +41,11 @@ struct Need {
 
 fn need(draft: &Draft<'_>, node: u8) -> Option<Need> {
     let (primary, _) = draft.primary()?;
-    if node == primary || draft.is_attached(node) || draft.plan.status.detached_by_wish.contains(&node) {
+    if node == primary || draft.is_attached(node) || draft.is_wished_out(node) {
+        return None;
+    }
+    // A copy wouldn't help: its PostgreSQL can't read the data.
+    if other_major(draft, node).is_some() {
         return None;
     }
     let failed = |why: String| Some(Need { why, first: false });

@@ -1,11 +1,17 @@
-//! Stage 1: claim, donor, Job, progress.
+//! Stage 1: claim, donor, Job, progress; and when the volume passes from the pod to the Job and back.
+use jiff::{SignedDuration, Timestamp};
+
 use super::donor;
 use crate::api::v1alpha1::{RecoveryStage, RecoveryStatus};
+use crate::messages::BackupProgress;
 use crate::model::JobOutcome;
 use crate::names;
 use crate::plan::draft::Draft;
 use crate::plan::{AT_ONCE, Action};
 use crate::resources::JobOrder;
+
+/// How often progress is written into status.
+const PROGRESS_EVERY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Does what the copy needs next. Everything destructive in here rests on `may_destroy` of the status
 /// that was read.
@@ -22,7 +28,8 @@ pub(super) fn perform(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
     }
     let name = names::recovery_job(draft.pool.name(), node, &recovery.id);
     match draft.seen.jobs.get(&name) {
-        None => create(draft, recovery),
+        None if may_begin(draft, node) => create(draft, recovery),
+        None => {}
         Some(job) if job.deleting => {}
         Some(job) => match &job.outcome {
             JobOutcome::Running => progress(draft, recovery, &name),
@@ -33,6 +40,58 @@ pub(super) fn perform(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
             _ => {}
         },
     }
+}
+
+/// Makes the Job while the node's pod still ends, where that is safe and nothing else has to be done first.
+pub(super) fn begin_early(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
+    let node = recovery.node;
+    let name = names::recovery_job(draft.pool.name(), node, &recovery.id);
+    let claim = draft.node(node).and_then(|seen| seen.claim.as_ref());
+    let usable =
+        claim.is_some_and(|claim| !claim.deleting && claim.lost.is_none() && claim.given_up.is_none());
+    let free = !others_work_on_it(draft, recovery) && !draft.seen.jobs.contains_key(&name);
+    if usable && free && may_begin(draft, node) {
+        create(draft, recovery);
+    }
+}
+
+/// Whether the Job may be made: the node's pod is gone, or it ends for good on the only machine that has the
+/// volume, where the Job waits for the lock.
+fn may_begin(draft: &Draft<'_>, node: u8) -> bool {
+    let Some(seen) = draft.node(node) else { return false };
+    let stopped = seen.set.is_none_or(|set| set.replicas == 0);
+    stopped && seen.pod.as_ref().is_none_or(|pod| pod.deleting && is_on_one_machine(draft, node))
+}
+
+fn is_on_one_machine(draft: &Draft<'_>, node: u8) -> bool {
+    draft.node(node).and_then(|seen| seen.claim.as_ref()).is_some_and(|claim| claim.on_one_machine)
+}
+
+/// Whether the node's pod may be there, or is, to take the volume over from the Job. It is made only once the
+/// Job is seen at work, and so has the lock: it must not find the volume free before the Job does.
+pub(in crate::plan) fn hands_over(draft: &Draft<'_>, recovery: &RecoveryStatus) -> bool {
+    let node = recovery.node;
+    let name = names::recovery_job(draft.pool.name(), node, &recovery.id);
+    let Some(job) = draft.seen.jobs.get(&name) else { return false };
+    if job.deleting || matches!(job.outcome, JobOutcome::Failed { .. }) {
+        return false;
+    }
+    let there = draft.node(node).and_then(|seen| seen.set).is_some_and(|set| set.replicas == 1);
+    there || (is_on_one_machine(draft, node) && backup(draft, recovery, &name).is_some())
+}
+
+/// Whether the Job has received everything, so that the pod that waits may have the volume any moment.
+pub(super) fn ends_soon(draft: &Draft<'_>, recovery: &RecoveryStatus) -> bool {
+    let name = names::recovery_job(draft.pool.name(), recovery.node, &recovery.id);
+    recovery.stage == RecoveryStage::Copying
+        && draft.node(recovery.node).is_some_and(|seen| seen.pod.is_some())
+        && backup(draft, recovery, &name).is_none()
+}
+
+/// The base backup that the Job takes, as the donor sees it.
+fn backup<'d>(draft: &'d Draft<'_>, recovery: &RecoveryStatus, job: &str) -> Option<&'d BackupProgress> {
+    let report = recovery.donor.and_then(|donor| draft.report(donor))?;
+    report.backups.iter().find(|backup| backup.name == job)
 }
 
 /// A Job of an earlier recovery of the node must be gone before this one touches the volume.
@@ -65,7 +124,7 @@ fn replaces_claim(draft: &mut Draft<'_>, recovery: &RecoveryStatus) -> bool {
 
 /// Writes down whom the node is copied from, before the Job is made.
 pub(super) fn name_donor(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
-    if recovery.stage != RecoveryStage::Copying {
+    if !matches!(recovery.stage, RecoveryStage::Stopping | RecoveryStage::Copying) {
         return;
     }
     let Some(record) = draft.record() else { return };
@@ -96,8 +155,7 @@ fn create(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
 
 /// Bytes and rate, as the donor tells them by the name of the Job.
 fn progress(draft: &mut Draft<'_>, recovery: &RecoveryStatus, job: &str) {
-    let Some(report) = recovery.donor.and_then(|donor| draft.report(donor)) else { return };
-    let Some(backup) = report.backups.iter().find(|backup| backup.name == job) else { return };
+    let Some(backup) = backup(draft, recovery, job).cloned() else { return };
     let now = draft.seen.now;
     let begun = match &draft.plan.memory.copy_begun {
         Some((name, at)) if name == job => *at,
@@ -106,6 +164,13 @@ fn progress(draft: &mut Draft<'_>, recovery: &RecoveryStatus, job: &str) {
             recovery.stage_since
         }
     };
+    // Each write of status wakes the next pass, which would see more bytes: without a pause passes would follow one
+    // another all through the copy, and take the processors from it.
+    let lately = |at: Timestamp| now.duration_since(at) < PROGRESS_EVERY;
+    if draft.plan.memory.progress_at.is_some_and(lately) {
+        return;
+    }
+    draft.plan.memory.progress_at = Some(now);
     let seconds = now.duration_since(begun).as_secs_f64();
     if let Some(status) = &mut draft.plan.status.recovery {
         status.bytes = status.bytes.max(backup.bytes);

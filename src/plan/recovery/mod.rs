@@ -5,10 +5,14 @@
 //!                   |                                               ^
 //!                   +---- its WAL is proved a prefix: no copy ------+
 //! ```
+//! Where the node's volume belongs to one machine, the Job is made while the pod still ends, and the pod while the
+//! Job still copies: whoever comes second waits for the volume's lock, which is what starting a pod takes.
+//! Elsewhere each waits until the other is gone: a lock says nothing of what a machine that was cut off does.
+//!
 //! Each stage has a time limit; a recovery that fails leaves the node detached, with what data it has.
 pub mod automatic;
 pub mod backoff;
-mod copying;
+pub(super) mod copying;
 pub mod donor;
 pub(super) mod guards;
 pub mod step;
@@ -65,10 +69,14 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
 }
 
 fn go_on(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
+    if recovery.node >= draft.pool.nodes {
+        end(draft, recovery, false, "the node is being removed".to_owned(), 0);
+        return;
+    }
     let recovery = &with_bytes(draft, recovery);
     let facts = facts(draft, recovery);
     let (reached, next) = advance(&facts, recovery, draft.pool.recovery_seconds, draft.seen.now);
-    draft.requeue(pace(reached.stage));
+    draft.requeue(if copying::ends_soon(draft, &reached) { CLOSELY } else { pace(reached.stage) });
     draft.status().recovery = Some(reached.clone());
     match next {
         Next::Stay if reached == *recovery => perform(draft, recovery),
@@ -129,8 +137,10 @@ const CLOSELY: Duration = Duration::from_millis(250);
 /// What this stage wants of the world.
 fn perform(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
     wishes(draft, recovery);
-    if recovery.stage == RecoveryStage::Copying {
-        copying::perform(draft, recovery);
+    match recovery.stage {
+        RecoveryStage::Stopping => copying::begin_early(draft, recovery),
+        RecoveryStage::Copying => copying::perform(draft, recovery),
+        _ => {}
     }
 }
 
@@ -231,6 +241,7 @@ fn end(draft: &mut Draft<'_>, recovery: &RecoveryStatus, succeeded: bool, messag
     });
     draft.plan.memory.needs_copy_since.remove(&recovery.node);
     draft.plan.memory.copy_begun = None;
+    draft.plan.memory.progress_at = None;
     draft.requeue(AT_ONCE);
 }
 

@@ -130,6 +130,10 @@ fn copying(facts: &Facts, recovery: &RecoveryStatus) -> Next {
     if facts.claim_lost {
         return if recovery.may_destroy { Next::Stay } else { Next::MayDestroy };
     }
+    if facts.new_data {
+        // The node's pod waited for the Job and has the volume now: nobody needs to wait for the Job's status.
+        return Next::Go(RecoveryStage::CatchingUp, CopyKind::BaseBackup);
+    }
     match &facts.job {
         Some(JobOutcome::Succeeded) => Next::Go(RecoveryStage::CatchingUp, CopyKind::BaseBackup),
         Some(JobOutcome::Failed { needs_destroy: true, .. }) if !recovery.may_destroy => Next::MayDestroy,
@@ -250,9 +254,9 @@ mod tests {
         assert!(failed(&after(&facts(), RecoveryStage::Stopping, STOP_SECONDS + 1)));
         let copied = Facts { new_data: true, ..facts() };
         assert!(failed(&after(&copied, RecoveryStage::Joining, JOIN_SECONDS + 1)));
-        for stage in [RecoveryStage::Copying, RecoveryStage::CatchingUp] {
-            assert_eq!(after(&copied, stage, LIMIT), Next::Stay);
-            assert!(failed(&after(&copied, stage, LIMIT + 1)));
+        for (facts, stage) in [(&facts(), RecoveryStage::Copying), (&copied, RecoveryStage::CatchingUp)] {
+            assert_eq!(after(facts, stage, LIMIT), Next::Stay);
+            assert!(failed(&after(facts, stage, LIMIT + 1)));
         }
     }
 
@@ -280,6 +284,15 @@ mod tests {
         assert_eq!(after(&with(None), detaching, SILENT_SECONDS), Next::Stay);
         assert_eq!(after(&with(None), detaching, SILENT_SECONDS + 1), copy);
         assert_eq!(after(&Facts { filled: false, ..facts() }, detaching, 0), copy);
+    }
+
+    #[test]
+    fn a_pod_that_has_the_new_copy_needs_no_word_of_the_job() {
+        let running = Facts { job: Some(JobOutcome::Running), ..facts() };
+        assert_eq!(after(&running, RecoveryStage::Copying, 9), Next::Stay);
+        let there = Facts { new_data: true, ..running };
+        let next = Next::Go(RecoveryStage::CatchingUp, CopyKind::BaseBackup);
+        assert_eq!(after(&there, RecoveryStage::Copying, 9), next);
     }
 
     #[test]

@@ -1,0 +1,231 @@
+//! Changes of a running pool, step by step: what is taken away, in which order, and what stops it.
+use pgpool_operator::api::v1alpha1::{Fate, Health, annotations};
+use pgpool_operator::plan::Action;
+
+use super::World;
+use super::environment::Fault;
+
+/// Passes until nothing is left to do; tells the pods that were deleted and the primaries that were.
+fn settle(world: &mut World) -> (Vec<String>, Vec<u8>) {
+    let (mut pods, mut primaries) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        let (seen, made) = world.plan();
+        let primary = world.record().map_or(0, |record| record.primary);
+        if primaries.last() != Some(&primary) {
+            primaries.push(primary);
+        }
+        for action in &made.actions {
+            if let Action::Delete { kind: "Pod", name, .. } = action {
+                pods.push(name.clone());
+            }
+        }
+        world.carry_out(&seen, &made, usize::MAX);
+        world.environment();
+        world.pass_time(5);
+    }
+    assert!(world.broken.is_empty(), "{:?}", world.broken);
+    let (_, made) = world.plan();
+    assert!(made.is_empty(), "{:?} {:?}", made.apply, made.actions);
+    (pods, primaries)
+}
+
+fn made(nodes: u8) -> World {
+    let mut world = World::new(nodes);
+    settle(&mut world);
+    assert_eq!(world.status.phase, Some(Health::Ready), "{:?}", world.status.conditions);
+    world
+}
+
+fn ask(world: &mut World, annotation: &'static str, value: &str) -> (bool, String) {
+    world.suffer(&Fault::Asks(annotation, value.to_owned()));
+    world.live_on(1);
+    let answer = world.status.last_request.clone().unwrap();
+    (answer.accepted, answer.message)
+}
+
+fn condition(world: &World, kind: &str) -> (String, String, String) {
+    let found = world.status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+    (found.status.clone(), found.reason.clone(), found.message.clone())
+}
+
+#[test]
+fn standbys_go_first_and_the_primary_hands_over() {
+    let mut world = made(3);
+    world.suffer(&Fault::Image("16.2"));
+    let (pods, primaries) = settle(&mut world);
+    assert_eq!(pods, ["orchard-2-0", "orchard-1-0", "orchard-0-0"]);
+    assert_eq!(primaries, [0, 1]);
+    assert_eq!(world.status.phase, Some(Health::Ready));
+    assert_eq!(world.status.attached.as_deref(), Some("3/3"));
+}
+
+#[test]
+fn a_restart_goes_the_same_way_and_a_second_one_waits_for_its_end() {
+    let mut world = made(3);
+    assert!(ask(&mut world, annotations::RESTART, "now").0);
+    world.live_on(1);
+    let (accepted, message) = ask(&mut world, annotations::RESTART, "now");
+    assert!(!accepted && message.contains("one at a time"), "{message}");
+    assert_eq!(world.status.phase, Some(Health::Updating));
+    let (pods, _) = settle(&mut world);
+    assert!(pods.len() >= 2, "{pods:?}");
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_stops_the_roll_at_the_first_standby() {
+    let mut world = made(3);
+    world.suffer(&Fault::Image("16-absent"));
+    let (pods, primaries) = settle(&mut world);
+    assert_eq!((pods.as_slice(), primaries.as_slice()), (&["orchard-2-0".to_owned()][..], &[0][..]));
+    let (status, reason, message) = condition(&world, "Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "RollingStopped"));
+    assert!(message.contains("node 2") && message.contains("spec.image"), "{message}");
+    assert_eq!(condition(&world, "Progressing").0, "False");
+    // Set back: only the node that has it is made anew.
+    world.suffer(&Fault::Image("16"));
+    let (pods, primaries) = settle(&mut world);
+    assert_eq!((pods.as_slice(), primaries.as_slice()), (&["orchard-2-0".to_owned()][..], &[0][..]));
+    assert_eq!(world.status.phase, Some(Health::Ready));
+}
+
+#[test]
+fn another_major_version_stops_the_roll_and_nothing_is_copied_for_it() {
+    let mut world = made(3);
+    world.suffer(&Fault::Image("18.0"));
+    let (pods, _) = settle(&mut world);
+    assert_eq!(pods, ["orchard-2-0"]);
+    let (_, reason, message) = condition(&world, "Degraded");
+    assert!(reason == "RollingStopped" && message.contains("brings PostgreSQL 18"), "{reason} {message}");
+    assert!(world.jobs.is_empty() && world.status.recovery.is_none());
+}
+
+#[test]
+fn nothing_is_restarted_below_min_attached() {
+    let mut world = made(2);
+    world.pool.min_attached = 2;
+    settle(&mut world);
+    world.suffer(&Fault::Image("16.2"));
+    assert!(settle(&mut world).0.is_empty());
+    let (status, reason, message) = condition(&world, "Progressing");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RollingStopped"));
+    assert!(message.contains("minAttached"), "{message}");
+}
+
+#[test]
+fn the_only_node_is_restarted_without_a_successor() {
+    let mut world = made(1);
+    world.suffer(&Fault::Image("16.2"));
+    assert_eq!(settle(&mut world).0, ["orchard-0-0"]);
+    assert_eq!(world.status.phase, Some(Health::Ready));
+}
+
+#[test]
+fn parameters_restart_postgres_in_place_standbys_first() {
+    let mut world = made(3);
+    world.suffer(&Fault::Parameters);
+    let mut order = Vec::new();
+    for _ in 0..40 {
+        world.live_on(1);
+        let told = world.membership.as_ref().unwrap().spec.restart.as_ref().map(|restart| restart.node);
+        if let Some(node) = told.filter(|node| order.last() != Some(node)) {
+            order.push(node);
+        }
+    }
+    assert_eq!(order, [2, 1, 0]);
+    assert!(settle(&mut world).0.is_empty());
+    assert_eq!(world.record().unwrap().primary, 0, "the primary stays in office");
+    assert_eq!(world.membership.unwrap().spec.restart, None);
+}
+
+#[test]
+fn a_switchover_is_told_to_its_end() {
+    let mut world = made(3);
+    assert!(ask(&mut world, annotations::SWITCHOVER, "2").0);
+    assert!(world.membership.as_ref().unwrap().spec.switchover.is_some());
+    settle(&mut world);
+    assert_eq!(world.record().unwrap().primary, 2);
+    assert_eq!(world.membership.as_ref().unwrap().spec.switchover, None);
+    let outcome = world.status.last_request.clone().unwrap().outcome.unwrap();
+    assert!(outcome.contains("node 2 is the primary now"), "{outcome}");
+    world.suffer(&Fault::Refuses(true));
+    assert!(ask(&mut world, annotations::SWITCHOVER, "1").0);
+    settle(&mut world);
+    assert_eq!(world.record().unwrap().primary, 2);
+    let outcome = world.status.last_request.clone().unwrap().outcome.unwrap();
+    assert!(outcome.contains("it is busy"), "{outcome}");
+}
+
+#[test]
+fn the_primary_hands_over_before_it_is_detached_by_wish() {
+    let mut world = made(3);
+    let (accepted, message) = ask(&mut world, annotations::DETACH, "0");
+    assert!(accepted && message.contains("hands over to node 1"), "{message}");
+    settle(&mut world);
+    assert_eq!(world.record().unwrap().primary, 1);
+    assert!(!world.is_attached(0));
+    assert_eq!(world.status.detached_by_wish, [0]);
+}
+
+#[test]
+fn a_fence_keeps_a_node_out_until_it_is_lifted() {
+    let mut world = made(3);
+    assert!(ask(&mut world, annotations::FENCE, "2").0);
+    settle(&mut world);
+    assert!(!world.is_attached(2) && !world.runs(2));
+    assert_eq!(world.membership.as_ref().unwrap().spec.fenced, [2]);
+    assert_eq!(condition(&world, "Degraded").1, "Fenced");
+    for annotation in [annotations::ATTACH, annotations::RECOVER] {
+        let (accepted, message) = ask(&mut world, annotation, "2");
+        assert!(!accepted && message.contains("fence=off"), "{message}");
+    }
+    assert!(ask(&mut world, annotations::FENCE, "off").0);
+    settle(&mut world);
+    assert!(world.is_attached(2));
+    assert_eq!(world.status.phase, Some(Health::Ready));
+}
+
+#[test]
+fn a_pool_grows_and_shrinks_and_keeps_or_deletes_volumes() {
+    for (fate, left) in [(Fate::Retain, 4), (Fate::Delete, 2)] {
+        let mut world = made(3);
+        world.pool.storage.when_scaled = fate;
+        world.suffer(&Fault::Nodes(4));
+        assert!(settle(&mut world).0.is_empty(), "growing restarts nobody");
+        assert_eq!(world.status.attached.as_deref(), Some("4/4"));
+        assert!(ask(&mut world, annotations::SWITCHOVER, "3").0);
+        settle(&mut world);
+        world.suffer(&Fault::Nodes(2));
+        let (_, primaries) = settle(&mut world);
+        assert_eq!(primaries.len(), 2, "the primary was beyond the spec and handed over: {primaries:?}");
+        assert_eq!(world.status.attached.as_deref(), Some("2/2"));
+        assert_eq!(world.sets().into_keys().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(world.membership.as_ref().unwrap().spec.nodes, 2);
+        assert_eq!(world.claims.len(), left);
+        assert_eq!(world.status.phase, Some(Health::Ready), "{:?}", world.status.conditions);
+    }
+}
+
+#[test]
+fn volumes_grow_and_then_each_node_is_restarted_to_use_them() {
+    let mut world = made(2);
+    world.suffer(&Fault::Size(4));
+    assert_eq!(settle(&mut world).0.len(), 2);
+    assert!(world.claims.values().all(|claim| claim.size.requested == "4Gi"));
+    assert_eq!(world.status.phase, Some(Health::Ready));
+}
+
+#[test]
+fn volumes_that_cannot_grow_stay_and_a_condition_says_what_to_do() {
+    let mut world = made(2);
+    let archive = world.membership.as_ref().unwrap().spec.archive_max_bytes;
+    world.fixed_volumes = true;
+    world.suffer(&Fault::Size(4));
+    world.pool.archive_max_bytes *= 2;
+    world.environment();
+    assert!(settle(&mut world).0.is_empty());
+    assert!(world.claims.values().all(|claim| claim.size.requested == "2Gi"));
+    let (status, reason, message) = condition(&world, "Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "VolumeNotExpandable"));
+    assert!(message.contains("replace-volume"), "{message}");
+    assert_eq!(world.membership.unwrap().spec.archive_max_bytes, archive, "the archive fits the volume");
+}
