@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::pool::{NODES, WHOLE, role, selector};
+use super::removal;
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, checkout, until};
 
 /// The image of the pool.
@@ -22,10 +23,16 @@ const STARTED: Duration = Duration::from_secs(60);
 
 /// Installs the chart, and the definitions with it.
 pub async fn helm(world: &World) -> Outcome {
+    helm_with(world, &[]).await
+}
+
+/// Installs the chart with further values.
+pub async fn helm_with(world: &World, further: &[&str]) -> Outcome {
     let chart = checkout("charts/pgpool-operator").display().to_string();
     let fixed = ["upgrade", "--install", RELEASE, &chart, "-n", SYSTEM, "--create-namespace", "--wait"];
     let values = "image.repository=localhost/pgpool-operator,image.tag=dev,image.pullPolicy=IfNotPresent";
-    world.helm(&[&fixed[..], &["--timeout", "2m", "--set", values]].concat()).await?;
+    let further: Vec<&str> = further.iter().flat_map(|value| ["--set", value]).collect();
+    world.helm(&[&fixed[..], &["--timeout", "2m", "--set", values], &further].concat()).await?;
     for plural in ["pgpools", "pgpoolmemberships"] {
         let crd = format!("crd/{plural}.pgpool-operator.dev");
         world.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=60s"]).await?;
@@ -36,12 +43,17 @@ pub async fn helm(world: &World) -> Outcome {
 /// Applies the pool with nothing but what a person must say, and waits until it is Ready.
 pub async fn apply(world: &World) -> Outcome {
     world.apply(&namespace(SPACE)).await?;
+    removal::note_before(world).await?;
     let since = Instant::now();
     world
         .apply(&json!({
             "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
             "metadata": {"name": POOL, "namespace": SPACE},
-            "spec": {"nodes": NODES.len(), "image": IMAGE, "storage": {"size": "1Gi"}},
+            "spec": {
+                "nodes": NODES.len(), "image": IMAGE, "storage": {"size": "1Gi"},
+                // A machine that runs all of this at once keeps an agent waiting for seconds.
+                "failure": {"detachAfter": "3s", "lease": "4s", "grace": "6s"},
+            },
         }))
         .await?;
     world.whole(WHOLE).await?;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::{authority, locked, login};
@@ -14,7 +15,7 @@ use super::pool::WHOLE;
 use super::world::{POOL, SPACE, World, call, output, until};
 
 /// The pod of the load.
-const POD: &str = "load";
+pub const POD: &str = "load";
 /// Its control port.
 const PORT: u16 = 8080;
 /// Acknowledged writes that count as going on.
@@ -60,6 +61,8 @@ pub async fn start(world: &World) -> Outcome {
         .apply(&json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "namespace": SPACE},
             "spec": {
+                // Beside the primary, whose machine is never lost here: what the load remembers is in its pod.
+                "nodeName": world.machine_of(0).await?,
                 "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
                 "securityContext": {
                     "runAsNonRoot": true, "runAsUser": 1000, "fsGroup": 1000,
@@ -81,6 +84,16 @@ pub async fn start(world: &World) -> Outcome {
 pub async fn unharmed(world: &World) -> Outcome {
     world.whole(WHOLE).await?;
     goes_on(world).await
+}
+
+/// Writes go on. Needs no API server.
+pub async fn writes_go_on(world: &World) -> Outcome {
+    let before = acked(&summary(world).await?);
+    until("the load to go on", GOES_ON, || async {
+        let now = acked(&summary(world).await?);
+        ensure(now >= before + GOING_ON, || format!("{before} writes before, now {now}"))
+    })
+    .await
 }
 
 /// Writes go on, and no read missed an acknowledged write.
@@ -200,12 +213,18 @@ async fn summary(world: &World) -> Outcome<Value> {
     Ok(serde_json::from_slice(&ask(world, "GET", "/summary").await?)?)
 }
 
+/// Address of the load's pod, asked for once: it must be known while the API server is away.
+static ADDRESS: OnceCell<String> = OnceCell::const_new();
+
+async fn address(world: &World) -> Outcome<String> {
+    let status = world.pods().get(POD).await?.status.unwrap_or_default();
+    let phase = status.phase;
+    status.pod_ip.ok_or_else(|| Failure(format!("the pod of the load has no address: {phase:?}")))
+}
+
 /// Asks the load's control port.
 async fn ask(world: &World, method: &str, path: &str) -> Outcome<Vec<u8>> {
-    let status = world.pods().get(POD).await?.status.unwrap_or_default();
-    let Some(ip) = status.pod_ip else {
-        return failed(format!("the pod of the load has no address: {:?}", status.phase));
-    };
+    let ip = ADDRESS.get_or_try_init(|| address(world)).await?;
     let exchange = async {
         let mut stream = TcpStream::connect((ip.as_str(), PORT)).await?;
         stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: load\r\n\r\n").as_bytes()).await?;

@@ -6,14 +6,21 @@
 //! choose steps; `--keep` leaves everything as it is at the end, for a look.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
+mod changes;
+mod failover;
 mod faults;
 mod harness;
 mod install;
 mod load;
+mod machines;
 mod pool;
+mod processes;
+mod recoveries;
 mod removal;
 mod requests;
+mod sessions;
 mod strangers;
+mod volumes;
 mod world;
 
 use std::process::ExitCode;
@@ -23,7 +30,7 @@ use harness::{Step, Wishes, Work};
 use world::World;
 
 /// Longest time for one step.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
@@ -68,12 +75,22 @@ fn groundwork(name: &'static str, work: Work) -> Step {
 }
 
 fn scenario() -> Vec<Step> {
+    let mut all = beginning();
+    all.extend(another_primary());
+    all.extend(ending());
+    all
+}
+
+/// The pool, requests and recoveries.
+fn beginning() -> Vec<Step> {
     vec![
         groundwork("install::the_chart_installs", |w| Box::pin(install::helm(w))),
         groundwork("install::a_pool_becomes_ready", |w| Box::pin(install::apply(w))),
         groundwork("install::an_application_starts", |w| Box::pin(install::client(w))),
         step("install::services_write_and_read_verified", |w| Box::pin(install::services(w))),
         step("install::names_are_as_promised", |w| Box::pin(install::contract(w))),
+        step("sessions::a_new_password_counts_for_new_ones", |w| Box::pin(sessions::password(w))),
+        step("sessions::a_new_certificate_ends_none", |w| Box::pin(sessions::leaf(w))),
         groundwork("load::starts", |w| Box::pin(load::start(w))),
         step("requests::detached_stays_out_and_attaches_without_copy", |w| {
             Box::pin(requests::detach_attach(w))
@@ -81,19 +98,74 @@ fn scenario() -> Vec<Step> {
         step("requests::recover_takes_the_cheapest_copy", |w| Box::pin(requests::recover(w))),
         step("requests::what_cannot_be_is_refused", |w| Box::pin(requests::refused(w))),
         step("faults::a_killed_standby_comes_back_without_a_copy", |w| Box::pin(faults::standby_killed(w))),
-        step("faults::a_killed_primary_opens_behind_the_gate", |w| Box::pin(faults::primary_killed(w))),
         step("faults::lost_data_is_recovered", |w| Box::pin(faults::data_lost(w))),
         step("faults::a_lost_volume_is_replaced", |w| Box::pin(faults::volume_lost(w))),
-        step("faults::the_operator_may_go_at_any_stage", |w| Box::pin(faults::operator_deleted(w))),
-        step("faults::a_killed_job_is_begun_again", |w| Box::pin(faults::job_killed(w))),
+        step("recoveries::the_operator_may_go_before_the_copy", |w| {
+            Box::pin(recoveries::operator_deleted_early(w))
+        }),
+        step("recoveries::the_operator_may_go_from_the_copy_on", |w| {
+            Box::pin(recoveries::operator_deleted_late(w))
+        }),
+        step("recoveries::a_copy_keeps_to_its_bandwidth", |w| Box::pin(recoveries::bandwidth(w))),
+        step("recoveries::a_killed_job_is_begun_again", |w| Box::pin(recoveries::job_killed(w))),
+        step("recoveries::a_donor_may_be_killed", |w| Box::pin(recoveries::donor_killed(w))),
+        step("recoveries::a_donors_machine_may_be_killed", |w| {
+            Box::pin(recoveries::donors_machine_killed(w))
+        }),
+        step("volumes::archived_wal_is_never_overwritten", |w| Box::pin(volumes::archive_conflict(w))),
         step("faults::all_pods_at_once", |w| Box::pin(faults::all_pods_deleted(w))),
+    ]
+}
+
+/// What is changed of it, and how its primary is lost.
+fn another_primary() -> Vec<Step> {
+    vec![
+        step("changes::another_primary", |w| Box::pin(changes::switchover(w))),
+        step("changes::a_fenced_node", |w| Box::pin(changes::fence(w))),
+        step("changes::every_pod_anew", |w| Box::pin(changes::restart(w))),
+        step("changes::a_parameter_that_needs_a_restart", |w| Box::pin(changes::parameter(w))),
+        step("changes::a_node_less_and_one_more", |w| Box::pin(changes::scale(w))),
+        step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),
+        step("failover::the_primary's_pod_is_deleted", |w| Box::pin(failover::pod_deleted(w))),
+        step("failover::the_primary's_pod_is_deleted_by_force", |w| {
+            Box::pin(failover::pod_deleted_by_force(w))
+        }),
+        step("failover::the_primary's_agent_is_killed", |w| Box::pin(failover::agent_killed(w))),
+        step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(failover::primary_frozen(w))),
+        step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
+        step("failover::the_operator_is_away", |w| Box::pin(failover::operator_away(w))),
+        step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
+        step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
+        step("failover::all_pods_at_once", |w| Box::pin(failover::all_at_once(w))),
+        step("failover::the_api_is_away", |w| Box::pin(failover::api_away(w))),
+        step("failover::a_standby_dies_while_the_api_is_away", |w| {
+            Box::pin(failover::api_away_and_a_standby_dies(w))
+        }),
+        step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
+        step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),
+        step("failover::the_primary_reaches_the_api_alone", |w| {
+            Box::pin(failover::primary_cut_off_from_nodes(w))
+        }),
+        step("failover::the_primary_does_not_reach_the_api", |w| {
+            Box::pin(failover::primary_cut_off_from_api(w))
+        }),
+        step("failover::a_standby's_machine_is_cut_off", |w| Box::pin(failover::standby_cut_off(w))),
+    ]
+}
+
+/// The judgement, other pools, and the end.
+fn ending() -> Vec<Step> {
+    vec![
         step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w))),
         step("strangers::reach_the_front_alone", |w| Box::pin(strangers::front_only(w))),
         step("strangers::a_second_pool_on_another_major", |w| Box::pin(strangers::second_pool(w))),
+        step("strangers::another_pools_node_reaches_none", |w| Box::pin(strangers::other_pools_node(w))),
         step("strangers::another_pools_certificate_is_refused", |w| {
             Box::pin(strangers::foreign_certificate(w))
         }),
         step("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
+        step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
+        step("removal::other_namespaces_can_be_left_alone", |w| Box::pin(removal::watched_namespaces(w))),
         step("removal::an_upgrade_changes_no_pool", |w| Box::pin(removal::upgrade(w))),
         step("removal::deleted_pools_leave_nothing_but_volumes", |w| Box::pin(removal::pools(w))),
         step("removal::uninstalling_keeps_definitions_and_data", |w| Box::pin(removal::uninstall(w))),

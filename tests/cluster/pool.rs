@@ -153,6 +153,14 @@ impl World {
         self.here(&["exec", &pod, "-c", "postgres", "--", "sh", "-c", script]).await
     }
 
+    /// The Kubernetes node that a node's pod runs on.
+    pub async fn machine_of(&self, node: u8) -> Outcome<String> {
+        let pod = self.pods().get(&names::node_pod(POOL, node)).await?;
+        pod.spec
+            .and_then(|spec| spec.node_name)
+            .ok_or_else(|| Failure(format!("the pod of node {node} runs nowhere")))
+    }
+
     /// The notes of the pool's events with this reason.
     pub async fn events(&self, reason: &str) -> Outcome<Vec<String>> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), SPACE);

@@ -1,13 +1,52 @@
 //! What goes when it is deleted, and what stays.
-use super::harness::{Outcome, ensure};
-use super::install;
-use super::pool::WHOLE;
+use std::collections::BTreeSet;
+
+use pgpool_operator::names;
+use serde_json::json;
+
+use super::harness::{Failure, Outcome, ensure};
+use super::pool::{NODES, WHOLE};
 use super::strangers::{ELSEWHERE, OTHER};
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, until};
+use super::{install, recoveries, volumes};
 
-/// Everything namespaced that a pool is made of.
-const KINDS: &str = "statefulsets,deployments,jobs,pods,services,secrets,configmaps,serviceaccounts,roles,\
-                     rolebindings,poddisruptionbudgets,networkpolicies,pgpoolmemberships";
+/// An operator that shall look after one namespace leaves the pools of others alone, until it shall look everywhere.
+pub async fn watched_namespaces(world: &World) -> Outcome {
+    install::helm_with(world, &[&format!("watchNamespaces={{{SPACE}}}")]).await?;
+    world.apply(&install::namespace(ELSEWHERE)).await?;
+    let pool = json!({
+        "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
+        "metadata": {"name": POOL, "namespace": ELSEWHERE},
+        "spec": {"nodes": 1, "image": install::IMAGE, "storage": {"size": "1Gi", "whenDeleted": "Delete"}},
+    });
+    world.apply(&pool).await?;
+    let touched = || async {
+        let path = ["get", "pgpool", POOL, "-o", "jsonpath={.metadata.finalizers}{.status}"];
+        let pool = world.kubectl(&[&["-n", ELSEWHERE], &path[..]].concat()).await?;
+        let parts = ["get", "statefulsets,services,secrets,pvc", "-o", "name"];
+        Ok::<_, Failure>(pool + &world.kubectl(&[&["-n", ELSEWHERE], &parts[..]].concat()).await?)
+    };
+    // Once it has answered a later question of the pool that it looks after, it would have seen the other one.
+    for value in ["8", "9"] {
+        let answer = world.ask("recover", value).await?;
+        ensure(!answer.accepted, || format!("{answer:?}"))?;
+    }
+    let seen = touched().await?;
+    ensure(seen.is_empty(), || format!("a pool elsewhere was touched: {seen}"))?;
+    let may = ["auth", "can-i", "create", "statefulsets", "-n", ELSEWHERE];
+    let account = format!("--as=system:serviceaccount:{SYSTEM}:{RELEASE}");
+    let answer = world.kubectl(&[&may[..], &[&account]].concat()).await;
+    ensure(answer.as_ref().is_err_and(|no| no.0.contains("no")), || format!("its rights: {answer:?}"))?;
+    install::helm(world).await?;
+    until("the pool elsewhere to be taken up", WHOLE, || async {
+        let seen = touched().await?;
+        ensure(seen.contains(&names::stateful_set(POOL, 0)), || seen.clone())
+    })
+    .await?;
+    let delete = ["delete", "pgpool", POOL, "--timeout=100s"];
+    world.kubectl(&[&["-n", ELSEWHERE], &delete[..]].concat()).await?;
+    world.whole(WHOLE).await.map(drop)
+}
 
 /// An upgrade of the operator to itself leaves the pool as it is.
 pub async fn upgrade(world: &World) -> Outcome {
@@ -17,34 +56,69 @@ pub async fn upgrade(world: &World) -> Outcome {
     ensure(after.membership.as_ref().is_some_and(|m| m.epoch == before.epoch), || format!("{after:?}"))
 }
 
-/// Objects of a pool that are left.
-async fn left(world: &World, pool: &str, kinds: &str) -> Outcome<Vec<String>> {
-    let label = format!("{}={pool}", pgpool_operator::names::LABEL_POOL);
-    let list = world.here(&["get", kinds, "-l", &label, "-o", "name"]).await?;
+/// Kinds that tell of what happened, and stay for their time.
+const TALES: [&str; 2] = ["events", "events.events.k8s.io"];
+
+/// Everything that stands in the pool's namespace, of every kind that the API server has, whatever its labels.
+pub async fn everything(world: &World) -> Outcome<BTreeSet<String>> {
+    let kinds = world.kubectl(&["api-resources", "--namespaced", "--verbs=list", "-o", "name"]).await?;
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !TALES.contains(kind)).collect();
+    let list = world.here(&["get", &kinds.join(","), "-o", "name", "--ignore-not-found"]).await?;
     Ok(list.lines().map(str::to_owned).collect())
 }
 
-async fn gone(world: &World, pool: &str) -> Outcome {
-    world.here(&["delete", "pgpool", pool, "--timeout=100s"]).await?;
-    until(&format!("pool {pool} to be gone"), WHOLE, || async {
-        let left = left(world, pool, KINDS).await?;
-        ensure(left.is_empty(), || format!("left: {left:?}"))
+/// Notes what stands in a fresh namespace, once Kubernetes has put into it what it puts into each.
+pub async fn note_before(world: &World) -> Outcome {
+    let found = until("what Kubernetes puts into a namespace", WHOLE, || async {
+        let found = everything(world).await?;
+        let own = ["configmap/kube-root-ca.crt", "serviceaccount/default"];
+        ensure(own.iter().all(|name| found.contains(*name)), || format!("{found:?}"))?;
+        Ok(found)
+    })
+    .await?;
+    // Noted once; a second time there would be the pool.
+    world.before.get_or_init(|| found);
+    Ok(())
+}
+
+/// Waits until the namespace holds what it held before the first pool, and these claims.
+async fn nothing_left_but(world: &World, claims: &[String]) -> Outcome {
+    let before = world.before.get().cloned().unwrap_or_default();
+    until("the namespace to be as it was", WHOLE, || async {
+        let now = everything(world).await?;
+        let left: Vec<&String> = now.iter().filter(|name| !before.contains(*name)).collect();
+        let wish: Vec<&String> = claims.iter().collect();
+        ensure(left == wish, || format!("left: {left:?}"))
     })
     .await
 }
 
-/// A deleted pool leaves nothing, or nothing but its volumes, by its policy.
+/// The volumes of the pool's namespace, by the names of their claims.
+async fn volumes_of(world: &World) -> Outcome<Vec<String>> {
+    let path = format!("jsonpath={{.items[?(@.spec.claimRef.namespace=='{SPACE}')].spec.claimRef.name}}");
+    let list = world.kubectl(&["get", "pv", "-o", &path]).await?;
+    let mut list: Vec<String> = list.split_whitespace().map(str::to_owned).collect();
+    list.sort();
+    Ok(list)
+}
+
+fn kept() -> Vec<String> {
+    NODES.map(|node| names::claim(POOL, node)).to_vec()
+}
+
+/// Deleted pools leave nothing of any kind, or nothing but their volumes, by their policy.
 pub async fn pools(world: &World) -> Outcome {
-    gone(world, OTHER).await?;
-    until("the volumes to be gone", WHOLE, || async {
-        let left = left(world, OTHER, "pvc").await?;
-        ensure(left.is_empty(), || format!("left: {left:?}"))
+    // What the steps before made, and left when they failed. A pool waits for every pod that carries its label.
+    world.here(&["delete", "pod", "load", "client", "disguised", "--ignore-not-found"]).await?;
+    world.here(&["delete", "secret", "half", "--ignore-not-found"]).await?;
+    world.here(&["delete", "pgpool", OTHER, POOL, "--ignore-not-found", "--timeout=100s"]).await?;
+    let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();
+    nothing_left_but(world, &claims).await?;
+    until("the volumes to be gone or kept", WHOLE, || async {
+        let found = volumes_of(world).await?;
+        ensure(found == kept(), || format!("volumes that stay: {found:?}"))
     })
-    .await?;
-    world.here(&["delete", "pod", "load", "client", "--ignore-not-found"]).await?;
-    gone(world, POOL).await?;
-    let kept = left(world, POOL, "pvc").await?;
-    ensure(kept.len() == 3, || format!("volumes that stay: {kept:?}"))
+    .await
 }
 
 /// Uninstalling the chart keeps the definitions and the data.
@@ -53,12 +127,14 @@ pub async fn uninstall(world: &World) -> Outcome {
     world
         .kubectl(&["get", "crd", "pgpools.pgpool-operator.dev", "pgpoolmemberships.pgpool-operator.dev"])
         .await?;
-    let kept = left(world, POOL, "pvc").await?;
-    ensure(kept.len() == 3, || format!("volumes that stay: {kept:?}"))
+    let found = volumes_of(world).await?;
+    ensure(found == kept(), || format!("volumes that stay: {found:?}"))
 }
 
 /// Removes everything that the scenario made, whatever state it is in.
 pub async fn sweep(world: &World) -> Outcome {
+    recoveries::release(world).await?;
+    volumes::sweep(world).await?;
     let pools = ["delete", "pgpool", "--all", "-n", SPACE, "--ignore-not-found", "--timeout=60s"];
     if world.kubectl(&["get", "crd", "pgpools.pgpool-operator.dev"]).await.is_ok() {
         world.kubectl(&pools).await?;

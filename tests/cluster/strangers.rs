@@ -33,11 +33,7 @@ pub async fn front_only(world: &World) -> Outcome {
     })
     .await?;
     for node in super::pool::NODES {
-        // By address: a name that doesn't resolve would pass for a port that is closed.
-        let pod = world.pods().get(&names::node_pod(POOL, node)).await?;
-        let Some(host) = pod.status.and_then(|status| status.pod_ip) else {
-            return failed(format!("the pod of node {node} has no address"));
-        };
+        let host = address(world, node).await?;
         for port in [names::POSTGRES_PORT, names::AGENT_PORT] {
             ensure(!reaches(world, ELSEWHERE, "stranger", &host, port).await, || {
                 format!("a stranger reaches port {port} of node {node}")
@@ -90,7 +86,7 @@ pub async fn foreign_certificate(world: &World) -> Outcome {
         ensure(reaches(world, SPACE, "disguised", &host, names::POSTGRES_PORT).await, || "no".to_owned())
     })
     .await?;
-    // The same login with the pool's own certificate works, so the refusal is about the certificate alone.
+    // The same with the pool's own certificate works, so the refusal is about the certificate alone.
     let said = replicate(world, &host, POOL).await?;
     ensure(said.contains(LET_IN), || format!("the pool's own certificate is refused: {said}"))?;
     let said = replicate(world, &host, OTHER).await?;
@@ -99,7 +95,73 @@ pub async fn foreign_certificate(world: &World) -> Outcome {
     ensure(said.contains("unknown ca") || said.contains("certificate"), || {
         format!("the node said {said:?}")
     })?;
+    agent_refuses(world, &host).await?;
     world.here(&["delete", "pod", "disguised", "--wait=false"]).await.map(drop)
+}
+
+/// The agent answers the pool's own certificate alone.
+async fn agent_refuses(world: &World, host: &str) -> Outcome {
+    let said = report(world, host, Some(POOL)).await?;
+    ensure(said.contains("HTTP/1.1 200") && said.contains("poolUid"), || {
+        format!("the pool's own certificate is refused by the agent: {said}")
+    })?;
+    for (what, pool) in [("another pool's certificate", Some(OTHER)), ("no certificate", None)] {
+        // On a busy machine a connection may end before a word was said: that is no refusal.
+        let said = until("the agent to say something", WHOLE, || async {
+            let said = report(world, host, pool).await?;
+            ensure(said.contains("HTTP/") || said.contains("alert "), || said.clone())?;
+            Ok(said)
+        })
+        .await?;
+        ensure(!said.contains("HTTP/"), || format!("the agent answers {what}: {said}"))?;
+        let alert = said.lines().find(|line| line.contains("alert ")).unwrap_or_default().to_owned();
+        println!("    the agent, {what}: {alert}");
+        ensure(alert.contains("unknown ca") || alert.contains("certificate"), || {
+            format!("the agent said {said:?} to {what}")
+        })?;
+    }
+    Ok(())
+}
+
+/// What an agent says when it is asked for its report with the certificate of this pool's node 0, or with none.
+async fn report(world: &World, host: &str, pool: Option<&str>) -> Outcome<String> {
+    let own = pool.map(|pool| format!("-cert /{pool}/tls.crt -key /{pool}/tls.key")).unwrap_or_default();
+    let port = names::AGENT_PORT;
+    // The end of input would end the connection before an answer; the agent ends it after one.
+    let script = format!(
+        "printf 'GET /v1/report HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n' | \
+         timeout 10 openssl s_client -connect {host}:{port} -CAfile /{POOL}/ca.crt -verify_return_error \
+         -quiet -ign_eof {own} 2>&1; true"
+    );
+    world.here(&["exec", "disguised", "--", "sh", "-c", &script]).await
+}
+
+/// A node of another pool, in the same namespace, reaches no node of this one, whatever certificate it has.
+pub async fn other_pools_node(world: &World) -> Outcome {
+    let other = names::node_pod(OTHER, 0);
+    // By what it may reach it is seen that it could: the front of this pool.
+    let front = world.here(&["get", "service", POOL, "-o", "jsonpath={.spec.clusterIP}"]).await?;
+    ensure(reaches(world, SPACE, &other, &front, names::POSTGRES_PORT).await, || {
+        "the other pool's node doesn't even reach the front".to_owned()
+    })?;
+    for node in super::pool::NODES {
+        let host = address(world, node).await?;
+        for port in [names::POSTGRES_PORT, names::AGENT_PORT] {
+            ensure(!reaches(world, SPACE, &other, &host, port).await, || {
+                format!("another pool's node reaches port {port} of node {node}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The address of a node's pod: a name that doesn't resolve would pass for a port that is closed.
+async fn address(world: &World, node: u8) -> Outcome<String> {
+    let pod = world.pods().get(&names::node_pod(POOL, node)).await?;
+    match pod.status.and_then(|status| status.pod_ip) {
+        Some(host) => Ok(host),
+        None => failed(format!("the pod of node {node} has no address")),
+    }
 }
 
 /// What the disguised pod prints when a node lets it in.

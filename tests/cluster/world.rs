@@ -1,7 +1,9 @@
 //! The cluster as the steps see it: its API, kubectl and helm.
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use kube::Client;
@@ -31,12 +33,18 @@ pub struct World {
     pub client: Client,
     /// Folder for files of this run; goes with it.
     pub scratch: tempfile::TempDir,
+    /// Everything that stood in the pool's namespace before the pool.
+    pub before: OnceLock<BTreeSet<String>>,
 }
 
 impl World {
     /// The cluster that KUBECONFIG names.
     pub async fn open() -> Outcome<Self> {
-        Ok(Self { client: Client::try_default().await?, scratch: tempfile::tempdir()? })
+        Ok(Self {
+            client: Client::try_default().await?,
+            scratch: tempfile::tempdir()?,
+            before: OnceLock::new(),
+        })
     }
 
     /// Runs kubectl; gives what it printed.
@@ -62,6 +70,14 @@ impl World {
     /// Runs helm.
     pub async fn helm(&self, args: &[&str]) -> Outcome<String> {
         call("helm", args, None).await
+    }
+
+    /// Breaks a machine of the embedded cluster, or heals it.
+    pub async fn machine(&self, words: &[&str]) -> Outcome {
+        let Some(xtask) = env::var_os("PGPOOL_XTASK") else {
+            return failed("PGPOOL_XTASK isn't set: `cargo xtask test cluster` does it");
+        };
+        call(&xtask.to_string_lossy(), &[&["cluster", "node"], words].concat(), None).await.map(drop)
     }
 
     /// Prints what a person would look at after a failure.

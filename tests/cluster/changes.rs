@@ -1,0 +1,99 @@
+//! What people change of a running pool, under load: another primary, restarts, parameters, the number of nodes.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use pgpool_operator::names;
+
+use super::failover::{primary, standby, taken_over};
+use super::harness::{Outcome, ensure};
+use super::load;
+use super::pool::{NODES, WHOLE, attached};
+use super::world::{POOL, World, until};
+
+/// Time for a change that takes each node in turn.
+const ROLLED: Duration = Duration::from_secs(300);
+
+async fn patch(world: &World, spec: &str) -> Outcome {
+    let patch = format!("{{\"spec\":{spec}}}");
+    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await.map(drop)
+}
+
+async fn uids(world: &World) -> Outcome<BTreeMap<u8, String>> {
+    let mut all = BTreeMap::new();
+    for node in NODES {
+        let pod = world.pods().get(&names::node_pod(POOL, node)).await?;
+        all.insert(node, pod.uid().unwrap_or_default());
+    }
+    Ok(all)
+}
+
+/// The primary hands over to the node that is named; nothing is copied.
+pub async fn switchover(world: &World) -> Outcome {
+    let (old, copies) = (primary(world).await?, world.incarnations().await?);
+    let to = standby(world).await?;
+    world.ask_for("switchover", &to.to_string()).await?;
+    let new = taken_over(world, old).await?;
+    ensure(new == to, || format!("node {new} took over, not node {to}"))?;
+    load::unharmed(world).await?;
+    let after = world.incarnations().await?;
+    ensure(copies == after, || format!("copied without need: {copies:?} became {after:?}"))
+}
+
+/// A fenced node's PostgreSQL is kept stopped until the fence is lifted.
+pub async fn fence(world: &World) -> Outcome {
+    let node = standby(world).await?;
+    world.ask_for("fence", &node.to_string()).await?;
+    world.when("the fenced node to leave", WHOLE, |status| !attached(status).contains(&node)).await?;
+    until("its PostgreSQL to stop", WHOLE, || async {
+        let runs = super::processes::postmaster(world, node).await.is_ok();
+        ensure(!runs, || format!("the PostgreSQL of node {node} runs"))
+    })
+    .await?;
+    world.ask_for("fence", "off").await?;
+    load::unharmed(world).await
+}
+
+/// Every pod is made anew, one at a time; the pool goes on.
+pub async fn restart(world: &World) -> Outcome {
+    let before = uids(world).await?;
+    world.ask_for("restart", "now").await?;
+    until("every pod to be another", ROLLED, || async {
+        let now = uids(world).await?;
+        let old: Vec<&u8> =
+            before.iter().filter(|(node, uid)| now.get(node) == Some(uid)).map(|(n, _)| n).collect();
+        ensure(old.is_empty(), || format!("the pods of {old:?} are the old ones"))
+    })
+    .await?;
+    load::unharmed(world).await
+}
+
+/// A parameter that needs a restart, and is lowered: the primary first, or no standby could replay.
+pub async fn parameter(world: &World) -> Outcome {
+    patch(world, r#"{"postgres":{"parameters":{"max_connections":"150","work_mem":"5MB"}}}"#).await?;
+    until("the new values on every node", ROLLED, || async {
+        for node in NODES {
+            let said = world
+                .psql(
+                    node,
+                    "postgres",
+                    "SELECT current_setting('max_connections') || ' ' || current_setting('work_mem')",
+                )
+                .await?;
+            ensure(said == "150 5MB", || format!("node {node} has {said}"))?;
+        }
+        Ok(())
+    })
+    .await?;
+    load::unharmed(world).await
+}
+
+/// A node less, and one more again.
+pub async fn scale(world: &World) -> Outcome {
+    patch(world, r#"{"nodes":2}"#).await?;
+    world.when("two nodes", ROLLED, |status| attached(status) == [0, 1] && status.nodes.len() == 2).await?;
+    load::goes_on(world).await?;
+    patch(world, r#"{"nodes":3}"#).await?;
+    world.whole(ROLLED).await?;
+    load::unharmed(world).await
+}

@@ -1,0 +1,84 @@
+//! The machines of the embedded cluster, and what can be done to them (`cargo xtask cluster node`).
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use pgpool_operator::names;
+
+use super::failover::{primary, taken_over};
+use super::harness::{Failure, Outcome, ensure, failed};
+use super::load;
+use super::world::{POOL, World, call, until};
+
+/// The machine of etcd and the API server.
+pub const API: &str = "cp";
+/// How long the API server is away.
+pub const API_AWAY: Duration = Duration::from_secs(60);
+/// The machines that pods run on.
+const MACHINES: [&str; 3] = ["n1", "n2", "n3"];
+/// Time for a machine to be Ready again, and for the API to answer.
+const BACK: Duration = Duration::from_secs(150);
+
+/// Breaks or heals something; the arguments are those of `cargo xtask cluster node`.
+pub async fn fault(args: &[&str]) -> Outcome {
+    let set = |name: &str| std::env::var(name).map_err(|_| Failure(format!("{name} isn't set")));
+    let (xtask, cluster) = (set("PGPOOL_XTASK")?, set("PGPOOL_CLUSTER")?);
+    call(&xtask, &[&["cluster", "node", "--name", &cluster], args].concat(), None).await.map(drop)
+}
+
+/// The machine on which a pod runs.
+async fn of_pod(world: &World, pod: &str) -> Outcome<String> {
+    let pod = world.pods().get(pod).await?;
+    let found = pod.spec.and_then(|spec| spec.node_name);
+    found.ok_or_else(|| Failure("the pod runs nowhere".to_owned()))
+}
+
+/// The machine on which a node of the pool runs.
+pub async fn of_node(world: &World, node: u8) -> Outcome<String> {
+    of_pod(world, &names::node_pod(POOL, node)).await
+}
+
+/// The machines that pods run on, but for this one.
+pub fn others(machine: &str) -> Vec<&'static str> {
+    MACHINES.into_iter().filter(|other| *other != machine).collect()
+}
+
+/// The primary, on another machine than the load: where it isn't, its pod is deleted and so it hands over.
+pub async fn primary_away_from_load(world: &World) -> Outcome<u8> {
+    let old = primary(world).await?;
+    if of_node(world, old).await? != of_pod(world, load::POD).await? {
+        return Ok(old);
+    }
+    world.here(&["delete", "pod", &names::node_pod(POOL, old), "--wait=false"]).await?;
+    let new = taken_over(world, old).await?;
+    load::unharmed(world).await?;
+    Ok(new)
+}
+
+/// An attached standby on another machine than the load.
+pub async fn standby_away_from_load(world: &World) -> Outcome<u8> {
+    let record = world.record().await?;
+    let load = of_pod(world, load::POD).await?;
+    for member in record.attached.iter().filter(|m| m.index != record.primary) {
+        if of_node(world, member.index).await? != load {
+            return Ok(member.index);
+        }
+    }
+    failed("every attached standby runs beside the load")
+}
+
+/// Waits until the cluster counts a machine as Ready.
+pub async fn ready(world: &World, machine: &str) -> Outcome {
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    until("the machine to be Ready", BACK, || async {
+        let conditions = nodes.get(machine).await?.status.and_then(|status| status.conditions);
+        let ready = conditions.unwrap_or_default().iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        ensure(ready, || format!("{machine} isn't Ready"))
+    })
+    .await
+}
+
+/// Waits until the API answers.
+pub async fn api_back(world: &World) -> Outcome {
+    until("the API server", BACK, || async { world.record().await.map(drop) }).await
+}

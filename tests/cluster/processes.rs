@@ -1,0 +1,82 @@
+//! The processes of the pool's pods, as the host sees them.
+use std::fs;
+
+use kube::ResourceExt as _;
+use pgpool_operator::names;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::harness::{Failure, Outcome};
+use super::world::{POOL, World};
+
+fn read(pid: i32, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    read(pid, "stat").rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn is_agent(pid: i32) -> bool {
+    read(pid, "comm").starts_with("pgpool-operator")
+}
+
+/// All processes of a node's Postgres container: the agent, Postgres and what they have started.
+pub async fn of_node(world: &World, node: u8) -> Outcome<Vec<i32>> {
+    let uid = world.pods().get(&names::node_pod(POOL, node)).await?.uid().unwrap_or_default();
+    let all = fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| read(*pid, "cgroup").contains(&uid) && read(*pid, "comm").trim() != "pause");
+    Ok(all.collect())
+}
+
+/// The postmaster of a node: a `postgres` that the agent started.
+pub async fn postmaster(world: &World, node: u8) -> Outcome<i32> {
+    let all = of_node(world, node).await?;
+    let found = all
+        .into_iter()
+        .filter(|pid| read(*pid, "comm").trim() == "postgres")
+        .find(|pid| parent(*pid).is_some_and(is_agent));
+    found.ok_or_else(|| Failure(format!("node {node} has no postmaster")))
+}
+
+/// Sends a signal to a process.
+pub fn signal(number: i32, signal: Signal) -> Outcome {
+    let pid = Pid::from_raw(number).ok_or_else(|| Failure("no process".to_owned()))?;
+    Ok(kill_process(pid, signal)?)
+}
+
+/// Kills a node's Postgres as the kernel would for want of memory; gives the number that it had.
+pub async fn kill_postgres(world: &World, node: u8) -> Outcome<i32> {
+    let number = postmaster(world, node).await?;
+    signal(number, Signal::KILL)?;
+    Ok(number)
+}
+
+/// The agent of a node.
+pub async fn agent(world: &World, node: u8) -> Outcome<i32> {
+    let postmaster = postmaster(world, node).await?;
+    parent(postmaster).ok_or_else(|| Failure(format!("node {node} has no agent")))
+}
+
+/// Kills a node's agent, and with it all that runs in its container.
+pub async fn kill_agent(world: &World, node: u8) -> Outcome {
+    signal(agent(world, node).await?, Signal::KILL)
+}
+
+/// Stops all processes of a node in their tracks; they go on by [`thaw`].
+pub async fn freeze(world: &World, node: u8) -> Outcome<Vec<i32>> {
+    let all = of_node(world, node).await?;
+    for pid in &all {
+        // One that has ended meanwhile needs no stopping.
+        let _ = signal(*pid, Signal::STOP);
+    }
+    Ok(all)
+}
+
+/// Lets processes go on.
+pub fn thaw(all: &[i32]) {
+    for pid in all {
+        let _ = signal(*pid, Signal::CONT);
+    }
+}

@@ -1,0 +1,204 @@
+//! Room for data and for archived WAL: what is told before it runs out, and what is never overwritten.
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
+use pgpool_operator::names;
+use serde_json::json;
+
+use super::harness::{Failure, Outcome, ensure, failed};
+use super::install::IMAGE;
+use super::load;
+use super::pool::WHOLE;
+use super::world::{SPACE, World, until};
+
+/// Namespace of the pods that make volumes with a real limit; they need more rights than others.
+pub const DISKS: &str = "cluster-test-disks";
+/// The pool on them, its class, and the folder on the machines.
+const SMALL: &str = "small";
+/// Where its volumes are on the machines.
+const FOLDER: &str = "/opt/cluster-test-small";
+/// MiB of each.
+const SIZE: u32 = 256;
+/// MiB that are left free: less than what the operator calls enough.
+const LEFT: u64 = 40;
+
+/// Runs a shell on a machine, by a pod there that may.
+async fn on_machine(world: &World, machine: &str, script: &str) -> Outcome<String> {
+    let enter = ["nsenter", "-t", "1", "-m", "--", "sh", "-c", script];
+    world.kubectl(&[&["-n", DISKS, "exec", machine, "--"], &enter[..]].concat()).await
+}
+
+async fn limited_volume(world: &World, machine: &str) -> Outcome {
+    world
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": machine, "namespace": DISKS},
+            "spec": {
+                "nodeName": machine, "hostPID": true, "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "disk", "image": IMAGE, "command": ["sleep", "infinity"],
+                    "securityContext": {"privileged": true},
+                }],
+            },
+        }))
+        .await?;
+    let wait = ["wait", "--for=condition=Ready", "pod", machine, "--timeout=60s"];
+    world.kubectl(&[&["-n", DISKS], &wait[..]].concat()).await?;
+    let mount = format!(
+        "mkdir -p {FOLDER} && (mountpoint -q {FOLDER} || mount -t tmpfs -o size={SIZE}m,mode=0777 small {FOLDER})"
+    );
+    on_machine(world, machine, &mount).await?;
+    let here = json!([{"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [machine]},
+    ]}]);
+    world
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("{SMALL}-{machine}")},
+            "spec": {
+                "capacity": {"storage": format!("{SIZE}Mi")}, "accessModes": ["ReadWriteOnce"],
+                "persistentVolumeReclaimPolicy": "Retain", "storageClassName": SMALL,
+                "local": {"path": FOLDER}, "nodeAffinity": {"required": {"nodeSelectorTerms": here}},
+            },
+        }))
+        .await
+        .map(drop)
+}
+
+/// Two machines.
+async fn machines(world: &World) -> Outcome<[String; 2]> {
+    let api: Api<Node> = Api::all(world.client.clone());
+    let mut names = api.list(&ListParams::default()).await?.items.into_iter().map(|node| node.name_any());
+    match (names.next(), names.next()) {
+        (Some(one), Some(other)) => Ok([one, other]),
+        _ => failed("there are no two machines"),
+    }
+}
+
+/// Removes what [`nearly_full`] made outside of the pool's namespace; also where there is nothing.
+pub async fn sweep(world: &World) -> Outcome {
+    let pods = world.kubectl(&["-n", DISKS, "get", "pods", "-o", "name"]).await?;
+    for machine in pods.lines().filter_map(|name| name.strip_prefix("pod/")) {
+        let script = format!("! mountpoint -q {FOLDER} || umount {FOLDER}; rm -rf {FOLDER}");
+        on_machine(world, machine, &script).await?;
+        world.kubectl(&["delete", "pv", &format!("{SMALL}-{machine}"), "--ignore-not-found"]).await?;
+    }
+    world.kubectl(&["delete", "storageclass", SMALL, "--ignore-not-found"]).await?;
+    world.kubectl(&["delete", "namespace", DISKS, "--ignore-not-found", "--timeout=90s"]).await.map(drop)
+}
+
+/// What a shell prints in the Postgres container of a node of the small pool.
+async fn shell(world: &World, node: u8, script: &str) -> Outcome<String> {
+    let pod = names::node_pod(SMALL, node);
+    world.here(&["exec", &pod, "-c", "postgres", "--", "sh", "-c", script]).await
+}
+
+/// The condition Degraded of the small pool: its answer and its message.
+async fn degraded(world: &World) -> Outcome<String> {
+    let path =
+        "jsonpath={range .status.conditions[?(@.type=='Degraded')]}{.status} {.reason}: {.message}{end}";
+    world.here(&["get", "pgpool", SMALL, "-o", path]).await
+}
+
+/// A standby's volume that is nearly full is told of while PostgreSQL still writes.
+pub async fn nearly_full(world: &World) -> Outcome {
+    world.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DISKS}})).await?;
+    world
+        .apply(&json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": SMALL},
+            "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer",
+        }))
+        .await?;
+    for machine in machines(world).await? {
+        limited_volume(world, &machine).await?;
+    }
+    let storage = json!({"size": format!("{SIZE}Mi"), "storageClassName": SMALL, "whenDeleted": "Delete"});
+    world
+        .apply(&json!({
+            "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
+            "metadata": {"name": SMALL, "namespace": SPACE},
+            "spec": {"nodes": 2, "image": IMAGE, "storage": storage},
+        }))
+        .await?;
+    world.here(&["wait", "--for=condition=Ready", "pgpool", SMALL, "--timeout=120s"]).await?;
+    let fill = format!(
+        "cd /var/lib/pgpool && free=$(df -m --output=avail . | tail -1) && \
+         head -c $(( (free - {LEFT}) * 1024 * 1024 )) /dev/zero > filler && df -m . | tail -1"
+    );
+    println!("    {}", shell(world, 1, &fill).await?);
+    told(world).await?;
+    let write = "psql -XAtqc 'CREATE TABLE t AS SELECT 1' && psql -XAtc 'SELECT count(*) FROM t'";
+    let counted = shell(world, 0, write).await?;
+    ensure(counted == "1", || format!("a write gave {counted}"))?;
+    shell(world, 1, "rm /var/lib/pgpool/filler").await?;
+    until("the condition to go", WHOLE, || async {
+        let now = degraded(world).await?;
+        ensure(now.starts_with("False"), || now.clone())
+    })
+    .await?;
+    world.here(&["delete", "pgpool", SMALL, "--timeout=100s"]).await?;
+    sweep(world).await
+}
+
+async fn told(world: &World) -> Outcome {
+    let words = until("the condition Degraded", WHOLE, || async {
+        let now = degraded(world).await?;
+        ensure(now.starts_with("True VolumeNearlyFull: node 1: "), || now.clone())?;
+        Ok(now)
+    })
+    .await?;
+    println!("    {words}");
+    until("the event", WHOLE, || async {
+        let events = world.events("VolumeNearlyFull").await?;
+        ensure(events.iter().any(|note| note.starts_with("node 1: ")), || format!("{events:?}"))
+    })
+    .await
+}
+
+/// A WAL file that stands in the archive with other content is told of, and not overwritten.
+pub async fn archive_conflict(world: &World) -> Outcome {
+    let sum = |name: String| async move {
+        let script = format!("sha256sum < /var/lib/pgpool/archive/00000001/{name}.lz4");
+        world.shell(1, &script).await
+    };
+    switch(world).await?;
+    let planted = until("a file in the archive", WHOLE, || async {
+        let next = world.psql(0, "postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
+        // Whole, but the content of another file. `ln` fails where the node was faster.
+        let plant = format!(
+            "cd /var/lib/pgpool/archive/00000001 && cp $(ls -t 0*.lz4 | head -1) .planted && \
+             ln .planted {next}.lz4 && rm .planted"
+        );
+        world.shell(1, &plant).await.map(|_| next)
+    })
+    .await?;
+    let before = sum(planted.clone()).await?;
+    switch(world).await?;
+    let note = until("the event", WHOLE, || async {
+        let events = world.events("ArchiveError").await?;
+        let own = events.iter().find(|note| note.starts_with("node 1: ") && note.contains(&planted)).cloned();
+        own.ok_or_else(|| Failure(format!("{events:?}")))
+    })
+    .await?;
+    println!("    {note}");
+    let after = sum(planted.clone()).await?;
+    ensure(before == after, || "the file in the archive was overwritten".to_owned())?;
+    world.shell(1, &format!("rm /var/lib/pgpool/archive/00000001/{planted}.lz4")).await?;
+    // The next segment wakes PostgreSQL's archiver, which otherwise waits a minute after three failures.
+    switch(world).await?;
+    until("the right file in the archive", WHOLE, || async {
+        let now = sum(planted.clone()).await?;
+        ensure(now != before, || "it is the wrong one".to_owned())
+    })
+    .await?;
+    until("the condition to go", WHOLE, || async {
+        let conditions = json!(world.status().await?.conditions).to_string();
+        ensure(!conditions.contains("WAL archive"), || conditions.clone())
+    })
+    .await?;
+    load::unharmed(world).await
+}
+
+/// Ends the primary's WAL segment.
+async fn switch(world: &World) -> Outcome {
+    let sql = "SELECT pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()";
+    world.psql(0, "postgres", sql).await.map(drop)
+}
