@@ -10,6 +10,7 @@ use crate::db::tls::Verified;
 use crate::db::{Target, Transport};
 use crate::error::WorkloadError;
 use crate::ops::Sizes;
+use crate::stall::StallArgs;
 
 /// Writes to a pool, records what was acknowledged, and proves that it is there: on every node, at once, the
 /// same. Exit status: 0 good, 1 a promise was broken or nothing could be checked, 2 wrong usage.
@@ -34,6 +35,8 @@ pub enum Command {
     Run(RunArgs),
     /// After the writers have stopped: look for every acknowledged write on every node and compare all nodes
     Check(CheckArgs),
+    /// Write without a pause, reconnect at once, and tell each gap between two acknowledged writes
+    Stall(StallArgs),
     /// Print the psql script whose output `check --dump` reads
     DumpSql,
 }

@@ -16,6 +16,7 @@ mod ops;
 mod reader;
 mod run;
 mod shared;
+mod stall;
 mod writer;
 
 use std::io::Write as _;
@@ -35,6 +36,7 @@ async fn main() -> ExitCode {
         Command::Run(args) => run::run(&args.write, Some(args)).await,
         Command::Read(args) => run::read(args).await,
         Command::Check(args) => check::check(args).await,
+        Command::Stall(args) => stall::run(args).await.map(|()| true),
         Command::DumpSql => print(check::dump_sql::script().as_bytes()).map(|()| true),
     };
     match result {
@@ -48,7 +50,7 @@ async fn main() -> ExitCode {
 }
 
 /// Writes to standard output; unlike `println!` a closed pipe is an error and not a panic.
-fn print(bytes: &[u8]) -> Result<(), WorkloadError> {
+pub(crate) fn print(bytes: &[u8]) -> Result<(), WorkloadError> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)
         .and_then(|()| out.flush())

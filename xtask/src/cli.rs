@@ -65,6 +65,12 @@ pub enum Command {
     /// Measure, and print a table and a line of JSON
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Check the models of the membership protocol, and print how many states they looked at
+    Model {
+        /// Wider bounds; takes much longer
+        #[arg(long)]
+        full: bool,
+    },
     /// Run all checks, or the named ones; the last line sums up
     Test {
         /// Steps to run; all when none is named
@@ -95,6 +101,8 @@ pub enum Command {
 pub enum BenchCommand {
     /// Online recovery beside pg_basebackup alone and tar over TLS; apply to Ready
     Recovery(bench::Options),
+    /// How long writes stand still when the primary is lost, and how the time is spent
+    Failover(bench::FailoverOptions),
 }
 
 /// Commands of the cluster.

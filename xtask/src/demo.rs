@@ -62,6 +62,15 @@ impl Target {
             Self::Context(context) => format!("kubectl --context {context}"),
         }
     }
+
+    /// How a person calls this command again for the same target.
+    fn typed_demo(&self) -> String {
+        match self {
+            Self::Embedded(cluster) if cluster.name() == "dev" => "cargo xtask demo".to_owned(),
+            Self::Embedded(cluster) => format!("cargo xtask demo --name {}", cluster.name()),
+            Self::Context(context) => format!("cargo xtask demo --context {context}"),
+        }
+    }
 }
 
 /// The host's own program, or the one from our Go sources with its first arguments.
@@ -104,7 +113,7 @@ pub fn up(target: &Target) -> Result<()> {
         run::captured(apply.args(["apply", "--server-side", "-f"]).arg(paths::checkout().join(EXAMPLE)))?;
         wait(target, watch)
     })?;
-    print(next(&target.typed(), watch.elapsed()));
+    print(next(target, watch.elapsed()));
     Ok(())
 }
 
@@ -196,7 +205,8 @@ fn told(pool: &Value) -> String {
     parts.join(", ")
 }
 
-fn next(kubectl: &str, took: Duration) -> String {
+fn next(target: &Target, took: Duration) -> String {
+    let (kubectl, demo) = (target.typed(), target.typed_demo());
     format!(
         "\nPool demo is Ready after {:.0} s. Next:\n
   {kubectl} -n demo get pgpool demo -o wide
@@ -204,7 +214,7 @@ fn next(kubectl: &str, took: Duration) -> String {
   {kubectl} -n demo annotate pgpool/demo pgpool-operator.dev/recover=2
   {kubectl} -n demo get pgpool demo --watch
   {kubectl} -n demo get events --watch
-  cargo xtask demo --down\n",
+  {demo} --down\n",
         took.as_secs_f64()
     )
 }
@@ -260,9 +270,18 @@ mod tests {
 
     #[test]
     fn what_to_type_next_can_be_typed() {
-        let text = next("cargo xtask kubectl --", Duration::from_secs(23));
+        let embedded = |name| Target::Embedded(Cluster::named(name).unwrap());
+        let text = |target| next(&target, Duration::from_secs(23));
+        let dev = text(embedded("dev"));
         assert!(
-            text.contains("after 23 s") && text.contains("  cargo xtask kubectl -- -n demo get pgpool demo")
+            dev.contains("after 23 s") && dev.contains("  cargo xtask kubectl -- -n demo get pgpool demo")
         );
+        assert!(dev.ends_with("  cargo xtask demo --down\n"));
+        let other = text(embedded("other"));
+        assert!(other.contains("  cargo xtask kubectl --name other -- -n demo annotate"));
+        assert!(other.ends_with("  cargo xtask demo --name other --down\n"));
+        let context = text(Target::Context("far".to_owned()));
+        assert!(context.contains("  kubectl --context far -n demo exec"));
+        assert!(context.ends_with("  cargo xtask demo --context far --down\n"));
     }
 }

@@ -47,6 +47,9 @@ pub enum Error {
         /// What was seen last.
         last: String,
     },
+    /// The user wants no more of it.
+    #[error("interrupted")]
+    Interrupted,
     /// A JSON document is not as expected.
     #[error("{what}: {source}")]
     Json {

@@ -11,6 +11,8 @@ mod error;
 mod files;
 mod host;
 mod images;
+mod interrupt;
+mod model;
 mod paths;
 mod programs;
 mod progress;
@@ -55,6 +57,8 @@ fn execute(command: Command) -> Result<ExitCode> {
             if down { demo::down(&target)? } else { demo::up(&target)? }
         }
         Command::Bench(BenchCommand::Recovery(options)) => bench::recovery(&options)?,
+        Command::Bench(BenchCommand::Failover(options)) => bench::failover(&options)?,
+        Command::Model { full } => model::run(full)?,
         // Its last line is a sum, after which nothing may come: hence a code and no error.
         Command::Test { names, keep } => {
             return Ok(if test::run(&names, keep) { ExitCode::SUCCESS } else { ExitCode::FAILURE });

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// A step that takes longer than this says so again and again.
 const STILL: Duration = Duration::from_secs(15);
@@ -60,6 +61,7 @@ pub fn until_every<T>(
 ) -> Result<T> {
     let watch = Stopwatch::start();
     loop {
+        interrupt::check()?;
         let last = match look()? {
             Ok(value) => return Ok(value),
             Err(missing) => missing,

@@ -111,7 +111,8 @@ fn basebackup(namespace: &str, donor: u8) -> String {
     let conninfo = format!(
         "host={host} port=5432 user=pgpool_replication application_name=bench sslmode=verify-full \
          sslrootcert={run}/ca.crt sslcert={run}/tls.crt sslkey={run}/tls.key gssencmode=disable \
-         connect_timeout=10 keepalives_idle=5 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=20000"
+         connect_timeout=10 keepalives_idle=5 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=20000 \
+         options=-cwal_sender_timeout=60s"
     );
     format!(
         "rm -rf /scratch/copy; begun=$EPOCHREALTIME; \

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::pool::Pool;
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::progress::{say, step, until_every};
 
 /// Rows added at a time, of about 1080 bytes each with their index.
@@ -52,6 +53,7 @@ pub fn fill(pool: &Pool<'_>, bytes: u64) -> Result<()> {
         let mut have = table_bytes(pool)?;
         let mut shown = 0;
         while have < bytes {
+            interrupt::check()?;
             let rows = ((bytes - have) / ROW + 1).min(BATCH);
             let first = number(pool, "select coalesce(max(aid), 0) + 1 from bench")?;
             pool.sql(&insert(first, first + rows - 1))?;

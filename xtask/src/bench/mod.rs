@@ -5,10 +5,12 @@
 //! `tar` over TLS, all from the same donor to the Kubernetes node of the same standby.
 
 mod copies;
+mod failover;
 mod fill;
 mod pool;
 mod recovery;
 mod report;
+mod stall;
 
 use std::fs;
 
@@ -17,11 +19,13 @@ use clap::Args;
 use crate::clock::Stopwatch;
 use crate::cluster::{self, Cluster, TOLERATION};
 use crate::demo::{self, Target};
-use crate::error::{OnFile, Result};
+use crate::error::{OnFile, Result, refused};
 use crate::images::{self, Form};
+use crate::interrupt;
 use crate::programs::Programs;
 use crate::progress::{print, say, step};
 use copies::Copier;
+pub use failover::{Options as FailoverOptions, failover};
 use pool::Pool;
 
 /// Namespace of the pool whose nodes are recovered.
@@ -30,6 +34,8 @@ const NAMESPACE: &str = "pgpool-bench";
 const NAMESPACE_NEW: &str = "pgpool-bench-new";
 /// Node that is recovered.
 const NODE: u8 = 2;
+/// Node that is copied from: the one that the operator chooses, the standby that is left.
+const DONOR: u8 = 1;
 /// Volume of the pools that are only made, as in examples/demo.yaml.
 const SMALL: &str = "1Gi";
 
@@ -45,6 +51,9 @@ pub struct Options {
     /// How often each is measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// How many new pools are timed from apply to Ready; as many as there are runs unless given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100))]
+    new_pools: Option<u32>,
 }
 
 /// One turn of all three.
@@ -58,15 +67,17 @@ pub struct Turn {
     pub basebackup: f64,
     /// Seconds of `tar` over TLS.
     pub tar: f64,
-    /// The machine's load before each of the three.
+    /// The machine's load before each of the three, in the order of [`Way`].
     pub load: [f64; 3],
 }
 
 /// Measures and prints; what was made for it is removed, also when it fails.
 pub fn recovery(options: &Options) -> Result<()> {
+    interrupt::remember()?;
     let cluster = Cluster::named(&options.name)?;
     let ours = cluster::enter::kubectl(&cluster).is_err();
     let result = measure(options, &cluster);
+    interrupt::forget();
     let cleaned = if ours { cluster::down(&cluster) } else { forget(cluster) };
     result.and(cleaned)
 }
@@ -84,9 +95,12 @@ fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
     let fresh = step("images into the nodes", || cluster::load(cluster, &own))? > 0;
     let target = Target::Embedded(Cluster::named(cluster.name())?);
     step("operator", || demo::install(&target, fresh))?;
-    let new = (1..=options.runs).map(|run| apply_to_ready(&target, run)).collect::<Result<Vec<f64>>>()?;
-    print(report::ready_table(&new));
-    print(report::ready_json(&new).to_string());
+    let new = 1..=options.new_pools.unwrap_or(options.runs);
+    let new = new.map(|run| apply_to_ready(&target, run)).collect::<Result<Vec<f64>>>()?;
+    if !new.is_empty() {
+        print(report::ready_table(&new));
+        print(report::ready_json(&new).to_string());
+    }
     let mut sizes = options.size.clone();
     sizes.sort_unstable();
     let largest = sizes.last().copied().unwrap_or_default();
@@ -115,7 +129,7 @@ fn measure_size(pool: &Pool<'_>, size: u64, runs: u32) -> Result<()> {
     let mut turns = Vec::new();
     for run in 1..=runs {
         say(format!("turn {run} of {runs}"));
-        turns.push(turn(pool, &copier)?);
+        turns.push(turn(pool, &copier, run)?);
     }
     copier.stop()?;
     print(report::table(size, &turns));
@@ -123,17 +137,41 @@ fn measure_size(pool: &Pool<'_>, size: u64, runs: u32) -> Result<()> {
     Ok(())
 }
 
-fn turn(pool: &Pool<'_>, copier: &Copier<'_>) -> Result<Turn> {
-    recovery::spoil(pool, NODE)?;
-    let before_whole = load()?;
-    let whole = recovery::whole(pool, NODE)?;
-    pool.settle()?;
-    let data = pool.data_bytes(whole.donor)?;
-    let before_basebackup = load()?;
-    let basebackup = step("pg_basebackup alone", || copier.basebackup(whole.donor))?;
-    let before_tar = load()?;
-    let tar = step("tar over TLS", || copier.tar(whole.donor, data))?;
-    Ok(Turn { data, whole, basebackup, tar, load: [before_whole, before_basebackup, before_tar] })
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Whole,
+    Basebackup,
+    Tar,
+}
+
+/// Each is first, second and last in its turns, so that what changes from one to the next (caches, other work
+/// on the machine) favours none of them.
+fn order(run: u32) -> [Way; 3] {
+    let mut ways = [Way::Whole, Way::Basebackup, Way::Tar];
+    ways.rotate_left(run as usize % 3);
+    ways
+}
+
+fn turn(pool: &Pool<'_>, copier: &Copier<'_>, run: u32) -> Result<Turn> {
+    let data = pool.data_bytes(DONOR)?;
+    let (mut whole, mut basebackup, mut tar, mut loads) = (None, 0.0, 0.0, [0.0; 3]);
+    for way in order(run) {
+        pool.settle()?;
+        if way == Way::Whole {
+            recovery::spoil(pool, NODE)?;
+        }
+        loads[way as usize] = load()?;
+        match way {
+            Way::Whole => whole = Some(recovery::whole(pool, NODE)?),
+            Way::Basebackup => basebackup = step("pg_basebackup alone", || copier.basebackup(DONOR))?,
+            Way::Tar => tar = step("tar over TLS", || copier.tar(DONOR, data))?,
+        }
+    }
+    match whole {
+        Some(whole) if whole.donor == DONOR => Ok(Turn { data, whole, basebackup, tar, load: loads }),
+        _ => refused(format!("the recovery copied another node than {DONOR}, so nothing can be compared")),
+    }
 }
 
 /// The machine's load: mean number of processes that run or wait, over the last minute (proc(5)).
@@ -141,4 +179,18 @@ fn load() -> Result<f64> {
     let path = "/proc/loadavg";
     let text = fs::read_to_string(path).on("read", path)?;
     Ok(text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_takes_each_place_once_in_three_turns() {
+        for place in 0..3 {
+            let mut ways: Vec<Way> = (1..=3).map(|run| order(run)[place]).collect();
+            ways.sort_unstable_by_key(|way| *way as usize);
+            assert_eq!(ways, [Way::Whole, Way::Basebackup, Way::Tar]);
+        }
+    }
 }

@@ -49,13 +49,23 @@ impl<'t> Pool<'t> {
         run::fed(&mut self.kubectl(&["apply", "--server-side", "-f", "-"])?, &text).map(drop)
     }
 
-    /// Makes it, three nodes, and waits until it is Ready.
+    /// Makes it, three nodes, and waits until it is Ready. Broken nodes wait for the annotation that is measured;
+    /// first copies come all the same.
     pub fn create(&self, storage: &str) -> Result<()> {
+        self.make(storage, false)
+    }
+
+    /// The same, of a pool that recovers its nodes by itself.
+    pub fn create_automatic(&self, storage: &str) -> Result<()> {
+        self.make(storage, true)
+    }
+
+    fn make(&self, storage: &str, automatic: bool) -> Result<()> {
         let enforce = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace",
             "metadata": { "name": self.namespace, "labels": enforce } });
-        // Broken nodes wait for the annotation that is measured. First copies come all the same.
-        let spec = json!({ "nodes": 3, "recovery": { "automatic": false },
+        // A small archive: three copies of the table's WAL would need more room than the table.
+        let spec = json!({ "nodes": 3, "recovery": { "automatic": automatic }, "walArchive": { "maxSize": "256Mi" },
             "storage": { "size": storage, "whenDeleted": "Delete" } });
         let pool = json!({ "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
             "metadata": { "name": NAME, "namespace": self.namespace }, "spec": spec });

@@ -2,24 +2,27 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use super::pool::{DATA, NAME, Pool};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result, refused};
+use crate::interrupt;
 use crate::progress::{say, step, until_every};
 use crate::run;
 
-/// How long a recovery may take.
+/// How long a whole recovery may take.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// How long the pool may take to notice a broken node.
 const NOTICE: Duration = Duration::from_secs(120);
 /// How often that is looked at; each look starts a kubectl.
 const LOOK: Duration = Duration::from_millis(500);
+/// How soon Ctrl-C is noticed.
+const NOTICE_INTERRUPT: Duration = Duration::from_millis(200);
 /// What is seen of the pool at each change, with `|` between.
-const SEEN: &str = r#"--output=jsonpath={.status.lastRecovery.id}|{.status.lastRecovery.succeeded}|{.status.lastRecovery.message}|{.status.lastRecovery.seconds}|{.status.recovery.id}|{.status.recovery.stage}|{.status.recovery.donor}|{.status.recovery.bytes}|{.status.recovery.total}{"\n"}"#;
+const SEEN: &str = r#"--output=jsonpath={.status.lastRecovery.id}|{.status.lastRecovery.succeeded}|{.status.lastRecovery.message}|{.status.lastRecovery.seconds}|{.status.recovery.id}|{.status.recovery.stage}|{.status.recovery.donor}|{.status.recovery.bytes}|{.status.recovery.total}|{.status.lastRequest.at}|{.status.lastRequest.accepted}|{.status.lastRequest.message}{"\n"}"#;
 
 /// What a recovery took.
 #[derive(Debug, Clone)]
@@ -30,7 +33,8 @@ pub struct Whole {
     pub seconds: f64,
     /// The same as the operator gives it: from its taking on the request.
     pub told: f64,
-    /// The stages in their order, with the seconds from the first status that names one to the next.
+    /// The stages in their order, with the seconds from the first status that names one to the next; Copying in
+    /// two, as the donor tells of its bytes.
     pub stages: Vec<(String, f64)>,
 }
 
@@ -46,11 +50,15 @@ struct Seen {
     donor: Option<u8>,
     bytes: u64,
     total: u64,
+    /// When the last request was answered.
+    answered: String,
+    /// Why it was refused, if it was.
+    refused: Option<String>,
 }
 
 impl Seen {
     fn parse(line: &str) -> Option<Self> {
-        let [last_id, succeeded, message, told, id, stage, donor, bytes, total] =
+        let [last_id, succeeded, message, told, id, stage, donor, bytes, total, answered, accepted, answer] =
             line.split('|').collect::<Vec<_>>().try_into().ok()?;
         Some(Self {
             last_id: last_id.to_owned(),
@@ -62,9 +70,24 @@ impl Seen {
             donor: donor.parse().ok(),
             bytes: bytes.parse().unwrap_or(0),
             total: total.parse().unwrap_or(0),
+            answered: answered.to_owned(),
+            refused: (accepted == "false").then(|| answer.to_owned()),
         })
     }
 }
+
+impl Seen {
+    /// The stage, and of Copying whether bytes come.
+    fn phase(&self) -> String {
+        match self.stage.as_str() {
+            COPYING if self.bytes == 0 => format!("{COPYING}, before the first byte"),
+            stage => stage.to_owned(),
+        }
+    }
+}
+
+/// The stage in which the bytes come.
+pub const COPYING: &str = "Copying";
 
 /// Breaks a node so that nothing but a copy helps: a healthy one comes back without. Its Postgres dies too, and
 /// cannot start without its control file.
@@ -96,15 +119,19 @@ pub fn whole(pool: &Pool<'_>, node: u8) -> Result<Whole> {
 }
 
 fn follow(pool: &Pool<'_>, node: u8, watcher: &mut Watcher) -> Result<Whole> {
-    let before = watcher.next()?;
+    let watch = Stopwatch::start();
+    let before = watcher.next(watch)?;
     let watch = Stopwatch::start();
     let request = format!("pgpool-operator.dev/recover={node}");
     run::captured(&mut pool.kubectl(&["annotate", "pgpool", NAME, &request])?)?;
     let mut stages: Vec<(String, f64)> = Vec::new();
     let (mut donor, mut tenths) = (None, 0);
     loop {
-        let seen = watcher.next()?;
+        let seen = watcher.next(watch)?;
         let now = watch.elapsed().as_secs_f64();
+        if let Some(why) = seen.refused.as_ref().filter(|_| seen.answered != before.answered) {
+            return refused(format!("the pool refuses {request}: {why}"));
+        }
         if seen.last_id != before.last_id {
             let Some(donor) = donor.filter(|_| seen.succeeded) else {
                 return refused(format!("the recovery did not copy: {}", seen.message));
@@ -113,9 +140,10 @@ fn follow(pool: &Pool<'_>, node: u8, watcher: &mut Watcher) -> Result<Whole> {
             return Ok(Whole { donor, seconds: now, told: seen.told, stages: lengths(&stages, now) });
         }
         donor = seen.donor.or(donor);
-        if !seen.stage.is_empty() && stages.last().is_none_or(|(last, _)| *last != seen.stage) {
-            say(format!("  {now:5.1} s  {}", seen.stage));
-            stages.push((seen.stage.clone(), now));
+        let phase = seen.phase();
+        if !phase.is_empty() && stages.last().is_none_or(|(last, _)| *last != phase) {
+            say(format!("  {now:5.1} s  {phase}"));
+            stages.push((phase, now));
         }
         let share = (seen.bytes * 10).checked_div(seen.total).unwrap_or(0);
         if share > tenths {
@@ -149,9 +177,20 @@ impl Watcher {
         Ok(Self { child, lines })
     }
 
-    fn next(&mut self) -> Result<Seen> {
-        let line = self.lines.recv_timeout(LIMIT);
-        let line = line.map_err(|error| Error::Refused(format!("no news of the pool: {error}")))?;
+    /// The next status; fails when `watch` has gone on for too long.
+    fn next(&mut self, watch: Stopwatch) -> Result<Seen> {
+        let line = loop {
+            interrupt::check()?;
+            match self.lines.recv_timeout(NOTICE_INTERRUPT) {
+                Ok(line) => break line,
+                Err(RecvTimeoutError::Disconnected) => return refused("kubectl tells no more of the pool"),
+                Err(RecvTimeoutError::Timeout) if watch.over(LIMIT) => {
+                    let (what, last) = ("the end of the recovery".to_owned(), String::new());
+                    return Err(Error::Timeout { what, seconds: LIMIT.as_secs(), last });
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        };
         let Some(seen) = Seen::parse(&line) else {
             return refused(format!("kubectl said something else of the pool: {line}"));
         };
@@ -180,10 +219,15 @@ mod tests {
 
     #[test]
     fn a_line_tells_the_stage_and_how_far_it_is() {
-        let seen = Seen::parse("a|true|base backup|3.5|b|Copying|1|20|100").unwrap();
+        let seen = Seen::parse("a|true|base backup|3.5|b|Copying|1|20|100|t|true|begins").unwrap();
         assert_eq!((seen.stage.as_str(), seen.donor, seen.bytes, seen.total), ("Copying", Some(1), 20, 100));
         assert!(seen.succeeded && (seen.told - 3.5).abs() < 1e-9);
-        let first = Seen::parse("||||||||").unwrap();
+        assert_eq!((seen.phase().as_str(), seen.refused), ("Copying", None));
+        let early = Seen::parse("|||||Copying|1|0|0|||").unwrap();
+        assert_eq!(early.phase(), "Copying, before the first byte");
+        let refused = Seen::parse("|||||||||t|false|it is the primary").unwrap();
+        assert_eq!(refused.refused.as_deref(), Some("it is the primary"));
+        let first = Seen::parse("|||||||||||").unwrap();
         assert_eq!(first, Seen::default());
         assert!(Seen::parse("a|b").is_none());
     }

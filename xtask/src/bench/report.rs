@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::Turn;
+use super::recovery::COPYING;
 
 /// The middle of the sorted values; the mean of both where two are in the middle; not a number for none.
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;
@@ -24,12 +25,17 @@ type Measure = fn(&Turn) -> f64;
 /// What is compared.
 const MEASURES: [(&str, Measure); 4] = [
     ("whole recovery", |turn| turn.whole.seconds),
-    ("its stage Copying", |turn| stage(turn, "Copying")),
+    ("its stage Copying", |turn| stage(turn, COPYING)),
     ("pg_basebackup alone", |turn| turn.basebackup),
     ("tar over TLS", |turn| turn.tar),
 ];
 
+/// A stage with its parts.
 fn stage(turn: &Turn, name: &str) -> f64 {
+    turn.whole.stages.iter().filter(|(stage, _)| stage.starts_with(name)).map(|(_, seconds)| seconds).sum()
+}
+
+fn exactly(turn: &Turn, name: &str) -> f64 {
     turn.whole.stages.iter().filter(|(stage, _)| stage == name).map(|(_, seconds)| seconds).sum()
 }
 
@@ -70,7 +76,7 @@ pub fn table(size: u64, turns: &[Turn]) -> String {
     }
     row(&mut text, "whole, as the operator tells", turns, "s", |turn| turn.whole.told);
     for name in stages(turns) {
-        row(&mut text, &format!("stage {name}"), turns, "s", |turn| stage(turn, name));
+        row(&mut text, &format!("stage {name}"), turns, "s", |turn| exactly(turn, name));
     }
     row(&mut text, "whole : pg_basebackup alone", turns, "of its speed", ratio);
     row(&mut text, "whole : tar over TLS", turns, "of its speed", |turn| turn.tar / turn.whole.seconds);

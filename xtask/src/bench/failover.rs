@@ -1,0 +1,235 @@
+//! `cargo xtask bench failover`: how long writes stand still when the primary is lost.
+//!
+//! One client commits without a pause and reconnects at once; its gaps are read from its own output. The new
+//! primary's agent logs how the gap was spent; what is left of it is the front's and the client's.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::pool::{DATA, NAME, Pool};
+use super::report::median;
+use super::stall::{Client, Gap};
+use super::{NAMESPACE, forget};
+use crate::cluster::faults::{self, Fault};
+use crate::cluster::{self, Cluster, TOLERATION};
+use crate::demo::{self, Target};
+use crate::error::Result;
+use crate::images::{self, Form};
+use crate::programs::Programs;
+use crate::progress::{print, step, until_every};
+use crate::run;
+
+/// How long a pool may take to be whole again.
+const WHOLE: Duration = Duration::from_secs(600);
+/// How often it is looked at; each look starts a kubectl.
+const LOOK: Duration = Duration::from_millis(500);
+/// Parts of a gap, as the new primary's agent names them.
+const PARTS: [&str; 4] = ["detection_ms", "election_ms", "promotion_ms", "opening_ms"];
+
+/// How the primary is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Loss {
+    /// SIGKILL of its postmaster
+    Postgres,
+    /// Deletion of its pod, with grace
+    Pod,
+    /// Deletion of its pod by force
+    Force,
+    /// Power cut of its machine, the client elsewhere
+    Machine,
+    /// Switchover by annotation
+    Switchover,
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// How the primary is lost
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "postgres,pod,force,machine,switchover")]
+    loss: Vec<Loss>,
+    /// Embedded cluster to use; one that is not up is started, and removed in the end
+    #[arg(long, default_value = "bench")]
+    name: String,
+    /// How often each is measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+}
+
+/// One loss.
+#[derive(Debug, Clone)]
+struct Turn {
+    gap: Gap,
+    parts: Vec<f64>,
+    front_lost: bool,
+}
+
+/// Measures and prints; what was made for it is removed, also when it fails.
+pub fn failover(options: &Options) -> Result<()> {
+    let cluster = Cluster::named(&options.name)?;
+    let ours = cluster::enter::kubectl(&cluster).is_err();
+    let result = measure(options, &cluster);
+    let cleaned = if ours { cluster::down(&cluster) } else { forget(cluster) };
+    result.and(cleaned)
+}
+
+fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
+    cluster::up(cluster, TOLERATION)?;
+    let programs = Programs::build()?;
+    let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot))?;
+    let fresh = step("images into the nodes", || cluster::load(cluster, &own))? > 0;
+    let target = Target::Embedded(Cluster::named(cluster.name())?);
+    step("operator", || demo::install(&target, fresh))?;
+    let pool = Pool::new(&target, NAMESPACE);
+    step("pool of three nodes", || pool.create_automatic("1Gi"))?;
+    let client = step("client", || Client::start(&pool))?;
+    for loss in &options.loss {
+        let mut turns = Vec::new();
+        for run in 1..=options.runs {
+            turns.push(step(&format!("{loss:?} {run} of {}", options.runs), || {
+                turn(&pool, cluster, &client, *loss)
+            })?);
+        }
+        print(table(*loss, &turns));
+        print(line(*loss, &turns).to_string());
+    }
+    client.stop()?;
+    pool.remove()
+}
+
+fn whole(pool: &Pool<'_>) -> Result<u8> {
+    until_every(LOOK, "a whole pool", WHOLE, || {
+        let seen = pool.json()?;
+        let attached = seen["status"]["membership"]["attached"].as_array().map_or(0, Vec::len);
+        let primary = seen["status"]["membership"]["primary"].as_u64().and_then(|p| u8::try_from(p).ok());
+        Ok(match primary {
+            Some(primary) if attached == 3 && demo::ready(&seen) => Ok(primary),
+            _ => Err(seen["status"]["conditions"].to_string()),
+        })
+    })
+}
+
+fn machine_of(pool: &Pool<'_>, pod: &str) -> Result<String> {
+    let pod = pool.object(&["pod", pod])?;
+    Ok(pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
+}
+
+fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> Result<Turn> {
+    let mut old = whole(pool)?;
+    if loss == Loss::Machine && machine_of(pool, &Pool::pod(old))? == client.machine {
+        lose(pool, cluster, old, Loss::Pod)?;
+        taken_over(pool, old)?;
+        old = whole(pool)?;
+    }
+    let machine = machine_of(pool, &Pool::pod(old))?;
+    let front_lost = loss == Loss::Machine && fronts(pool)?.contains(&machine);
+    client.forget();
+    lose(pool, cluster, old, loss)?;
+    let taken = taken_over(pool, old);
+    let gap = client.longest();
+    if loss == Loss::Machine {
+        faults::make(cluster, &Fault::Start { node: machine, service: None }, TOLERATION)?;
+    }
+    let new = taken?;
+    let parts = parts(pool, new)?;
+    Ok(Turn { gap: gap?, parts, front_lost })
+}
+
+/// The machines of the fronts.
+fn fronts(pool: &Pool<'_>) -> Result<Vec<String>> {
+    let pods = pool.object(&["pods", "--selector", "pgpool-operator.dev/part=proxy"])?;
+    let all = pods["items"].as_array().cloned().unwrap_or_default();
+    Ok(all.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str().map(str::to_owned)).collect())
+}
+
+fn lose(pool: &Pool<'_>, cluster: &Cluster, old: u8, loss: Loss) -> Result<()> {
+    let pod = Pool::pod(old);
+    match loss {
+        Loss::Postgres => {
+            pool.exec(old, &format!("kill -KILL \"$(head -n 1 {DATA}/postmaster.pid)\"")).map(drop)
+        }
+        Loss::Pod => run::captured(&mut pool.kubectl(&["delete", "pod", &pod, "--wait=false"])?).map(drop),
+        Loss::Force => {
+            let words = ["delete", "pod", &pod, "--force", "--grace-period=0"];
+            run::captured(&mut pool.kubectl(&words)?).map(drop)
+        }
+        Loss::Machine => {
+            let node = machine_of(pool, &pod)?;
+            faults::make(cluster, &Fault::Kill { node }, TOLERATION)
+        }
+        Loss::Switchover => {
+            let to = (old + 1) % 3;
+            let request = format!("pgpool-operator.dev/switchover={to}");
+            run::captured(&mut pool.kubectl(&["annotate", "pgpool", NAME, &request])?).map(drop)
+        }
+    }
+}
+
+/// Waits until another node is in office; gives its index.
+fn taken_over(pool: &Pool<'_>, old: u8) -> Result<u8> {
+    until_every(LOOK, "another primary", WHOLE, || {
+        let record = pool.object(&["pgpoolmembership", NAME])?;
+        let status = &record["status"];
+        let primary = status["primary"].as_u64().and_then(|p| u8::try_from(p).ok());
+        Ok(match primary {
+            Some(primary) if primary != old && status["phase"] == "Serving" => Ok(primary),
+            _ => Err(status.to_string()),
+        })
+    })
+}
+
+/// How the agent of the new primary says that it came into office.
+fn parts(pool: &Pool<'_>, new: u8) -> Result<Vec<f64>> {
+    until_every(LOOK, "the new primary to be open", WHOLE, || {
+        let pod = Pool::pod(new);
+        let log = run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=400"])?)?;
+        let told = log.lines().rev().find_map(|line| {
+            let value: Value = serde_json::from_str(line).ok()?;
+            (value["fields"]["message"] == "took office").then(|| value["fields"].clone())
+        });
+        Ok(match told {
+            Some(fields) => Ok(PARTS.iter().map(|part| fields[part].as_f64().unwrap_or(f64::NAN)).collect()),
+            None => Err(format!("{pod} has not said so")),
+        })
+    })
+}
+
+fn table(loss: Loss, turns: &[Turn]) -> String {
+    let each: Vec<String> = turns.iter().map(|t| format!("{:.0}", t.gap.millis)).collect();
+    let parts: Vec<String> = PARTS
+        .iter()
+        .enumerate()
+        .map(|(i, part)| {
+            let name = part.trim_end_matches("_ms");
+            format!("{name} {:.0}", median(turns.iter().map(|t| t.parts[i])))
+        })
+        .collect();
+    let of = |with: bool| {
+        let some: Vec<f64> = turns.iter().filter(|t| t.front_lost == with).map(|t| t.gap.millis).collect();
+        format!("{:.0} ms of {}", median(some.iter().copied()), some.len())
+    };
+    let fronts = match loss {
+        Loss::Machine => format!("\n  median with a front on it {}, without {}", of(true), of(false)),
+        _ => String::new(),
+    };
+    let mut words: Vec<&str> = turns.iter().flat_map(|t| t.gap.told.iter().map(String::as_str)).collect();
+    words.sort_unstable();
+    words.dedup();
+    format!(
+        "\n{loss:?}: writes stand still for {} ms\n  median {:.0} ms; of it {}{fronts}\n  the client was told: {}",
+        each.join(" "),
+        median(turns.iter().map(|t| t.gap.millis)),
+        parts.join(", "),
+        words.join(" | ")
+    )
+}
+
+fn line(loss: Loss, turns: &[Turn]) -> Value {
+    let each: Vec<Value> = turns
+        .iter()
+        .map(|t| json!({ "stallMs": t.gap.millis, "partsMs": t.parts, "frontLost": t.front_lost }))
+        .collect();
+    json!({ "bench": "failover", "loss": format!("{loss:?}"), "turns": each,
+        "medianMs": median(turns.iter().map(|t| t.gap.millis)) })
+}
