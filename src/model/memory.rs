@@ -21,6 +21,17 @@ pub struct Requested {
     pub value: String,
 }
 
+/// Restarts of a node's Postgres for parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// The parameters.
+    pub parameters: Vec<String>,
+    /// How often in a row.
+    pub count: u32,
+    /// When the last one was asked for.
+    pub last: Timestamp,
+}
+
 /// What is kept between two passes over a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -46,8 +57,8 @@ pub struct Memory {
     pub stopped_since: Option<Timestamp>,
     /// When a switchover that the operator itself wanted failed last, and why.
     pub switchover_failed: Option<(Timestamp, String)>,
-    /// Restarts of a node's Postgres for parameters: which, and how often in a row.
-    pub restarts: BTreeMap<u8, (Vec<String>, u32)>,
+    /// Restarts of a node's Postgres for parameters that it still asks for.
+    pub restarts: BTreeMap<u8, Restarted>,
     /// The copy under way as last measured: job, bytes, moment of the first byte seen.
     pub copy_begun: Option<(String, Timestamp)>,
     /// When its progress was last written into status.

@@ -195,6 +195,7 @@ fn attach(draft: &mut Draft<'_>, node: u8) -> Result<String, String> {
         return Err(format!("node {node} is attached already"));
     }
     guards::no_recovery(draft)?;
+    guards::no_switchover(draft)?;
     guards::not_fenced(draft, node)?;
     match draft.report(node).map(|report| &report.join) {
         Some(Join::Proved) => {}

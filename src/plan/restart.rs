@@ -2,18 +2,25 @@
 //!
 //! The primary isn't switched over for it: a limit such as `max_connections` must be lowered on the primary
 //! before any standby, which then shows that it has one to do too.
+use jiff::SignedDuration;
+
 use super::draft::Draft;
 use super::rest::{can_spare_one, unrest};
 use super::{Happening, UNDER_WAY};
 use crate::api::v1alpha1::Restart;
+use crate::model::Restarted;
 
 /// How often in a row the same parameters may ask for a restart of the same node.
 const ENOUGH: u32 = 3;
+/// How long after a restart a node's word may still be that of the time before: agents ask for it now and then.
+const STALE: SignedDuration = SignedDuration::from_secs(30);
 const STOPPED: &str = "RestartStopped";
 
 pub(super) fn plan(draft: &mut Draft<'_>) {
-    let pending: Vec<u8> = draft.wished().filter(|index| !parameters(draft, *index).is_empty()).collect();
+    let mut pending: Vec<u8> = draft.wished().filter(|index| !parameters(draft, *index).is_empty()).collect();
     draft.plan.memory.restarts.retain(|index, _| pending.contains(index));
+    let any = !pending.is_empty();
+    pending.retain(|index| !is_stale(draft, *index));
     if let Some(going) = under_way(draft) {
         draft.changing("Restarting", format!("PostgreSQL of node {} is being restarted", going.node));
         draft.restart = Some(going);
@@ -22,6 +29,9 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     }
     if pending.is_empty() {
         draft.untell(STOPPED);
+        if any {
+            draft.requeue(UNDER_WAY);
+        }
         return;
     }
     draft.requeue(UNDER_WAY);
@@ -42,6 +52,11 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     begin(draft, *next);
 }
 
+fn is_stale(draft: &Draft<'_>, index: u8) -> bool {
+    let before = draft.plan.memory.restarts.get(&index);
+    before.is_some_and(|before| draft.seen.now.duration_since(before.last) < STALE)
+}
+
 fn parameters(draft: &Draft<'_>, index: u8) -> Vec<String> {
     let report = draft.report(index).filter(|_| draft.is_attached(index));
     report.map(|report| report.pending_restart.clone()).unwrap_or_default()
@@ -59,7 +74,7 @@ fn begin(draft: &mut Draft<'_>, node: u8) {
     let list = parameters(draft, node);
     let Some(boot) = draft.report(node).map(|report| report.boot.clone()) else { return };
     let count = match draft.plan.memory.restarts.get(&node) {
-        Some((before, count)) if *before == list => *count,
+        Some(before) if before.parameters == list => before.count,
         _ => 0,
     };
     let names = list.join(", ");
@@ -68,7 +83,8 @@ fn begin(draft: &mut Draft<'_>, node: u8) {
         draft.stuck(STOPPED, text);
         return;
     }
-    draft.plan.memory.restarts.insert(node, (list, count + 1));
+    let last = draft.seen.now;
+    draft.plan.memory.restarts.insert(node, Restarted { parameters: list, count: count + 1, last });
     let text = format!("PostgreSQL of node {node} is restarted in place, for {names}");
     draft.tell(Happening::normal("PostgresRestarts", text.clone()));
     draft.changing("Restarting", text);

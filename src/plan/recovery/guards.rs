@@ -39,6 +39,11 @@ pub fn nothing_under_way(draft: &Draft<'_>) -> Result<(), String> {
     if !draft.plan.memory.rolled.is_empty() || draft.plan.memory.told.contains("rolling") || restarting {
         return Err("nodes are being restarted, one at a time: ask again when that has ended".to_owned());
     }
+    // Between two restarts the nodes differ in limits that a standby must have as high as its primary.
+    let asks = |index: u8| draft.report(index).is_some_and(|report| !report.pending_restart.is_empty());
+    if let Some(node) = draft.wished().find(|index| asks(*index)) {
+        return Err(format!("PostgreSQL of node {node} is to be restarted: ask again when that has ended"));
+    }
     if let Some(extra) = draft.extras().last() {
         return Err(format!("node {extra} is being removed: ask again when that has ended"));
     }
