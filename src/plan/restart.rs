@@ -35,6 +35,11 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         return;
     }
     draft.requeue(UNDER_WAY);
+    // One that serves nobody is restarted at once: it may be what the others wait for.
+    if let Some(idle) = pending.iter().rev().find(|index| is_idle(draft, **index)) {
+        begin(draft, *idle);
+        return;
+    }
     let primary = draft.record().map(|record| record.primary);
     let Some(next) = pending.iter().rev().find(|index| Some(**index) != primary).or(pending.first()) else {
         return;
@@ -52,14 +57,18 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     begin(draft, *next);
 }
 
+fn is_idle(draft: &Draft<'_>, index: u8) -> bool {
+    let recovered = draft.plan.status.recovery.as_ref().is_some_and(|recovery| recovery.node == index);
+    !draft.is_attached(index) && !recovered && draft.primary().is_some()
+}
+
 fn is_stale(draft: &Draft<'_>, index: u8) -> bool {
     let before = draft.plan.memory.restarts.get(&index);
     before.is_some_and(|before| draft.seen.now.duration_since(before.last) < STALE)
 }
 
 fn parameters(draft: &Draft<'_>, index: u8) -> Vec<String> {
-    let report = draft.report(index).filter(|_| draft.is_attached(index));
-    report.map(|report| report.pending_restart.clone()).unwrap_or_default()
+    draft.report(index).map(|report| report.pending_restart.clone()).unwrap_or_default()
 }
 
 /// The one that the agents were told of, until that start of PostgreSQL has ended.
