@@ -92,8 +92,8 @@ fn begin(draft: &mut Draft<'_>, node: u8) {
         draft.stuck(STOPPED, text);
         return;
     }
-    let last = draft.seen.now;
-    draft.plan.memory.restarts.insert(node, Restarted { parameters: list, count: count + 1, last });
+    let now = draft.seen.now;
+    draft.plan.memory.restarts.insert(node, Restarted { parameters: list, count: count + 1, last: now });
     let text = format!("PostgreSQL of node {node} is restarted in place, for {names}");
     draft.tell(Happening::normal("PostgresRestarts", text.clone()));
     draft.changing("Restarting", text);
