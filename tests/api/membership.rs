@@ -73,6 +73,12 @@ const LEGAL: &[(&str, &str, &str)] = &[
 
 /// Illegal changes: from which record, what becomes of it, and the message.
 const ILLEGAL: &[(&str, &str, &str, &str)] = &[
+    (
+        "a successor without an election",
+        "three",
+        "{epoch: 4, successor: 1}",
+        "successor and stopped belong to an election",
+    ),
     ("the same epoch", "three", "{reason: other}", "raises the epoch by exactly 1"),
     ("an epoch skipped", "three", "{epoch: 5}", "raises the epoch by exactly 1"),
     ("an epoch back", "three", "{epoch: 2}", "raises the epoch by exactly 1"),
