@@ -258,6 +258,8 @@ impl Node {
         inner.report.needs_person = false;
         inner.report.draining = false;
         inner.report.restarting = false;
+        // A start is what they waited for.
+        inner.report.pending_restart.clear();
         inner.report.office = None;
         inner.lease = ReadLease::new(&pg.boot);
         inner.office = None;

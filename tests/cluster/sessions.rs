@@ -126,7 +126,8 @@ async fn shown(world: &World, host: &str) -> Outcome<String> {
 pub async fn leaf(world: &World) -> Outcome {
     let (old, running) = (shown(world, POOL).await?, containers(world).await?);
     open(world).await?;
-    let secrets = [names::node_tls_secret(POOL, 0), names::part_tls_secret(POOL, "proxy")];
+    let primary = super::failover::primary(world).await?;
+    let secrets = [names::node_tls_secret(POOL, primary), names::part_tls_secret(POOL, "proxy")];
     for name in &secrets {
         world.here(&["delete", "secret", name]).await?;
     }
