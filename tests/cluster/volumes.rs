@@ -5,6 +5,7 @@ use kube::{Api, ResourceExt as _};
 use pgpool_operator::names;
 use serde_json::json;
 
+use super::failover::{primary, standby};
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::IMAGE;
 use super::load;
@@ -155,35 +156,39 @@ async fn told(world: &World) -> Outcome {
 
 /// A WAL file that stands in the archive with other content is told of, and not overwritten.
 pub async fn archive_conflict(world: &World) -> Outcome {
+    let (first, node) = (primary(world).await?, standby(world).await?);
+    // Each timeline has a folder; a segment's name begins with it.
     let sum = |name: String| async move {
-        let script = format!("sha256sum < /var/lib/pgpool/archive/00000001/{name}.lz4");
-        world.shell(1, &script).await
+        let script = format!("sha256sum < /var/lib/pgpool/archive/{}/{name}.lz4", &name[..8]);
+        world.shell(node, &script).await
     };
-    switch(world).await?;
+    switch(world, first).await?;
     let planted = until("a file in the archive", WHOLE, || async {
-        let next = world.psql(0, "postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
+        let next = world.psql(first, "postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
         // Whole, but the content of another file. `ln` fails where the node was faster.
         let plant = format!(
-            "cd /var/lib/pgpool/archive/00000001 && cp $(ls -t 0*.lz4 | head -1) .planted && \
-             ln .planted {next}.lz4 && rm .planted"
+            "cd /var/lib/pgpool/archive/{} && cp $(ls -t 0*.lz4 | head -1) .planted && \
+             ln .planted {next}.lz4 && rm .planted",
+            &next[..8]
         );
-        world.shell(1, &plant).await.map(|_| next)
+        world.shell(node, &plant).await.map(|_| next)
     })
     .await?;
     let before = sum(planted.clone()).await?;
-    switch(world).await?;
-    let note = until("the event", WHOLE, || async {
+    switch(world, first).await?;
+    let told = until("the event", WHOLE, || async {
         let events = world.events("ArchiveError").await?;
-        let own = events.iter().find(|note| note.starts_with("node 1: ") && note.contains(&planted)).cloned();
+        let whose = format!("node {node}: ");
+        let own = events.iter().find(|text| text.starts_with(&whose) && text.contains(&planted)).cloned();
         own.ok_or_else(|| Failure(format!("{events:?}")))
     })
     .await?;
-    println!("    {note}");
+    println!("    {told}");
     let after = sum(planted.clone()).await?;
     ensure(before == after, || "the file in the archive was overwritten".to_owned())?;
-    world.shell(1, &format!("rm /var/lib/pgpool/archive/00000001/{planted}.lz4")).await?;
+    world.shell(node, &format!("rm /var/lib/pgpool/archive/{}/{planted}.lz4", &planted[..8])).await?;
     // The next segment wakes PostgreSQL's archiver, which otherwise waits a minute after three failures.
-    switch(world).await?;
+    switch(world, first).await?;
     until("the right file in the archive", WHOLE, || async {
         let now = sum(planted.clone()).await?;
         ensure(now != before, || "it is the wrong one".to_owned())
@@ -198,7 +203,7 @@ pub async fn archive_conflict(world: &World) -> Outcome {
 }
 
 /// Ends the primary's WAL segment.
-async fn switch(world: &World) -> Outcome {
+async fn switch(world: &World, primary: u8) -> Outcome {
     let sql = "SELECT pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()";
-    world.psql(0, "postgres", sql).await.map(drop)
+    world.psql(primary, "postgres", sql).await.map(drop)
 }
