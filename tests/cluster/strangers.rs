@@ -22,6 +22,11 @@ async fn reaches(world: &World, space: &str, pod: &str, host: &str, port: u16) -
 /// A pod elsewhere reaches the front and no node.
 pub async fn front_only(world: &World) -> Outcome {
     world.apply(&namespace(ELSEWHERE)).await?;
+    // A namespace takes pods once its ServiceAccount is there.
+    until("the namespace's ServiceAccount", WHOLE, || async {
+        world.kubectl(&["-n", ELSEWHERE, "get", "serviceaccount", "default"]).await.map(drop)
+    })
+    .await?;
     world.apply(&client_pod("stranger", ELSEWHERE, None)).await?;
     let wait = ["wait", "--for=condition=Ready", "pod", "stranger", "--timeout=60s"];
     world.kubectl(&[&["-n", ELSEWHERE], &wait[..]].concat()).await?;

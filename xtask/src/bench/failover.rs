@@ -15,7 +15,7 @@ use super::{NAMESPACE, forget};
 use crate::cluster::faults::{self, Fault};
 use crate::cluster::{self, Cluster, TOLERATION};
 use crate::demo::{self, Target};
-use crate::error::Result;
+use crate::error::{Result, refused};
 use crate::images::{self, Form};
 use crate::programs::Programs;
 use crate::progress::{print, step, until_every};
@@ -127,13 +127,17 @@ fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> 
     client.forget();
     lose(pool, cluster, old, loss)?;
     let taken = taken_over(pool, old);
-    let gap = client.longest();
+    let parts = taken.and_then(|(new, timeline)| parts(pool, new, timeline));
+    // Writes stood still at least from the choice until the gate opened.
+    let gap = match &parts {
+        Ok(parts) => client.longest(parts.iter().skip(2).sum()),
+        Err(_) => refused("nobody took over"),
+    };
     if loss == Loss::Machine {
         faults::make(cluster, &Fault::Start { node: machine, service: None }, TOLERATION)?;
     }
-    let new = taken?;
-    let parts = parts(pool, new)?;
-    Ok(Turn { gap: gap?, parts, front_lost })
+    let (parts, gap) = (parts?, gap?);
+    Ok(Turn { gap, parts, front_lost })
 }
 
 /// The machines of the fronts.
@@ -166,27 +170,30 @@ fn lose(pool: &Pool<'_>, cluster: &Cluster, old: u8, loss: Loss) -> Result<()> {
     }
 }
 
-/// Waits until another node is in office; gives its index.
-fn taken_over(pool: &Pool<'_>, old: u8) -> Result<u8> {
+/// Waits until another node is in office; gives its index and the timeline of the office.
+fn taken_over(pool: &Pool<'_>, old: u8) -> Result<(u8, u64)> {
     until_every(LOOK, "another primary", WHOLE, || {
         let record = pool.object(&["pgpoolmembership", NAME])?;
         let status = &record["status"];
         let primary = status["primary"].as_u64().and_then(|p| u8::try_from(p).ok());
         Ok(match primary {
-            Some(primary) if primary != old && status["phase"] == "Serving" => Ok(primary),
+            Some(primary) if primary != old && status["phase"] == "Serving" => {
+                Ok((primary, status["timeline"].as_u64().unwrap_or_default()))
+            }
             _ => Err(status.to_string()),
         })
     })
 }
 
 /// How the agent of the new primary says that it came into office.
-fn parts(pool: &Pool<'_>, new: u8) -> Result<Vec<f64>> {
+fn parts(pool: &Pool<'_>, new: u8, timeline: u64) -> Result<Vec<f64>> {
     until_every(LOOK, "the new primary to be open", WHOLE, || {
         let pod = Pool::pod(new);
         let log = run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=400"])?)?;
         let told = log.lines().rev().find_map(|line| {
             let value: Value = serde_json::from_str(line).ok()?;
-            (value["fields"]["message"] == "took office").then(|| value["fields"].clone())
+            let fields = &value["fields"];
+            (fields["message"] == "took office" && fields["timeline"] == timeline).then(|| fields.clone())
         });
         Ok(match told {
             Some(fields) => Ok(PARTS.iter().map(|part| fields[part].as_f64().unwrap_or(f64::NAN)).collect()),

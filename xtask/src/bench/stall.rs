@@ -74,11 +74,13 @@ impl<'p> Client<'p> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The longest gap since then; waits for the first.
-    pub fn longest(&self) -> Result<Gap> {
+    /// The longest gap since then; waits for one of at least that many milliseconds, lest a hiccup before is taken
+    /// for it.
+    pub fn longest(&self, least: f64) -> Result<Gap> {
         until_every(LOOK, "the end of a gap", LIMIT, || {
             let gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
-            let longest = gaps.iter().max_by(|a, b| a.millis.total_cmp(&b.millis));
+            let longest =
+                gaps.iter().filter(|gap| gap.millis >= least).max_by(|a, b| a.millis.total_cmp(&b.millis));
             Ok(longest.cloned().ok_or_else(|| "the client tells of none".to_owned()))
         })
     }
