@@ -38,9 +38,18 @@ pub struct Election {
 /// What an agent has found out of the primary that it follows, by asking it.
 #[derive(Debug, Default)]
 pub struct Probe {
-    /// Why it is gone, and in which epoch that was found.
-    pub gone: Option<(i64, String)>,
+    /// Why it is gone.
+    pub gone: Option<Gone>,
     running: bool,
+}
+
+/// That a primary was found to be gone. It counts in one epoch, and until the primary is heard again: it may
+/// have been started in place meanwhile.
+#[derive(Debug)]
+pub struct Gone {
+    epoch: i64,
+    found: Moment,
+    why: String,
 }
 
 impl Node {
@@ -111,7 +120,7 @@ impl Node {
         let Some(own) = self.shared.lock().own_vote(record.epoch) else { return Ok(Next::Wait) };
         self.post(record, &own, now);
         let (Some((object, _)), Some(known)) = (&self.object, &self.election) else { return Ok(Next::Wait) };
-        let patience = Duration::from_millis(u64::from(object.spec.timings.detach_after_ms));
+        let patience = object.spec.timings.detach_after();
         let me = Member { index: own.index, incarnation: own.incarnation.clone() };
         let choice = {
             let mut inner = self.shared.lock();
@@ -129,7 +138,7 @@ impl Node {
     /// Sends the own vote to the other attached nodes, once a heartbeat; each answers with its own.
     fn post(&mut self, record: &Record, own: &Vote, now: Moment) {
         let Some((object, _)) = &self.object else { return };
-        let heartbeat = Duration::from_millis(u64::from(object.spec.timings.heartbeat_ms));
+        let heartbeat = object.spec.timings.heartbeat();
         let Some(known) = &mut self.election else { return };
         if known.posted.is_some_and(|at| now.since(at) < heartbeat / 2) {
             return;
@@ -175,11 +184,11 @@ impl Node {
         let inner = self.shared.lock();
         let me = inner.member.clone()?;
         let beaten = inner.beaten.map_or(inner.watched, |at| at.max(inner.watched));
-        let grace = Duration::from_millis(u64::from(object.spec.timings.grace_ms));
+        let grace = object.spec.timings.grace();
         drop(inner);
         let probe = self.shared.probe();
-        let gone =
-            probe.gone.as_ref().filter(|(epoch, _)| *epoch == record.epoch).map(|(_, why)| why.as_str());
+        let counts = |gone: &&Gone| gone.epoch == record.epoch && gone.found > beaten;
+        let gone = probe.gone.as_ref().filter(counts).map(|gone| gone.why.as_str());
         election::suspect(&Suspicion { now: clock::now(), me: &me, record, beaten, grace, gone })
     }
 
@@ -193,6 +202,8 @@ impl Node {
             return;
         }
         tokio::spawn(async move {
+            // A beat that comes in after the question says more than its answer.
+            let found = clock::now();
             let answer: Result<NodeReport, LinkError> =
                 link.get_json(&host, names::AGENT_PORT, "/v1/report", ASK).await;
             let gone = match answer {
@@ -208,8 +219,8 @@ impl Node {
             };
             let mut probe = shared.probe();
             probe.running = false;
-            if gone.is_some() {
-                probe.gone = gone.map(|why| (epoch, why));
+            if let Some(why) = gone {
+                probe.gone = Some(Gone { epoch, found, why });
                 drop(probe);
                 shared.wake.notify_one();
             }

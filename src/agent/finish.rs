@@ -1,6 +1,4 @@
 //! The end of the agent: a primary hands over, a standby leaves the record, Postgres stops in order.
-use std::time::Duration;
-
 use super::node::{IDLE, Node};
 use super::server::Stop;
 use super::switchover::Wanted;
@@ -71,9 +69,9 @@ impl Node {
     }
 
     async fn wait_until_removed(&mut self) {
-        let limit = clock::now().after(self.object.as_ref().map_or(IDLE, |(object, _)| {
-            Duration::from_millis(2 * u64::from(object.spec.timings.detach_after_ms))
-        }));
+        let patience =
+            self.object.as_ref().map_or(IDLE, |(object, _)| object.spec.timings.detach_after() * 2);
+        let limit = clock::now().after(patience);
         while clock::now() < limit && self.shared.lock().attached() {
             let _ = tokio::time::timeout(IDLE, self.shared.wake.notified()).await;
             self.stale = true;

@@ -216,10 +216,7 @@ impl Node {
         if next == Next::Again {
             return;
         }
-        let heartbeat = self
-            .object
-            .as_ref()
-            .map_or(IDLE, |(object, _)| Duration::from_millis(u64::from(object.spec.timings.heartbeat_ms)));
+        let heartbeat = self.object.as_ref().map_or(IDLE, |(object, _)| object.spec.timings.heartbeat());
         let ended = self.pg.as_ref().map(|pg| pg.server.ended());
         let postgres_ends = async {
             match ended {

@@ -104,7 +104,7 @@ impl Node {
         let now = clock::now();
         let (object, read_at) = self.object.as_ref()?;
         let record = object.status.clone()?;
-        let keep = Duration::from_millis(2 * u64::from(object.spec.timings.detach_lag_ms));
+        let keep = object.spec.timings.detach_lag() * 2;
         let flush = facts.flush.unwrap_or(0);
         self.flushes.note(now, flush, keep);
         let oldest = self.waiters.note(now, &facts.waiting);

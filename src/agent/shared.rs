@@ -190,7 +190,7 @@ impl Inner {
         report.lease_ms = match report.role {
             Role::Stopped => 0,
             Role::Primary => self.office_at(now).map_or(0, |office| {
-                let length = Duration::from_millis(u64::from(office.wish.timings.lease_ms));
+                let length = office.wish.timings.lease();
                 millis(own_lease(office).rest(now, length))
             }),
             Role::Standby => millis(self.lease.rest(now)),
@@ -258,7 +258,7 @@ impl Inner {
         let (pool_uid, from) = (self.report.pool_uid.clone(), self.report.index);
         let office = self.office_at(now)?;
         let started = now.since(office.started) < STARTING;
-        if hangs > Duration::from_millis(u64::from(office.wish.timings.detach_after_ms)) && !started {
+        if hangs > office.wish.timings.detach_after() && !started {
             return None;
         }
         let beat = Beat {

@@ -9,8 +9,6 @@
 //! never opened.
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::lease::waited;
 use super::rules::{Rule, Rules};
 use crate::api::v1alpha1::{Phase, Record};
@@ -60,7 +58,7 @@ pub struct Handover {
 }
 
 /// Who may still answer for an office before.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rest {
     /// Nobody: all who were attached are in the choice, but for one whose agent gave its word (R5).
     Nobody,

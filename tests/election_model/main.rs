@@ -8,6 +8,9 @@ mod agents;
 #[cfg(test)]
 mod beats;
 #[cfg(test)]
+#[path = "../common/explore.rs"]
+mod explore;
+#[cfg(test)]
 mod first;
 #[cfg(test)]
 mod office;
@@ -19,8 +22,9 @@ mod views;
 mod world;
 
 use pgpool_operator::membership::rules::{Rule, Rules};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 
+use explore::full;
 use state::{Budget, State};
 use world::{Step, World};
 
@@ -88,10 +92,6 @@ impl Model for World {
 /// Most states that a run with wide bounds generates; it says so when it stops there.
 const FULL_STATES: usize = 24_000_000;
 
-fn full() -> bool {
-    std::env::var("PGPOOL_MODEL").is_ok_and(|v| v == "full")
-}
-
 fn budget() -> Budget {
     Budget { commits: 1, crashes: 0, deaths: 0, ticks: 0, switches: 0, wishes: 0 }
 }
@@ -122,46 +122,15 @@ fn leased(nodes: usize, max_epoch: u8, left: Budget) -> World {
     World { leases: true, ..world(nodes, max_epoch, left) }
 }
 
-/// Looks at every state; each property holds and each situation occurs.
+/// Every property holds, in every state within the bounds.
 fn holds(name: &str, world: World, situations: &[&str]) {
-    let search = world.checker().threads(2);
-    let search = if full() { search.target_state_count(FULL_STATES) } else { search };
-    let checker = search.spawn_bfs().join();
-    println!(
-        "{name}: {}, {} states, {} of them different, depth {}",
-        if full() && checker.state_count() >= FULL_STATES { "bounded" } else { "exhausted" },
-        checker.state_count(),
-        checker.unique_state_count(),
-        checker.max_depth()
-    );
-    for property in World::properties(checker.model()) {
-        match property.expectation {
-            stateright::Expectation::Sometimes => {
-                let found = checker.discovery(property.name).is_some();
-                assert!(found || !situations.contains(&property.name), "{name}: never: {}", property.name);
-            }
-            stateright::Expectation::Always | stateright::Expectation::Eventually => {
-                if let Some(path) = checker.discovery(property.name) {
-                    let last = path.last_state().clone();
-                    panic!("{name}: not {}: {:?}\n{last:?}", property.name, path.into_actions());
-                }
-            }
-        }
-    }
+    explore::holds(name, world, FULL_STATES, situations);
 }
 
 /// With the rules off, something goes wrong.
 fn misses(rules: &[Rule], mut world: World) {
     world.rules = rules.iter().fold(Rules::ALL, |all, rule| all.without(*rule));
-    let checker = world.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let always = |p: &Property<World>| matches!(p.expectation, stateright::Expectation::Always);
-    let found = World::properties(checker.model())
-        .into_iter()
-        .filter(always)
-        .find_map(|p| Some((p.name, checker.discovery(p.name)?.into_actions())));
-    let (name, steps) =
-        found.unwrap_or_else(|| panic!("{rules:?} off was not missed in {} states", checker.state_count()));
-    println!("{rules:?} off, after {} steps: not {name}: {steps:?}", steps.len());
+    explore::misses(&format!("{rules:?}"), world);
 }
 
 const SECOND: &str = "a second primary has acknowledged";

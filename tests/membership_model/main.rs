@@ -6,6 +6,9 @@
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+#[path = "../common/explore.rs"]
+mod explore;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod first;
@@ -19,8 +22,9 @@ mod views;
 mod world;
 
 use pgpool_operator::membership::rules::{Rule, Rules};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 
+use explore::full;
 use state::{Budget, State};
 use world::{Step, World};
 
@@ -86,10 +90,6 @@ fn attached<'a>(world: &'a World, state: &'a State) -> impl Iterator<Item = usiz
 /// Most states that a run with wide bounds generates; it says so when it stops there.
 const FULL_STATES: usize = 12_000_000;
 
-fn full() -> bool {
-    std::env::var("PGPOOL_MODEL").is_ok_and(|v| v == "full")
-}
-
 /// More of everything.
 fn wide(mut world: World) -> World {
     let left = &mut world.left;
@@ -112,46 +112,15 @@ fn world(nodes: usize, attached: usize, leases: bool, left: Budget) -> World {
     World { rules: Rules::ALL, nodes, attached, leases, late: false, max_epoch: 3, max_wal: 4, left }
 }
 
-/// Looks at every state; each property holds and each situation occurs.
+/// Every property holds, in every state within the bounds.
 fn holds(name: &str, world: World, situations: &[&str]) {
-    let world = if full() { wide(world) } else { world };
-    let search = world.checker().threads(2);
-    let search = if full() { search.target_state_count(FULL_STATES) } else { search };
-    let checker = search.spawn_bfs().join();
-    println!(
-        "{name}: {}, {} states, {} of them different, depth {}",
-        if full() && checker.state_count() >= FULL_STATES { "bounded" } else { "exhausted" },
-        checker.state_count(),
-        checker.unique_state_count(),
-        checker.max_depth()
-    );
-    for property in World::properties(checker.model()) {
-        match property.expectation {
-            stateright::Expectation::Sometimes => {
-                let found = checker.discovery(property.name).is_some();
-                assert!(found || !situations.contains(&property.name), "{name}: never: {}", property.name);
-            }
-            stateright::Expectation::Always | stateright::Expectation::Eventually => {
-                if let Some(path) = checker.discovery(property.name) {
-                    panic!("{name}: not {}: {:?}", property.name, path.into_actions());
-                }
-            }
-        }
-    }
+    explore::holds(name, if full() { wide(world) } else { world }, FULL_STATES, situations);
 }
 
 /// With the rule off, something goes wrong.
 fn misses(rule: Rule, mut world: World) {
     world.rules = Rules::ALL.without(rule);
-    let checker = world.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let always = |p: &Property<World>| matches!(p.expectation, stateright::Expectation::Always);
-    let found = World::properties(checker.model())
-        .into_iter()
-        .filter(always)
-        .find_map(|p| Some((p.name, checker.discovery(p.name)?.into_actions())));
-    let (name, steps) =
-        found.unwrap_or_else(|| panic!("{rule:?} off was not missed in {} states", checker.state_count()));
-    println!("{rule:?} off, after {} steps: not {name}: {steps:?}", steps.len());
+    explore::misses(&format!("{rule:?}"), world);
 }
 
 const ALL: &str = "all are attached and a commit was acknowledged";

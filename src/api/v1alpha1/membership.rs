@@ -1,5 +1,6 @@
 //! [`PgPoolMembership`]: the record of who counts in a pool.
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -150,6 +151,37 @@ pub struct Timings {
     /// Age of the oldest unapplied commit after which a lagging standby is removed (R13).
     #[schemars(range(min = 1))]
     pub detach_lag_ms: u32,
+}
+
+impl Timings {
+    /// Between two beats.
+    pub fn heartbeat(&self) -> Duration {
+        millis(self.heartbeat_ms)
+    }
+
+    /// R: silence after which a primary removes a standby.
+    pub fn detach_after(&self) -> Duration {
+        millis(self.detach_after_ms)
+    }
+
+    /// L: length of a read lease.
+    pub fn lease(&self) -> Duration {
+        millis(self.lease_ms)
+    }
+
+    /// G: silence after which a standby asks for an election.
+    pub fn grace(&self) -> Duration {
+        millis(self.grace_ms)
+    }
+
+    /// Age of the oldest unapplied commit after which a lagging standby is removed (R13).
+    pub fn detach_lag(&self) -> Duration {
+        millis(self.detach_lag_ms)
+    }
+}
+
+fn millis(count: u32) -> Duration {
+    Duration::from_millis(u64::from(count))
 }
 
 /// What the pool is doing with its primary.

@@ -32,19 +32,19 @@ impl Wish {
     }
 
     pub(super) fn heartbeat(&self) -> Duration {
-        millis(self.timings.heartbeat_ms)
+        self.timings.heartbeat()
     }
 
     pub(super) fn detach_after(&self) -> Duration {
-        millis(self.timings.detach_after_ms)
+        self.timings.detach_after()
     }
 
     pub(super) fn detach_lag(&self) -> Duration {
-        millis(self.timings.detach_lag_ms)
+        self.timings.detach_lag()
     }
 
     pub(super) fn lease(&self) -> Duration {
-        millis(self.timings.lease_ms)
+        self.timings.lease()
     }
 }
 
@@ -58,10 +58,6 @@ impl From<&MembershipSpec> for Wish {
             suspend: spec.suspend,
         }
     }
-}
-
-fn millis(count: u32) -> Duration {
-    Duration::from_millis(u64::from(count))
 }
 
 /// What the primary's agent has found out of one other node.

@@ -11,13 +11,11 @@ use serde_json::{Value, json};
 use super::pool::{DATA, NAME, Pool};
 use super::report::median;
 use super::stall::{Client, Gap};
-use super::{NAMESPACE, forget};
+use super::{NAMESPACE, on_cluster, prepare};
 use crate::cluster::faults::{self, Fault};
-use crate::cluster::{self, Cluster, TOLERATION};
-use crate::demo::{self, Target};
+use crate::cluster::{Cluster, TOLERATION};
+use crate::demo;
 use crate::error::{Result, refused};
-use crate::images::{self, Form};
-use crate::programs::Programs;
 use crate::progress::{print, step, until_every};
 use crate::run;
 
@@ -65,22 +63,13 @@ struct Turn {
     front_lost: bool,
 }
 
-/// Measures and prints; what was made for it is removed, also when it fails.
+/// Measures and prints.
 pub fn failover(options: &Options) -> Result<()> {
-    let cluster = Cluster::named(&options.name)?;
-    let ours = cluster::enter::kubectl(&cluster).is_err();
-    let result = measure(options, &cluster);
-    let cleaned = if ours { cluster::down(&cluster) } else { forget(cluster) };
-    result.and(cleaned)
+    on_cluster(&options.name, |cluster| measure(options, cluster))
 }
 
 fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
-    cluster::up(cluster, TOLERATION)?;
-    let programs = Programs::build()?;
-    let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot))?;
-    let fresh = step("images into the nodes", || cluster::load(cluster, &own))? > 0;
-    let target = Target::Embedded(Cluster::named(cluster.name())?);
-    step("operator", || demo::install(&target, fresh))?;
+    let target = prepare(cluster)?;
     let pool = Pool::new(&target, NAMESPACE);
     step("pool of three nodes", || pool.create_automatic("1Gi"))?;
     let client = step("client", || Client::start(&pool))?;

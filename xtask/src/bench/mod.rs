@@ -71,12 +71,17 @@ pub struct Turn {
     pub load: [f64; 3],
 }
 
-/// Measures and prints; what was made for it is removed, also when it fails.
+/// Measures and prints.
 pub fn recovery(options: &Options) -> Result<()> {
+    on_cluster(&options.name, |cluster| measure(options, cluster))
+}
+
+/// Does the work on a cluster; what was made for it is removed, also when it fails or is interrupted.
+fn on_cluster(name: &str, work: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
     interrupt::remember()?;
-    let cluster = Cluster::named(&options.name)?;
+    let cluster = Cluster::named(name)?;
     let ours = cluster::enter::kubectl(&cluster).is_err();
-    let result = measure(options, &cluster);
+    let result = work(&cluster);
     interrupt::forget();
     let cleaned = if ours { cluster::down(&cluster) } else { forget(cluster) };
     result.and(cleaned)
@@ -88,13 +93,19 @@ fn forget(cluster: Cluster) -> Result<()> {
     [NAMESPACE, NAMESPACE_NEW].map(|name| Pool::new(&target, name).remove()).into_iter().collect()
 }
 
-fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
+/// Brings the cluster up with this checkout's images and the operator.
+fn prepare(cluster: &Cluster) -> Result<Target> {
     cluster::up(cluster, TOLERATION)?;
     let programs = Programs::build()?;
     let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot))?;
     let fresh = step("images into the nodes", || cluster::load(cluster, &own))? > 0;
     let target = Target::Embedded(Cluster::named(cluster.name())?);
     step("operator", || demo::install(&target, fresh))?;
+    Ok(target)
+}
+
+fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
+    let target = prepare(cluster)?;
     let new = 1..=options.new_pools.unwrap_or(options.runs);
     let new = new.map(|run| apply_to_ready(&target, run)).collect::<Result<Vec<f64>>>()?;
     if !new.is_empty() {
