@@ -235,6 +235,9 @@ pub struct Answer {
     pub role: Role,
     /// True when it serves nobody and will not under this epoch without a new lease (R5).
     pub serves_nobody: bool,
+    /// True while its pod is being stopped: it wants to be removed before its Postgres ends.
+    #[serde(default)]
+    pub leaving: bool,
     /// Whether it may follow without a copy.
     pub join: Join,
     /// True while its walreceiver streams.
@@ -263,6 +266,10 @@ pub struct Vote {
     pub timeline: u32,
     /// Last applied WAL position, as bytes, after its walreceiver was gone and its replay had drained.
     pub lsn: u64,
+    /// How long it would have to stay behind its gate, in milliseconds: an agent that was started a moment ago
+    /// has forgotten whose beats it answered (R4). Of equals the one that can open first is chosen.
+    #[serde(default)]
+    pub gated_ms: u64,
 }
 
 /// What a voter is.

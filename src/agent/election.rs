@@ -6,12 +6,13 @@ use tokio_postgres::Client;
 
 use super::node::{Next, Node, StepError};
 use super::observe;
-use super::shared::Shared;
+use super::shared::{Shared, millis};
 use super::volume::write_json;
 use crate::api::v1alpha1::{Member, Phase, Record};
 use crate::clock::{self, Moment};
 use crate::link::LinkError;
 use crate::membership::election::{self, Booth, Suspicion};
+use crate::membership::handover::{Answers, Handover};
 use crate::membership::record;
 use crate::messages::{NodeReport, Role, Standing, Vote};
 use crate::names;
@@ -99,8 +100,13 @@ impl Node {
     }
 
     fn cast(&self, record: &Record, standing: Standing, timeline: u32, lsn: u64) {
+        let now = clock::now();
+        let wished = self.object.as_ref().map_or(0, |(object, _)| object.spec.timings.lease_ms);
         let mut inner = self.shared.lock();
         let Some(member) = inner.member.clone() else { return };
+        // The other node's offices can only be known in part; what is certain is what this start forgot.
+        let lease = inner.longest_lease(wished);
+        let gate = Handover::new(&Answers::default(), inner.agent_started, None, record, lease);
         let vote = Vote {
             pool_uid: inner.report.pool_uid.clone(),
             epoch: record.epoch,
@@ -109,9 +115,10 @@ impl Node {
             standing,
             timeline,
             lsn,
+            gated_ms: millis(gate.over_at().since(now)),
         };
         tracing::info!(?vote, "votes");
-        inner.vote(clock::now(), vote);
+        inner.vote(now, vote);
     }
 
     /// Tells the others, and ends the election if this node is chosen.

@@ -23,14 +23,29 @@ impl Node {
         }
         self.say("stopping");
         let standby = self.role == Role::Standby;
+        if standby {
+            self.leave().await;
+        }
         if let Err(error) = self.end_postgres(Stop::Fast).await {
             tracing::warn!(%error, "the record isn't waited for");
             return;
         }
-        if standby {
-            self.wait_until_removed().await;
-        } else {
+        if !standby {
             self.say_stopped().await;
+        }
+    }
+
+    /// A standby serves nobody any more, says that it leaves, and is removed while it still streams: no commit
+    /// waits for it.
+    async fn leave(&mut self) {
+        let Some(pg) = self.pg.as_mut() else { return };
+        match pg.shut(&self.conf).await {
+            Ok(()) => {
+                self.shared.lock().report.open = false;
+                self.shared.changed();
+                self.wait_until_removed().await;
+            }
+            Err(error) => tracing::warn!(%error, "the primary finds out that this standby has stopped"),
         }
     }
 

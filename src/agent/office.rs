@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::node::{Next, Node, StepError};
 use super::observe;
+use super::shared::millis;
 use super::sql;
 use super::volume::{read_json, sync_dir, write_durably, write_json};
 use crate::api::v1alpha1::{Member, Record};
@@ -187,7 +188,6 @@ impl Node {
 
     fn report_office(&self, record: &Record, begun: Moment) {
         let Some(election) = &self.election else { return };
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.shared.lock();
         inner.report.office = Some(OfficeReport {
             timeline: record.timeline,
@@ -206,7 +206,7 @@ impl Node {
         let started = inner.office.as_ref().map(|o| o.started);
         let (Some(started), Some(office)) = (started, inner.report.office.as_mut()) else { return };
         if office.opening_ms.is_none() {
-            let all = u64::try_from(clock::now().since(started).as_millis()).unwrap_or(u64::MAX);
+            let all = millis(clock::now().since(started));
             office.opening_ms = Some(all.saturating_sub(office.promotion_ms));
             tracing::info!(
                 timeline = office.timeline,

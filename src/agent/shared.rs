@@ -160,7 +160,8 @@ impl Shared {
     }
 }
 
-fn millis(span: Duration) -> u64 {
+/// Milliseconds, as messages have them.
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -223,9 +224,9 @@ impl Inner {
             self.lease.beat(now, beat, known, self.report.lsn);
         }
         // Serving nobody is a word that binds until the next lease (R5): it ends this one. A lease that was
-        // just given isn't ended by the moment that it takes to open the gate.
-        let serves_nobody =
-            self.report.role == Role::Stopped || (!self.report.open && !self.lease.valid(now));
+        // just given isn't ended by the moment that it takes to open the gate; one that is ending opens no more.
+        let serves_nobody = self.report.role == Role::Stopped
+            || (!self.report.open && (self.ending || !self.lease.valid(now)));
         let stamp = self.lease.answer(now, serves_nobody);
         self.answer(known, stamp, serves_nobody)
     }
@@ -240,6 +241,7 @@ impl Inner {
             stamp,
             role: report.role,
             serves_nobody,
+            leaving: self.ending,
             join: report.join.clone(),
             streaming: report.streaming,
             timeline: report.timeline,
@@ -303,7 +305,7 @@ impl Inner {
         let Some(office) = self.office.as_mut() else { return false };
         let contact = &mut office.others.entry(answer.index).or_default().contact;
         let key = |a: &Answer| {
-            (a.epoch, a.role, a.streaming, a.join.clone(), a.incarnation.clone(), a.serves_nobody)
+            (a.epoch, a.role, a.streaming, a.join.clone(), a.incarnation.clone(), a.serves_nobody, a.leaving)
         };
         let news = contact.answer.as_ref().is_none_or(|old| key(old) != key(&answer));
         contact.answered(sent, beat.epoch, answer);

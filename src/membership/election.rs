@@ -2,6 +2,7 @@
 //!
 //! The node that is chosen writes its choice itself. It has then fenced itself, knows that it is well, and
 //! beats from the moment that its write has landed.
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::record;
@@ -164,11 +165,12 @@ fn standby(
     elect(booth, &with, mine.index, mine.lsn, "it has all that was acknowledged")
 }
 
-/// The order among standbys: the furthest first, of equals the one that was named, then the lowest index.
-fn rank(booth: &Booth<'_>, vote: &Vote, rules: Rules) -> (u32, u64, bool, u8) {
+/// The order among standbys: the furthest first, of equals the one that was named, then the one that can open
+/// first, then the lowest index.
+fn rank(booth: &Booth<'_>, vote: &Vote, rules: Rules) -> (u32, u64, bool, Reverse<u64>, u8) {
     let named = booth.record.successor == Some(vote.index);
     let (timeline, lsn) = if rules.has(Rule::ChooseFurthest) { (vote.timeline, vote.lsn) } else { (0, 0) };
-    (timeline, lsn, named, u8::MAX - vote.index)
+    (timeline, lsn, named, Reverse(vote.gated_ms), u8::MAX - vote.index)
 }
 
 fn elect(booth: &Booth<'_>, votes: &[&Vote], primary: u8, fork: u64, why: &str) -> Option<Record> {
@@ -213,6 +215,7 @@ mod tests {
             standing,
             timeline: 3,
             lsn,
+            gated_ms: 0,
         };
         Heard { vote, at: at(10_000) }
     }
@@ -237,6 +240,10 @@ mod tests {
         let named = electing(&[0, 1, 2], Some(2));
         assert_eq!(chosen(&named, 1, &tie, 10_000), None);
         assert_eq!(chosen(&named, 2, &tie, 10_000).map(|r| r.primary), Some(2));
+        let mut fresh = tie.clone();
+        fresh[0].vote.gated_ms = 900;
+        assert_eq!(chosen(&record, 1, &fresh, 10_000), None, "its agent was started a moment ago");
+        assert_eq!(chosen(&record, 2, &fresh, 10_000).map(|r| r.primary), Some(2));
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub fn vote(node: usize, ballot: Ballot) -> Vote {
         standing: ballot.standing,
         timeline: u32::from(ballot.timeline),
         lsn: u64::from(ballot.lsn),
+        gated_ms: 0,
     }
 }
 
@@ -219,6 +220,7 @@ impl World {
             stamp: stamp(said.stamp),
             role: if said.standby { Role::Standby } else { Role::Stopped },
             serves_nobody: said.serves_nobody,
+            leaving: false,
             join: Join::Proved,
             streaming: n.running && !n.primary,
             timeline: Some(u32::from(n.wal.timeline())),

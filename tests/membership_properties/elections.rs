@@ -39,7 +39,7 @@ prop_compose! {
             _ => Standing::Standby,
         };
         let incarnation = member(index, copy).incarnation;
-        let vote = Vote { pool_uid: String::new(), epoch, index, incarnation, standing, timeline, lsn };
+        let vote = Vote { pool_uid: String::new(), epoch, index, incarnation, standing, timeline, lsn, gated_ms: 0 };
         Heard { vote, at: ago(age) }
     }
 }
@@ -86,7 +86,7 @@ proptest! {
         let votes: Vec<Heard> = record.attached.iter().filter(|m| m.index != 0 || alive).map(|m| {
             let standing = if m.index == 0 { Standing::InOffice } else { Standing::Standby };
             let (index, incarnation, lsn) = (m.index, m.incarnation.clone(), lsns[usize::from(m.index)]);
-            let vote = Vote { pool_uid: String::new(), epoch: 8, index, incarnation, standing, timeline: 3, lsn };
+            let vote = Vote { pool_uid: String::new(), epoch: 8, index, incarnation, standing, timeline: 3, lsn, gated_ms: 0 };
             Heard { vote, at: NOW }
         }).collect();
         let chosen: Vec<Record> = record.attached.iter().filter_map(|m| chosen(&record, m, &votes, 0)).collect();

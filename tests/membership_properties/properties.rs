@@ -186,6 +186,7 @@ fn heal(view: &mut PrimaryView) {
             stamp: Stamp { boot: "boot".to_owned(), millis: 5000 },
             role: Role::Standby,
             serves_nobody: false,
+            leaving: false,
             join: Join::Proved,
             streaming: true,
             timeline: Some(1),

@@ -21,6 +21,9 @@ use crate::run;
 
 /// How long a pool may take to be whole again.
 const WHOLE: Duration = Duration::from_secs(600);
+/// Each loss comes so long after the pool was whole: a loss within two leases of the one before is another case, since
+/// agents that were just started have forgotten whose beats they answered and wait that long.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How often it is looked at; each look starts a kubectl.
 const LOOK: Duration = Duration::from_millis(500);
 /// Parts of a gap, as the new primary's agent names them.
@@ -112,6 +115,7 @@ fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> 
         old = whole(pool)?;
     }
     let machine = machine_of(pool, &Pool::pod(old))?;
+    std::thread::sleep(SETTLED);
     let front_lost = loss == Loss::Machine && fronts(pool)?.contains(&machine);
     client.forget();
     lose(pool, cluster, old, loss)?;
