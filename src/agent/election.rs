@@ -61,7 +61,7 @@ impl Node {
         }
         let now = clock::now();
         let mut inner = self.shared.lock();
-        let silence = inner.beaten.map_or(Duration::ZERO, |at| now.since(at));
+        let silence = inner.silence;
         inner.votes.retain(|h| h.vote.epoch == record.epoch);
         drop(inner);
         tracing::info!(epoch = record.epoch, reason = record.reason, "a primary is being chosen");

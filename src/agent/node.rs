@@ -128,6 +128,8 @@ pub struct Node {
     pub(super) ended: bool,
     /// The timeline whose ancestors are noted for `restore-wal`.
     pub(super) lineage: Option<u32>,
+    /// The nodes that `restore-wal` may ask, as noted for it.
+    pub(super) sources: Option<Vec<u8>>,
     /// Bytes of a WAL segment of this node's data.
     pub(super) segment_bytes: u64,
     /// What a standby may not have less of than its primary.
@@ -172,6 +174,7 @@ impl Node {
             followed: None,
             ended: false,
             lineage: None,
+            sources: None,
             segment_bytes: SEGMENT_BYTES,
             floors: BTreeMap::new(),
             cared_at: None,
@@ -337,6 +340,7 @@ impl Node {
         self.foreign = None;
         if let Some(record) = &object.status {
             self.volume.note_epoch(record.epoch)?;
+            self.note_sources(record)?;
             let mut inner = self.shared.lock();
             inner.report.epoch = record.epoch;
             let office = |r: &Record| (r.phase, r.primary, r.timeline);

@@ -45,6 +45,8 @@ pub struct Inner {
     pub beaten: Option<Moment>,
     /// Since when a beat of this primary could have come in: its silence counts from here.
     pub watched: Moment,
+    /// How long the primary before had been silent when its office ended.
+    pub silence: Duration,
     /// Beats that were answered with their own epoch, of which others may still make use (R4).
     pub answers: Answers,
     /// Start of this agent: what it answered before is forgotten.
@@ -112,6 +114,7 @@ impl Shared {
             office: None,
             beaten: None,
             watched: clock::now(),
+            silence: Duration::ZERO,
             answers: Answers::default(),
             agent_started: clock::now(),
             lease_known: 0,
@@ -296,6 +299,7 @@ impl Inner {
 
     /// Another office begins: silence counts from now.
     pub fn watch_anew(&mut self, now: Moment) {
+        self.silence = now.since(self.beaten.unwrap_or(self.watched));
         self.beaten = None;
         self.watched = now;
     }

@@ -35,6 +35,9 @@ pub struct Args {
     /// The timelines of the pool's history; without the file WAL of any is taken.
     #[arg(long, default_value = "/var/lib/pgpool/conf/lineage.json")]
     pub lineage: PathBuf,
+    /// The nodes that may be asked, a list of indices; without the file all are.
+    #[arg(long, default_value = "/var/lib/pgpool/conf/sources.json")]
+    pub sources: PathBuf,
     /// Name of the pool.
     #[arg(long, env = "PGPOOL_POOL")]
     pub pool: String,
@@ -102,7 +105,9 @@ async fn remote(
     to: &Path,
     client: impl FnOnce() -> Result<Client, ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let others: Vec<u8> = (0..args.nodes).filter(|index| *index != args.index).collect();
+    let known = sources(&args.sources);
+    let asked = |index: &u8| *index != args.index && known.as_ref().is_none_or(|k| k.contains(index));
+    let others: Vec<u8> = (0..args.nodes).filter(asked).collect();
     let mut unheard = 0;
     if !others.is_empty() {
         let client = client()?;
@@ -126,6 +131,14 @@ async fn remote(
         }
     }
     Err(ArchiveError::Missing { name: file.name().to_owned(), unheard, others: others.len() })
+}
+
+/// The nodes that this node's agent lets ask; by a list that can't be read nobody is asked for now.
+fn sources(path: &Path) -> Option<Vec<u8>> {
+    match fs::read(path) {
+        Ok(text) => Some(serde_json::from_slice(&text).unwrap_or_default()),
+        Err(error) => (error.kind() != io::ErrorKind::NotFound).then(Vec::new),
+    }
 }
 
 fn whole(file: &WalFile, length: u64) -> bool {

@@ -244,6 +244,7 @@ proptest! {
 fn arguments(archive: &Path, name: &WalFile, to: &Path) -> RestoreArgs {
     RestoreArgs {
         lineage: archive.join("lineage.json"),
+        sources: archive.join("sources.json"),
         name: name.name().to_owned(),
         to: to.to_owned(),
         archive: archive.to_owned(),
@@ -283,6 +284,14 @@ async fn a_node_takes_wal_from_itself_or_from_another() {
     };
     get(&mine).await.unwrap();
     assert_eq!(fs::read(&to).unwrap(), content);
+    let sources = here.archive().join("sources.json");
+    for nobody in ["[]", "[2]", "half a li"] {
+        fs::write(&sources, nobody).unwrap();
+        assert!(get(&theirs).await.is_err(), "{nobody}");
+    }
+    fs::write(&sources, "[1]").unwrap();
+    get(&theirs).await.unwrap();
+    fs::remove_file(&sources).unwrap();
     get(&theirs).await.unwrap();
     assert_eq!(fs::read(&to).unwrap(), other);
     fs::remove_file(&to).unwrap();

@@ -117,7 +117,7 @@ fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> 
     let machine = machine_of(pool, &Pool::pod(old))?;
     std::thread::sleep(SETTLED);
     let front_lost = loss == Loss::Machine && fronts(pool)?.contains(&machine);
-    client.forget();
+    client.forget()?;
     lose(pool, cluster, old, loss)?;
     let taken = taken_over(pool, old);
     let parts = taken.and_then(|(new, timeline)| parts(pool, new, timeline));

@@ -1,15 +1,12 @@
 //! The client of `bench failover`: a pod that writes without a pause and tells each gap.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::cell::Cell;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::pool::{NAME, Pool};
-use crate::error::{Error, Result, refused};
+use crate::error::Result;
 use crate::progress::until_every;
 use crate::run;
 
@@ -18,7 +15,7 @@ const POD: &str = "stall";
 /// How long it may take to run, and a gap to end.
 const LIMIT: Duration = Duration::from_secs(180);
 /// How often the gaps are looked at.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A gap between two acknowledged writes.
 #[derive(Debug, Clone)]
@@ -34,8 +31,8 @@ pub struct Client<'p> {
     pool: &'p Pool<'p>,
     /// The machine that it runs on.
     pub machine: String,
-    logs: Mutex<Child>,
-    gaps: Arc<Mutex<Vec<Gap>>>,
+    /// How many of its gaps are forgotten.
+    known: Cell<usize>,
 }
 
 fn parse(line: &str) -> Option<Gap> {
@@ -52,45 +49,34 @@ impl<'p> Client<'p> {
         run::captured(&mut pool.kubectl(&words)?)?;
         let seen = pool.object(&["pod", POD])?;
         let machine = seen["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
-        let mut kubectl = pool.kubectl(&["logs", "--follow", POD])?;
-        kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child =
-            kubectl.spawn().map_err(|source| Error::Start { command: run::shown(&kubectl), source })?;
-        let Some(out) = child.stdout.take() else { return refused("kubectl has no standard output") };
-        let gaps = Arc::new(Mutex::new(Vec::new()));
-        let into = Arc::clone(&gaps);
-        thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(std::result::Result::ok) {
-                if let Some(gap) = parse(&line) {
-                    into.lock().unwrap_or_else(PoisonError::into_inner).push(gap);
-                }
-            }
-        });
-        Ok(Self { pool, machine, logs: Mutex::new(child), gaps })
+        Ok(Self { pool, machine, known: Cell::new(0) })
+    }
+
+    /// All gaps since its start. Asked for each time: a stream of logs can stay open and bring nothing more.
+    fn gaps(&self) -> Result<Vec<Gap>> {
+        let text = run::captured(&mut self.pool.kubectl(&["logs", POD])?)?;
+        Ok(text.lines().filter_map(parse).collect())
     }
 
     /// Forgets the gaps so far.
-    pub fn forget(&self) {
-        self.gaps.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    pub fn forget(&self) -> Result<()> {
+        self.known.set(self.gaps()?.len());
+        Ok(())
     }
 
     /// The longest gap since then; waits for one of at least that many milliseconds, lest a hiccup before is taken
     /// for it.
     pub fn longest(&self, least: f64) -> Result<Gap> {
         until_every(LOOK, "the end of a gap", LIMIT, || {
-            let gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
-            let longest =
-                gaps.iter().filter(|gap| gap.millis >= least).max_by(|a, b| a.millis.total_cmp(&b.millis));
+            let gaps = self.gaps()?;
+            let news = gaps.iter().skip(self.known.get()).filter(|gap| gap.millis >= least);
+            let longest = news.max_by(|a, b| a.millis.total_cmp(&b.millis));
             Ok(longest.cloned().ok_or_else(|| "the client tells of none".to_owned()))
         })
     }
 
     /// Ends it.
     pub fn stop(&self) -> Result<()> {
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have ended by itself.
-        let _ = logs.kill();
-        let _ = logs.wait();
         run::captured(&mut self.pool.kubectl(&["delete", "pod", POD, "--grace-period=1"])?).map(drop)
     }
 }
