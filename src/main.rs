@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pgpool_operator::{agent, archive, controller, crds, proxy, recover};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 /// Keeps a pool of PostgreSQL nodes that always hold identical data.
@@ -60,15 +61,20 @@ async fn run(part: Part) -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging();
-    match run(cli.part).await {
-        Ok(code) => code,
-        Err(error) => {
-            tracing::error!(%error, "ended with an error");
-            ExitCode::FAILURE
-        }
-    }
+    let done =
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Into::into).and_then(
+            |runtime| {
+                let done = runtime.block_on(run(cli.part));
+                // A name that DNS doesn't answer for keeps its thread for seconds; PostgreSQL waits for `restore-wal`.
+                runtime.shutdown_background();
+                done
+            },
+        );
+    done.unwrap_or_else(|error| {
+        tracing::error!(%error, "ended with an error");
+        ExitCode::FAILURE
+    })
 }

@@ -3,7 +3,6 @@ use std::{
     collections::HashMap,
     future::Future,
     io,
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,38 +21,18 @@ use rustls::pki_types::ServerName;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Identity, LinkError, lines::Lines, peer_of, server::prepare};
+use super::{Book, Identity, LinkError, lines::Lines, peer_of, server::prepare};
 
 /// Longest message and longest line of a stream, in bytes.
 const MESSAGE: usize = 4 << 20;
 /// Of a refusal's text so much is kept, in bytes.
 const REFUSAL: usize = 1024;
-
-/// How hosts are found.
-#[derive(Clone, Debug, Default)]
-pub enum Book {
-    /// By DNS, at each new connection: pods change their addresses.
-    #[default]
-    Dns,
-    /// By this list, whatever the port; for tests on the loopback interface.
-    Fixed(Arc<HashMap<String, SocketAddr>>),
-}
-
-impl Book {
-    /// Addresses of `host`, with `port` unless a list says otherwise.
-    pub async fn find(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        match self {
-            Self::Dns => Ok(lookup_host((host, port)).await?.collect()),
-            Self::Fixed(list) => Ok(list.get(host).copied().into_iter().collect()),
-        }
-    }
-}
 
 /// Calls other parts. Clones share the connections that are kept: one for each host and port. A call
 /// that finds it in use opens another; a call that finds it dead, or made under former certificates,
@@ -124,7 +103,7 @@ impl Call<'_> {
 impl Client {
     /// A client that finds hosts by DNS.
     pub fn new(identity: Identity) -> Self {
-        Self::with_book(identity, Book::Dns)
+        Self::with_book(identity, Book::default())
     }
 
     /// A client that finds hosts by `book`.

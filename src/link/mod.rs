@@ -4,6 +4,7 @@
 //! its certificate, `pgpool://UID/node/INDEX`, `…/proxy`, `…/recovery` or `…/operator`; a message says
 //! nothing about its sender that is believed. TLS 1.3 only, and no session resumption: connections are
 //! kept, so a handshake is rare, and every one of them verifies the certificate again.
+mod book;
 mod client;
 mod error;
 mod lines;
@@ -15,7 +16,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Book, Client};
+pub use book::Book;
+pub use client::Client;
 pub use error::LinkError;
 pub use server::{Caller, Refused, bind, serve};
 pub use tls::{Identity, peer_of};

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::labels::{Part, metadata, object_labels, selector};
 use super::manifest::{BuildError, fingerprint_of};
 use super::pod::{
-    Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env,
+    Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, dns, env,
     pod_security, pool_env, probe, some, some_map, spread,
 };
 use crate::model::ValidPool;
@@ -115,6 +115,7 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrd
 /// Everything that decides where a pod of a node, or its recovery Job, may run.
 pub(super) fn placement(pool: &ValidPool) -> PodSpec {
     PodSpec {
+        dns_config: Some(dns()),
         security_context: Some(pod_security(true)),
         image_pull_secrets: some(&pool.pull_secrets),
         affinity: pool.affinity.clone(),

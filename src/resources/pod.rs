@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, HTTPGetAction, KeyToPath,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, Probe, SeccompProfile, SecretVolumeSource,
-    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    PersistentVolumeClaimVolumeSource, PodDNSConfig, PodDNSConfigOption, PodSecurityContext, Probe,
+    SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -45,6 +45,19 @@ pub(super) fn pod_security(group: bool) -> PodSecurityContext {
             ..SeccompProfile::default()
         }),
         ..PodSecurityContext::default()
+    }
+}
+
+/// A resolver that asks again after one second, not five: with a machine a name server may be lost, and until the
+/// cluster notices, a part of the questions goes there (resolv.conf(5), `timeout` and `attempts`).
+pub(super) fn dns() -> PodDNSConfig {
+    let option = |name: &str, value: &str| PodDNSConfigOption {
+        name: Some(name.to_owned()),
+        value: Some(value.to_owned()),
+    };
+    PodDNSConfig {
+        options: Some(vec![option("timeout", "1"), option("attempts", "5")]),
+        ..PodDNSConfig::default()
     }
 }
 

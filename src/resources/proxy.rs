@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::labels::{Part, metadata, object_labels, parts, selector};
 use super::node::port;
 use super::pod::{
-    Runtime, container_security, empty_dir, env, mount, pod_security, pool_env, probe, some, tls_volume,
+    Runtime, container_security, dns, empty_dir, env, mount, pod_security, pool_env, probe, some, tls_volume,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -52,6 +52,7 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> PodSpec {
         containers: vec![container(pool, runtime, pool_uid)],
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
+        dns_config: Some(dns()),
         security_context: Some(pod_security(false)),
         image_pull_secrets: some(&pool.pull_secrets),
         termination_grace_period_seconds: Some(GRACE_SECONDS),

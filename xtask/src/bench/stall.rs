@@ -71,7 +71,10 @@ impl<'p> Client<'p> {
             let gaps = self.gaps()?;
             let news = gaps.iter().skip(self.known.get()).filter(|gap| gap.millis >= least);
             let longest = news.max_by(|a, b| a.millis.total_cmp(&b.millis));
-            Ok(longest.cloned().ok_or_else(|| "the client tells of none".to_owned()))
+            Ok(longest.cloned().ok_or_else(|| {
+                let (known, all) = (self.known.get(), gaps.len());
+                format!("of {all} gaps {known} are from before, and none of the others lasted {least} ms")
+            }))
         })
     }
 
