@@ -19,6 +19,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS stall (id int PRIMARY KEY, n big
 const WRITE: &str = "UPDATE stall SET n = n + 1 WHERE id = 1";
 /// Longest time for a write: an answer that never comes must not hide that others could write.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// Longest time for a connection: one that leads to a machine that is gone is given up for another.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Pause after a connection that was refused at once.
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -47,17 +49,18 @@ pub async fn run(args: &StallArgs) -> Result<(), WorkloadError> {
     let mut meter = Meter { clock, last: None, least: args.least_ms.saturating_mul(1000), told: Vec::new() };
     let mut prepared = false;
     while clock.mono() < end {
-        match target.connect().await {
-            Ok(session) => {
+        match timeout(CONNECT_WITHIN, target.connect()).await {
+            Ok(Ok(session)) => {
                 if !prepared {
                     prepared = session.client.batch_execute(TABLE).await.is_ok();
                 }
                 meter.write(&session, end).await?;
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 meter.told.push(words(&error.failure));
                 tokio::time::sleep(AGAIN).await;
             }
+            Err(_) => meter.told.push("no connection".to_owned()),
         }
     }
     Ok(())
