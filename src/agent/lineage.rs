@@ -45,11 +45,15 @@ impl Node {
         Ok(())
     }
 
-    /// Notes whom `restore-wal` may ask: the attached nodes, and nobody while a primary is being chosen. PostgreSQL
-    /// does nothing else while it waits for a file, so a node that is gone would hold up the vote and the new office.
-    pub(super) fn note_sources(&mut self, record: &Record) -> Result<(), StepError> {
-        let others = record.attached.iter().map(|m| m.index).filter(|i| *i != self.me());
-        let sources: Vec<u8> = if record.phase == Phase::Serving { others.collect() } else { Vec::new() };
+    /// Notes whom `restore-wal` may ask: an attached node the others that are, and nobody while a primary is being
+    /// chosen. PostgreSQL does nothing else while it waits for a file, so a node that is gone would hold up the vote
+    /// and the new office. A detached node may ask all: nobody waits for it.
+    pub(super) fn note_sources(&mut self, record: &Record, nodes: u8) -> Result<(), StepError> {
+        let attached = |index: &u8| record.attached.iter().any(|m| m.index == *index);
+        let me = self.me();
+        let asked = |index: &u8| *index != me && (attached(index) || !attached(&me));
+        let serving = record.phase == Phase::Serving || !attached(&me);
+        let sources: Vec<u8> = if serving { (0..nodes).filter(asked).collect() } else { Vec::new() };
         if self.sources.as_ref() != Some(&sources) {
             write_json(&self.volume.conf().join(names::SOURCES), &sources)?;
             self.sources = Some(sources);

@@ -340,7 +340,7 @@ impl Node {
         self.foreign = None;
         if let Some(record) = &object.status {
             self.volume.note_epoch(record.epoch)?;
-            self.note_sources(record)?;
+            self.note_sources(record, object.spec.nodes)?;
             let mut inner = self.shared.lock();
             inner.report.epoch = record.epoch;
             let office = |r: &Record| (r.phase, r.primary, r.timeline);

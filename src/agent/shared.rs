@@ -59,6 +59,8 @@ pub struct Inner {
     pub postgres_seen: Moment,
     /// True once the agent is ending: it serves nobody any more.
     pub ending: bool,
+    /// True once a standby that is ending has shut its gate for good.
+    pub left: bool,
 }
 
 /// Without a beat for so long the primary counts as away.
@@ -121,6 +123,7 @@ impl Shared {
             votes: Vec::new(),
             postgres_seen: clock::now(),
             ending: false,
+            left: false,
         };
         Arc::new(Self {
             env,
@@ -227,9 +230,9 @@ impl Inner {
             self.lease.beat(now, beat, known, self.report.lsn);
         }
         // Serving nobody is a word that binds until the next lease (R5): it ends this one. A lease that was
-        // just given isn't ended by the moment that it takes to open the gate; one that is ending opens no more.
-        let serves_nobody = self.report.role == Role::Stopped
-            || (!self.report.open && (self.ending || !self.lease.valid(now)));
+        // just given isn't ended by the moment that it takes to open the gate; one that has left opens no more.
+        let serves_nobody =
+            self.report.role == Role::Stopped || self.left || (!self.report.open && !self.lease.valid(now));
         let stamp = self.lease.answer(now, serves_nobody);
         self.answer(known, stamp, serves_nobody)
     }
@@ -244,7 +247,7 @@ impl Inner {
             stamp,
             role: report.role,
             serves_nobody,
-            leaving: self.ending,
+            leaving: self.ending && serves_nobody,
             join: report.join.clone(),
             streaming: report.streaming,
             timeline: report.timeline,
@@ -291,8 +294,11 @@ impl Inner {
         news
     }
 
-    /// This node's own vote in an election.
+    /// This node's own vote in an election; none once it is ending, since it could not take office any more.
     pub fn own_vote(&self, epoch: i64) -> Option<Vote> {
+        if self.ending {
+            return None;
+        }
         let own = self.votes.iter().map(|h| &h.vote).find(|v| v.index == self.report.index)?;
         (own.epoch == epoch).then(|| own.clone())
     }

@@ -17,6 +17,8 @@ use crate::{
 
 /// Silence after which another node is given up.
 const ANSWER: Duration = Duration::from_millis(1500);
+/// Between two looks whether a node may still be asked; the agent is another process and can't wake this one.
+const LOOK: Duration = Duration::from_millis(50);
 /// Smallest and greatest segment that PostgreSQL can be made with, in bytes.
 const SEGMENT: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 30);
 
@@ -116,7 +118,12 @@ async fn remote(
         for index in &others {
             let host = names::node_host(&args.pool, *index, &domain);
             let mut into = tokio::fs::File::create(to).await.map_err(ArchiveError::io(to))?;
-            match client.download(&host, names::AGENT_PORT, &path, ANSWER, &mut into).await {
+            let download = client.download(&host, names::AGENT_PORT, &path, ANSWER, &mut into);
+            let answer = tokio::select! {
+                answer = download => answer,
+                () = withdrawn(&args.sources, *index) => continue,
+            };
+            match answer {
                 Ok(length) if whole(file, length) => return Ok(()),
                 Ok(length) => {
                     tracing::warn!(host, name = file.name(), length, "not a whole WAL segment: left alone");
@@ -138,6 +145,14 @@ fn sources(path: &Path) -> Option<Vec<u8>> {
     match fs::read(path) {
         Ok(text) => Some(serde_json::from_slice(&text).unwrap_or_default()),
         Err(error) => (error.kind() != io::ErrorKind::NotFound).then(Vec::new),
+    }
+}
+
+/// Waits until this node's agent no longer lets a node be asked: while PostgreSQL waits for a file it can neither vote
+/// nor take office.
+async fn withdrawn(path: &Path, index: u8) {
+    while sources(path).is_none_or(|known| known.contains(&index)) {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -256,6 +256,34 @@ fn arguments(archive: &Path, name: &WalFile, to: &Path) -> RestoreArgs {
 }
 
 #[tokio::test]
+async fn a_node_that_is_gone_holds_nothing_up_once_it_may_not_be_asked() {
+    let here = Place::new();
+    let authority = Authority::new();
+    let (identity, _client) = authority.identity("u/node/0", &[]);
+    // It takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = "rain-1-0.rain-nodes.weather.svc".to_owned();
+    let book = Book::Fixed(Arc::new(HashMap::from([(host, silent.local_addr().unwrap())])));
+    let client = Client::with_book(identity, book);
+    let to = here.dir.path().join("RECOVERYXLOG");
+    let args = arguments(&here.archive(), &segment(5), &to);
+    fs::create_dir_all(here.archive()).unwrap();
+    fs::write(&args.sources, "[1]").unwrap();
+    let asks = fetch(&args, || Ok(client));
+    let withdraws = async {
+        let _taken = silent.accept().await.unwrap();
+        fs::write(&args.sources, "[]").unwrap();
+        std::future::pending::<()>().await;
+    };
+    let error = tokio::select! {
+        done = asks => done.unwrap_err(),
+        () = withdraws => unreachable!(),
+    };
+    assert!(matches!(error, ArchiveError::Missing { unheard: 0, others: 1, .. }), "{error}");
+    assert!(!to.exists());
+}
+
+#[tokio::test]
 async fn a_node_takes_wal_from_itself_or_from_another() {
     let (here, there) = (Place::new(), Place::new());
     let (mine, theirs, damaged) = (segment(1), segment(2), segment(3));

@@ -9,25 +9,32 @@ use std::{
 
 use tokio::net::lookup_host;
 
+use crate::clock::{self, Moment};
+
 /// A name server that answers no sooner counts as away: the address from before is tried. With a machine, a part of
 /// the cluster's DNS may be lost, and a resolver waits seconds for an answer that doesn't come.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The last answers for each host.
-type Memory = Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>;
+/// An answer is remembered for so long: a later pod may have the address.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// The last answer for each host, and when it came.
+type Memory = Arc<Mutex<HashMap<String, (Vec<SocketAddr>, Moment)>>>;
 
 /// How hosts are found. Clones share what they remember.
 #[derive(Clone, Debug)]
 pub enum Book {
-    /// By DNS, at each new connection, since pods change their addresses; by memory while DNS doesn't answer.
-    Dns(Memory),
+    /// By DNS, at each new connection, since pods change their addresses.
+    Dns,
+    /// The same, by memory while DNS doesn't answer: for calls that prove by certificate who was reached.
+    Remembering(Memory),
     /// By this list, whatever the port; for tests on the loopback interface.
     Fixed(Arc<HashMap<String, SocketAddr>>),
 }
 
 impl Default for Book {
     fn default() -> Self {
-        Self::Dns(Memory::default())
+        Self::Remembering(Memory::default())
     }
 }
 
@@ -35,7 +42,10 @@ impl Book {
     /// Addresses of `host`, with `port` unless a list says otherwise.
     pub async fn find(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Dns(memory) => remembering(memory, host, port, PATIENCE, ask(host.to_owned(), port)).await,
+            Self::Dns => ask(host.to_owned(), port).await,
+            Self::Remembering(memory) => {
+                remembering(memory, host, port, PATIENCE, ask(host.to_owned(), port)).await
+            }
             Self::Fixed(list) => Ok(list.get(host).copied().into_iter().collect()),
         }
     }
@@ -53,12 +63,14 @@ async fn remembering(
     patience: Duration,
     answer: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
 ) -> io::Result<Vec<SocketAddr>> {
+    let now = clock::now();
     let known = memory.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned();
+    let known = known.filter(|(_, at)| now.since(*at) < KEPT).map(|(addresses, _)| addresses);
     let (notes, name) = (Arc::clone(memory), host.to_owned());
     let asked = tokio::spawn(async move {
         let found = answer.await?;
         if !found.is_empty() {
-            notes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, found.clone());
+            notes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, (found.clone(), clock::now()));
         }
         Ok(found)
     });

@@ -98,7 +98,7 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
         read: listen(names::FRONT_READ_PORT)?,
         health: listen(names::HEALTH_PORT)?,
     };
-    let front = Front::new(&args, Book::default());
+    let front = Front::new(&args, Book::Dns);
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
