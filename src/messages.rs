@@ -235,9 +235,6 @@ pub struct Answer {
     pub role: Role,
     /// True when it serves nobody and will not under this epoch without a new lease (R5).
     pub serves_nobody: bool,
-    /// True while its pod is being stopped: it wants to be removed before its Postgres ends.
-    #[serde(default)]
-    pub leaving: bool,
     /// Whether it may follow without a copy.
     pub join: Join,
     /// True while its walreceiver streams.

@@ -1,15 +1,11 @@
 //! The end of the agent: a primary hands over, a standby leaves the record, Postgres stops in order.
-use std::time::Duration;
-
 use super::node::{IDLE, Node};
 use super::server::Stop;
 use super::switchover::Wanted;
-use crate::api::v1alpha1::{Phase, Record, Timings};
-use crate::clock::{self, Moment};
+use crate::api::v1alpha1::{Phase, Record};
+use crate::clock;
 use crate::messages::Role;
 
-/// Longest time for being removed before Postgres is stopped: the pod's grace period has to do for both.
-const LEAVE: Duration = Duration::from_secs(5);
 /// Tries to say that this primary has stopped, should others write the record meanwhile.
 const WORDS: usize = 5;
 
@@ -26,46 +22,16 @@ impl Node {
             return;
         }
         self.say("stopping");
-        // A node that was chosen and has not promoted yet is no standby any more: nobody could remove it.
-        let chosen = self.record().is_some_and(|r| r.primary == self.me());
-        let standby = self.role == Role::Standby && !chosen;
-        let patience = self.timing(Timings::detach_after) * 2;
-        let limit = clock::now().after(patience.min(LEAVE));
-        if standby {
-            self.leave(limit).await;
-        }
+        let standby = self.role == Role::Standby;
         if let Err(error) = self.end_postgres(Stop::Fast).await {
             tracing::warn!(%error, "the record isn't waited for");
             return;
         }
         if standby {
-            self.wait_until_removed(limit).await;
+            self.wait_until_removed().await;
         } else {
             self.say_stopped().await;
         }
-    }
-
-    fn timing(&self, which: fn(&Timings) -> Duration) -> Duration {
-        self.object.as_ref().map_or(IDLE, |(object, _)| which(&object.spec.timings))
-    }
-
-    /// A standby serves nobody any more, says that it leaves, and is removed while it still streams: no commit
-    /// waits for it.
-    async fn leave(&mut self, limit: Moment) {
-        let Some(pg) = self.pg.as_mut() else { return };
-        if let Err(error) = pg.shut(&self.conf).await {
-            tracing::warn!(%error, "stops before it is removed");
-            return;
-        }
-        {
-            let mut inner = self.shared.lock();
-            inner.report.open = false;
-            inner.left = true;
-        }
-        self.shared.changed();
-        self.wait_until_removed(limit).await;
-        // The record comes before N (R1), and nobody tells a standby when PostgreSQL uses the shorter list.
-        tokio::time::sleep(self.timing(Timings::heartbeat)).await;
     }
 
     /// The Postgres of the primary has ended with its pod: whoever is attached shall not have to find out.
@@ -102,13 +68,11 @@ impl Node {
         }
     }
 
-    /// Waits until the primary has removed this node, as long as it can.
-    async fn wait_until_removed(&mut self, limit: Moment) {
+    async fn wait_until_removed(&mut self) {
+        let patience =
+            self.object.as_ref().map_or(IDLE, |(object, _)| object.spec.timings.detach_after() * 2);
+        let limit = clock::now().after(patience);
         while clock::now() < limit && self.shared.lock().attached() {
-            let serving = self.record().is_some_and(|r| r.phase == Phase::Serving && r.primary != self.me());
-            if !serving {
-                return;
-            }
             let _ = tokio::time::timeout(IDLE, self.shared.wake.notified()).await;
             self.stale = true;
             if self.read_record().await.is_err() {

@@ -59,8 +59,6 @@ pub struct Inner {
     pub postgres_seen: Moment,
     /// True once the agent is ending: it serves nobody any more.
     pub ending: bool,
-    /// True once a standby that is ending has shut its gate for good.
-    pub left: bool,
 }
 
 /// Without a beat for so long the primary counts as away.
@@ -123,7 +121,6 @@ impl Shared {
             votes: Vec::new(),
             postgres_seen: clock::now(),
             ending: false,
-            left: false,
         };
         Arc::new(Self {
             env,
@@ -230,9 +227,9 @@ impl Inner {
             self.lease.beat(now, beat, known, self.report.lsn);
         }
         // Serving nobody is a word that binds until the next lease (R5): it ends this one. A lease that was
-        // just given isn't ended by the moment that it takes to open the gate; one that has left opens no more.
+        // just given isn't ended by the moment that it takes to open the gate.
         let serves_nobody =
-            self.report.role == Role::Stopped || self.left || (!self.report.open && !self.lease.valid(now));
+            self.report.role == Role::Stopped || (!self.report.open && !self.lease.valid(now));
         let stamp = self.lease.answer(now, serves_nobody);
         self.answer(known, stamp, serves_nobody)
     }
@@ -247,7 +244,6 @@ impl Inner {
             stamp,
             role: report.role,
             serves_nobody,
-            leaving: self.ending && serves_nobody,
             join: report.join.clone(),
             streaming: report.streaming,
             timeline: report.timeline,
@@ -315,7 +311,7 @@ impl Inner {
         let Some(office) = self.office.as_mut() else { return false };
         let contact = &mut office.others.entry(answer.index).or_default().contact;
         let key = |a: &Answer| {
-            (a.epoch, a.role, a.streaming, a.join.clone(), a.incarnation.clone(), a.serves_nobody, a.leaving)
+            (a.epoch, a.role, a.streaming, a.join.clone(), a.incarnation.clone(), a.serves_nobody)
         };
         let news = contact.answer.as_ref().is_none_or(|old| key(old) != key(&answer));
         contact.answered(sent, beat.epoch, answer);

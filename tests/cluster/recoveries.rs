@@ -192,7 +192,11 @@ async fn in_mid_copy(world: &World, node: u8) -> Outcome<Copy> {
         })
         .await?;
     let list = world.pods().list(&ListParams::default().labels(&selector("recovery"))).await?;
-    let running = |pod: &&Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+    // It copies already; its status comes from the kubelet a moment later.
+    let ended = |pod: &Pod| {
+        pod.status.as_ref().is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")))
+    };
+    let running = |pod: &&Pod| !ended(pod);
     match (status.recovery, list.items.iter().find(running)) {
         (Some(recovery), Some(pod)) => Ok(Copy { recovery, pod: pod.clone() }),
         (recovery, _) => failed(format!("no pod of a Job runs: {recovery:?}")),

@@ -43,9 +43,6 @@ fn failure(view: &PrimaryView, member: &Member, rules: Rules) -> Option<String> 
         if let Join::NeedsCopy(why) = &answer.join {
             return Some(format!("its data can't be used: {why}"));
         }
-        if answer.leaving {
-            return Some("its pod is being stopped".to_owned());
-        }
     }
     if view.silence(member.index) > limit {
         return Some(format!("it has been silent for {} ms", limit.as_millis()));
