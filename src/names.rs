@@ -43,8 +43,6 @@ pub const BINARY: &str = "/opt/pgpool/pgpool-operator";
 
 /// In the volume's `conf`: the pool's history, for `restore-wal` ([`crate::archive::Lineage`]).
 pub const LINEAGE: &str = "lineage.json";
-/// In the volume's `conf`: the nodes that `restore-wal` may ask, a list of indices.
-pub const SOURCES: &str = "sources.json";
 
 /// Role with which nodes and Jobs replicate; logs in by certificate only.
 pub const REPLICATION_ROLE: &str = "pgpool_replication";

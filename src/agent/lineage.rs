@@ -2,7 +2,7 @@
 use super::node::{Node, StepError};
 use super::observe::StandbyFacts;
 use super::volume::{read_json, write_json};
-use crate::api::v1alpha1::{Phase, Record};
+use crate::api::v1alpha1::Record;
 use crate::archive::{Branch, Lineage};
 use crate::membership::{joining, lsn};
 use crate::names;
@@ -42,22 +42,6 @@ impl Node {
         }
         branches.push(Branch { timeline: record.timeline, end: None });
         write_json(&self.lineage_path(), &Lineage { segment_bytes: self.segment_bytes, branches })?;
-        Ok(())
-    }
-
-    /// Notes whom `restore-wal` may ask: an attached node the others that are, and nobody while a primary is being
-    /// chosen. PostgreSQL does nothing else while it waits for a file, so a node that is gone would hold up the vote
-    /// and the new office. A detached node may ask all: nobody waits for it.
-    pub(super) fn note_sources(&mut self, record: &Record, nodes: u8) -> Result<(), StepError> {
-        let attached = |index: &u8| record.attached.iter().any(|m| m.index == *index);
-        let me = self.me();
-        let asked = |index: &u8| *index != me && (attached(index) || !attached(&me));
-        let serving = record.phase == Phase::Serving || !attached(&me);
-        let sources: Vec<u8> = if serving { (0..nodes).filter(asked).collect() } else { Vec::new() };
-        if self.sources.as_ref() != Some(&sources) {
-            write_json(&self.volume.conf().join(names::SOURCES), &sources)?;
-            self.sources = Some(sources);
-        }
         Ok(())
     }
 

@@ -128,8 +128,6 @@ pub struct Node {
     pub(super) ended: bool,
     /// The timeline whose ancestors are noted for `restore-wal`.
     pub(super) lineage: Option<u32>,
-    /// The nodes that `restore-wal` may ask, as noted for it.
-    pub(super) sources: Option<Vec<u8>>,
     /// Bytes of a WAL segment of this node's data.
     pub(super) segment_bytes: u64,
     /// What a standby may not have less of than its primary.
@@ -174,7 +172,6 @@ impl Node {
             followed: None,
             ended: false,
             lineage: None,
-            sources: None,
             segment_bytes: SEGMENT_BYTES,
             floors: BTreeMap::new(),
             cared_at: None,
@@ -340,7 +337,6 @@ impl Node {
         self.foreign = None;
         if let Some(record) = &object.status {
             self.volume.note_epoch(record.epoch)?;
-            self.note_sources(record, object.spec.nodes)?;
             let mut inner = self.shared.lock();
             inner.report.epoch = record.epoch;
             let office = |r: &Record| (r.phase, r.primary, r.timeline);
@@ -451,6 +447,7 @@ impl Node {
         let upstream = follows.then(|| Upstream {
             host: names::node_host(&env.pool, record.primary, &object.spec.domain),
             application_name: application_name(member),
+            archives: !record.attached.contains(member) || self.lacks_wal(),
         });
         Some(NodeConfig {
             major: self.programs.as_ref()?.major,

@@ -43,6 +43,16 @@ pub async fn end_children(name: &str) -> std::io::Result<()> {
     }
 }
 
+/// Whether a process has a living child with this word in its command line, as PostgreSQL's processes say what
+/// they are.
+pub fn has_child(parent: Pid, word: &str) -> bool {
+    let living = children(parent.as_raw_nonzero().get(), |child| child.state != DEAD);
+    living.into_iter().any(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).split(|c: char| c == '\0' || c == ' ').any(|part| part == word)
+    })
+}
+
 /// Reaps orphans for ever.
 pub async fn run() {
     let mut before = BTreeSet::new();
@@ -136,6 +146,20 @@ mod tests {
         assert!(other.try_wait().unwrap().is_none(), "it has another name");
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn knows_what_a_child_does_by_its_command_line() {
+        let mut child = std::process::Command::new("sleep").args(["60", "0"]).spawn().unwrap();
+        let deadline = crate::clock::now().after(Duration::from_secs(10));
+        while !has_child(getpid(), "60") {
+            assert!(crate::clock::now() < deadline, "the child is not seen");
+            std::thread::yield_now();
+        }
+        assert!(!has_child(getpid(), "walsender"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!has_child(getpid(), "60"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::reaper;
+
 /// Why Postgres could not be started or stopped.
 #[derive(Debug, Error)]
 pub enum ServerError {
@@ -47,6 +49,8 @@ pub struct Server {
     relays: Vec<JoinHandle<()>>,
 }
 
+/// Between two looks at a Postgres that stops; it tells nobody how far it is.
+const POLL: Duration = Duration::from_millis(5);
 /// How long its last words are waited for once it is dead: a program of its may still hold the pipe.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -125,6 +129,16 @@ pub async fn check_config(program: &Path, data: &Path, file: &Path) -> Result<()
     }
 }
 
+/// Whether the control file in the data directory says "shut down": `ControlFileData.state`, after the system's
+/// identifier and two versions, is `DB_SHUTDOWNED` (PostgreSQL source, `catalog/pg_control.h`, the same in 15 to 18).
+fn is_shut_down(data: &Path) -> bool {
+    const STATE: std::ops::Range<usize> = 16..20;
+    const DB_SHUTDOWNED: i32 = 1;
+    let content = std::fs::read(data.join("global").join("pg_control")).unwrap_or_default();
+    let state = content.get(STATE).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    state == Some(DB_SHUTDOWNED)
+}
+
 impl Server {
     /// Starts `postgres`; whether it gets ready is for the caller to see.
     pub fn start(program: &Path, files: &Files) -> Result<Self, ServerError> {
@@ -189,6 +203,22 @@ impl Server {
         self.signal(Signal::HUP)
     }
 
+    /// Asks Postgres to stop in order, and waits until nothing of it can serve anybody any more: its control file
+    /// says that it is shut down, which comes after the last session has ended, and no walsender is left, so that
+    /// the standbys have all there is. What may go on is the archiver (PostgreSQL source, `postmaster.c`,
+    /// PM_SHUTDOWN_2; from 18 on PM_WAIT_XLOG_ARCHIVAL). False when it did not get there within `limit`.
+    pub async fn wind_up(&self, data: &Path, limit: Duration) -> bool {
+        if self.signal(Signal::INT).is_err() {
+            return false;
+        }
+        let wound_up = async {
+            while self.alive() && !(is_shut_down(data) && !reaper::has_child(self.pid, "walsender")) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(limit, wound_up).await.is_ok() && self.alive()
+    }
+
     /// Stops Postgres: in order for at most `limit`, then at once.
     pub async fn stop(&self, how: Stop, limit: Duration) {
         let first = if how == Stop::Fast { Signal::INT } else { Signal::QUIT };
@@ -204,6 +234,23 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_control_file_says_whether_it_is_shut_down() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(!is_shut_down(data.path()), "there is none");
+        std::fs::create_dir(data.path().join("global")).unwrap();
+        let write = |state: i32| {
+            let mut content = vec![0xff; 16];
+            content.extend(state.to_ne_bytes());
+            content.resize(8192, 0);
+            std::fs::write(data.path().join("global/pg_control"), content).unwrap();
+        };
+        for (state, shut_down) in [(1, true), (2, false), (3, false), (6, false)] {
+            write(state);
+            assert_eq!(is_shut_down(data.path()), shut_down, "{state}");
+        }
+    }
 
     #[test]
     fn a_refusal_for_another_postgres_is_told_from_broken_data() {

@@ -99,6 +99,8 @@ impl Node {
         // Before anything is fetched from an archive: the old primary's may go past the fork.
         self.extend_lineage(record)?;
         self.followed = office;
+        // The time of an election, in which nobody gives WAL, says nothing of the new primary.
+        self.stuck = None;
         Ok(None)
     }
 
@@ -228,6 +230,11 @@ impl Node {
         }
         drop(inner);
         now.since(since) > LOOK_AGAIN_AFTER && !std::mem::replace(&mut self.looked_again, true)
+    }
+
+    /// The primary is there, and for a while no WAL has come from it: it may have been removed there.
+    pub(super) fn lacks_wal(&self) -> bool {
+        self.stuck.is_some_and(|(since, _)| clock::now().since(since) > LOOK_AGAIN_AFTER)
     }
 
     /// The copy that a recovery replaced is kept until the new one is attached.

@@ -18,6 +18,8 @@ const APPLY: Duration = Duration::from_secs(3);
 const CHECKPOINT: Duration = Duration::from_secs(10);
 /// The same, while the pod is being stopped: nobody says how long it may take.
 const CHECKPOINT_ENDING: Duration = Duration::from_millis(500);
+/// Longest time for Postgres to write its last record and to bring it to the standbys; it is waited for after that.
+const WIND_UP: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Who is to be the next primary, and how much time there is.
@@ -111,9 +113,27 @@ impl Node {
                 return Err(error);
             }
         }
-        self.end_postgres(Stop::Fast).await?;
-        self.depose_self(wanted.to, &wanted.why).await?;
+        if self.wind_up().await {
+            self.depose_self(wanted.to, &wanted.why).await?;
+            self.end_postgres(Stop::Fast).await?;
+        } else {
+            self.end_postgres(Stop::Fast).await?;
+            self.depose_self(wanted.to, &wanted.why).await?;
+        }
         Ok(Ok(()))
+    }
+
+    /// Has Postgres stop in order, up to where only its archiver is left: the others needn't wait for that. From
+    /// then on no lease is given either, so this node may say that it serves nobody (R5).
+    async fn wind_up(&mut self) -> bool {
+        let data = self.volume.data();
+        let Some(pg) = &self.pg else { return false };
+        let done = pg.server.wind_up(&data, WIND_UP).await;
+        if done {
+            self.beats = None;
+            self.shared.lock().office = None;
+        }
+        done
     }
 
     /// Ends sessions as soon as they are in no transaction, all of them after a while, and lets nobody in.

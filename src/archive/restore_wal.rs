@@ -17,8 +17,6 @@ use crate::{
 
 /// Silence after which another node is given up.
 const ANSWER: Duration = Duration::from_millis(1500);
-/// Between two looks whether a node may still be asked; the agent is another process and can't wake this one.
-const LOOK: Duration = Duration::from_millis(50);
 /// Smallest and greatest segment that PostgreSQL can be made with, in bytes.
 const SEGMENT: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 30);
 
@@ -37,9 +35,6 @@ pub struct Args {
     /// The timelines of the pool's history; without the file WAL of any is taken.
     #[arg(long, default_value = "/var/lib/pgpool/conf/lineage.json")]
     pub lineage: PathBuf,
-    /// The nodes that may be asked, a list of indices; without the file all are.
-    #[arg(long, default_value = "/var/lib/pgpool/conf/sources.json")]
-    pub sources: PathBuf,
     /// Name of the pool.
     #[arg(long, env = "PGPOOL_POOL")]
     pub pool: String,
@@ -107,9 +102,7 @@ async fn remote(
     to: &Path,
     client: impl FnOnce() -> Result<Client, ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let known = sources(&args.sources);
-    let asked = |index: &u8| *index != args.index && known.as_ref().is_none_or(|k| k.contains(index));
-    let others: Vec<u8> = (0..args.nodes).filter(asked).collect();
+    let others: Vec<u8> = (0..args.nodes).filter(|index| *index != args.index).collect();
     let mut unheard = 0;
     if !others.is_empty() {
         let client = client()?;
@@ -118,12 +111,7 @@ async fn remote(
         for index in &others {
             let host = names::node_host(&args.pool, *index, &domain);
             let mut into = tokio::fs::File::create(to).await.map_err(ArchiveError::io(to))?;
-            let download = client.download(&host, names::AGENT_PORT, &path, ANSWER, &mut into);
-            let answer = tokio::select! {
-                answer = download => answer,
-                () = withdrawn(&args.sources, *index) => continue,
-            };
-            match answer {
+            match client.download(&host, names::AGENT_PORT, &path, ANSWER, &mut into).await {
                 Ok(length) if whole(file, length) => return Ok(()),
                 Ok(length) => {
                     tracing::warn!(host, name = file.name(), length, "not a whole WAL segment: left alone");
@@ -138,22 +126,6 @@ async fn remote(
         }
     }
     Err(ArchiveError::Missing { name: file.name().to_owned(), unheard, others: others.len() })
-}
-
-/// The nodes that this node's agent lets ask; by a list that can't be read nobody is asked for now.
-fn sources(path: &Path) -> Option<Vec<u8>> {
-    match fs::read(path) {
-        Ok(text) => Some(serde_json::from_slice(&text).unwrap_or_default()),
-        Err(error) => (error.kind() != io::ErrorKind::NotFound).then(Vec::new),
-    }
-}
-
-/// Waits until this node's agent no longer lets a node be asked: while PostgreSQL waits for a file it can neither vote
-/// nor take office.
-async fn withdrawn(path: &Path, index: u8) {
-    while sources(path).is_none_or(|known| known.contains(&index)) {
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 fn whole(file: &WalFile, length: u64) -> bool {

@@ -244,7 +244,6 @@ proptest! {
 fn arguments(archive: &Path, name: &WalFile, to: &Path) -> RestoreArgs {
     RestoreArgs {
         lineage: archive.join("lineage.json"),
-        sources: archive.join("sources.json"),
         name: name.name().to_owned(),
         to: to.to_owned(),
         archive: archive.to_owned(),
@@ -253,34 +252,6 @@ fn arguments(archive: &Path, name: &WalFile, to: &Path) -> RestoreArgs {
         index: 0,
         nodes: 3,
     }
-}
-
-#[tokio::test]
-async fn a_node_that_is_gone_holds_nothing_up_once_it_may_not_be_asked() {
-    let here = Place::new();
-    let authority = Authority::new();
-    let (identity, _client) = authority.identity("u/node/0", &[]);
-    // It takes connections and never answers.
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let host = "rain-1-0.rain-nodes.weather.svc".to_owned();
-    let book = Book::Fixed(Arc::new(HashMap::from([(host, silent.local_addr().unwrap())])));
-    let client = Client::with_book(identity, book);
-    let to = here.dir.path().join("RECOVERYXLOG");
-    let args = arguments(&here.archive(), &segment(5), &to);
-    fs::create_dir_all(here.archive()).unwrap();
-    fs::write(&args.sources, "[1]").unwrap();
-    let asks = fetch(&args, || Ok(client));
-    let withdraws = async {
-        let _taken = silent.accept().await.unwrap();
-        fs::write(&args.sources, "[]").unwrap();
-        std::future::pending::<()>().await;
-    };
-    let error = tokio::select! {
-        done = asks => done.unwrap_err(),
-        () = withdraws => unreachable!(),
-    };
-    assert!(matches!(error, ArchiveError::Missing { unheard: 0, others: 1, .. }), "{error}");
-    assert!(!to.exists());
 }
 
 #[tokio::test]
@@ -312,14 +283,6 @@ async fn a_node_takes_wal_from_itself_or_from_another() {
     };
     get(&mine).await.unwrap();
     assert_eq!(fs::read(&to).unwrap(), content);
-    let sources = here.archive().join("sources.json");
-    for nobody in ["[]", "[2]", "half a li"] {
-        fs::write(&sources, nobody).unwrap();
-        assert!(get(&theirs).await.is_err(), "{nobody}");
-    }
-    fs::write(&sources, "[1]").unwrap();
-    get(&theirs).await.unwrap();
-    fs::remove_file(&sources).unwrap();
     get(&theirs).await.unwrap();
     assert_eq!(fs::read(&to).unwrap(), other);
     fs::remove_file(&to).unwrap();

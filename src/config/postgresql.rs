@@ -34,6 +34,10 @@ pub struct Upstream {
     pub host: String,
     /// Unique by incarnation.
     pub application_name: String,
+    /// Whether WAL that the upstream has no more is looked for in the archives. An attached node has no need of it:
+    /// while `restore_command` runs, PostgreSQL's startup process notices neither a reload nor a promotion, so a
+    /// vote and a new office would wait for it (R2).
+    pub archives: bool,
 }
 
 const MEBI: u64 = 1024 * 1024;
@@ -96,6 +100,7 @@ fn owned(config: &NodeConfig) -> Vec<(&'static str, String)> {
     // As for the largest pool: a standby needs as many as its primary, and growing must restart nobody.
     let per_node = u32::from(MAX_NODES) * 2 + 8;
     let share = |part: u64, low: u64, high: u64| (config.storage_bytes / part / MEBI).clamp(low, high);
+    let archives = config.upstream.as_ref().is_some_and(|upstream| upstream.archives);
     let mut list: Vec<(&'static str, String)> = vec![
         ("listen_addresses", "*".into()),
         ("port", names::POSTGRES_PORT.to_string()),
@@ -118,7 +123,7 @@ fn owned(config: &NodeConfig) -> Vec<(&'static str, String)> {
         ("wal_receiver_status_interval", "1s".into()),
         ("wal_sender_timeout", "5s".into()),
         ("wal_receiver_timeout", "5s".into()),
-        ("wal_retrieve_retry_interval", "200ms".into()),
+        ("wal_retrieve_retry_interval", if archives { "200ms" } else { "50ms" }.into()),
         ("wal_keep_size", format!("{}MB", share(16, 32, 1024))),
         ("max_slot_wal_keep_size", format!("{}MB", share(4, 64, 64 * 1024))),
         ("max_wal_senders", per_node.to_string()),
@@ -136,8 +141,10 @@ fn owned(config: &NodeConfig) -> Vec<(&'static str, String)> {
     if let Some(upstream) = &config.upstream {
         list.push(("primary_conninfo", conninfo(upstream)));
         list.push(("primary_slot_name", names::slot(config.index)));
-        // Only with an upstream: a node that votes, or takes office, gets no WAL from anywhere (R2).
-        list.push(("restore_command", format!("{} restore-wal --name \"%f\" --to \"%p\"", names::BINARY)));
+        if upstream.archives {
+            let command = format!("{} restore-wal --name \"%f\" --to \"%p\"", names::BINARY);
+            list.push(("restore_command", command));
+        }
     }
     list
 }
@@ -183,7 +190,11 @@ mod tests {
             storage_bytes: 1024 * MEBI,
             parameters: BTreeMap::new(),
             synchronous: "2 (\"a\", \"b\")".into(),
-            upstream: Some(Upstream { host: "heron-0-0.x".into(), application_name: "pgpool_2_ab".into() }),
+            upstream: Some(Upstream {
+                host: "heron-0-0.x".into(),
+                application_name: "pgpool_2_ab".into(),
+                archives: true,
+            }),
             floors: BTreeMap::new(),
         }
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::faults::spoil;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
-use super::pool::{WHOLE, is_whole, selector, told};
+use super::pool::{WHOLE, is_whole, told};
 use super::world::{POOL, SPACE, SYSTEM, World, call, until};
 
 /// A recovery that failed is tried again after a minute, and then takes its time.
@@ -138,6 +138,9 @@ const BANDWIDTH: u64 = 4 << 20;
 /// Rows of the ballast, of 8 KiB each, that one transaction writes: every commit waits for its replay.
 const BATCH: u64 = 1024;
 
+/// The label that the Job controller sets on its pods.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+
 /// Makes copies take so long that something can happen in the middle.
 async fn slowed(world: &World) -> Outcome {
     let spec = json!({"spec": {"recovery": {"bandwidth": format!("{}Mi", BANDWIDTH >> 20)}}}).to_string();
@@ -191,15 +194,13 @@ async fn in_mid_copy(world: &World, node: u8) -> Outcome<Copy> {
                 .is_some_and(|r| r.node == node && r.stage == Copying && r.bytes > 0 && r.bytes < r.total)
         })
         .await?;
-    let list = world.pods().list(&ListParams::default().labels(&selector("recovery"))).await?;
-    // It copies already; its status comes from the kubelet a moment later.
-    let ended = |pod: &Pod| {
-        pod.status.as_ref().is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")))
-    };
-    let running = |pod: &&Pod| !ended(pod);
-    match (status.recovery, list.items.iter().find(running)) {
-        (Some(recovery), Some(pod)) => Ok(Copy { recovery, pod: pod.clone() }),
-        (recovery, _) => failed(format!("no pod of a Job runs: {recovery:?}")),
+    let Some(recovery) = status.recovery else { return failed("no recovery".to_owned()) };
+    // The pod of this recovery: one of an earlier Job may still be there, and be told as running.
+    let job = format!("{JOB_NAME}={}", names::recovery_job(POOL, node, &recovery.id));
+    let list = world.pods().list(&ListParams::default().labels(&job)).await?;
+    match list.items.into_iter().next() {
+        Some(pod) => Ok(Copy { recovery, pod }),
+        None => failed(format!("no pod of a Job runs: {recovery:?}")),
     }
 }
 
