@@ -49,7 +49,7 @@ pub fn has_child(parent: Pid, word: &str) -> bool {
     let living = children(parent.as_raw_nonzero().get(), |child| child.state != DEAD);
     living.into_iter().any(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).split(|c: char| c == '\0' || c == ' ').any(|part| part == word)
+        String::from_utf8_lossy(&line).split(['\0', ' ']).any(|part| part == word)
     })
 }
 

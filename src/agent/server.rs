@@ -212,7 +212,7 @@ impl Server {
             return false;
         }
         let wound_up = async {
-            while self.alive() && !(is_shut_down(data) && !reaper::has_child(self.pid, "walsender")) {
+            while self.alive() && (!is_shut_down(data) || reaper::has_child(self.pid, "walsender")) {
                 tokio::time::sleep(POLL).await;
             }
         };

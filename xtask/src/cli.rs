@@ -103,6 +103,8 @@ pub enum BenchCommand {
     Recovery(bench::Options),
     /// How long writes stand still when the primary is lost, and how the time is spent
     Failover(bench::FailoverOptions),
+    /// What a pool costs beside PostgreSQL's own synchronous replication, set up by hand
+    Cost(bench::CostOptions),
 }
 
 /// Commands of the cluster.

@@ -5,8 +5,10 @@
 //! `tar` over TLS, all from the same donor to the Kubernetes node of the same standby.
 
 mod copies;
+mod cost;
 mod failover;
 mod fill;
+mod peer;
 mod pool;
 mod recovery;
 mod report;
@@ -25,6 +27,7 @@ use crate::interrupt;
 use crate::programs::Programs;
 use crate::progress::{print, say, step};
 use copies::Copier;
+pub use cost::{Options as CostOptions, cost};
 pub use failover::{Options as FailoverOptions, failover};
 use pool::Pool;
 
