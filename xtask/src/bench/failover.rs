@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::pool::{DATA, NAME, Pool};
 use super::report::median;
 use super::stall::{Client, Gap};
+use super::watch::Watcher;
 use super::{NAMESPACE, on_cluster, prepare};
 use crate::cluster::faults::{self, Fault};
 use crate::cluster::{Cluster, TOLERATION};
-use crate::demo;
 use crate::error::{Result, refused};
 use crate::progress::{print, step, until_every};
 use crate::run;
@@ -90,15 +90,15 @@ fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
     pool.remove()
 }
 
-fn whole(pool: &Pool<'_>) -> Result<u8> {
-    until_every(LOOK, "a whole pool", WHOLE, || {
-        let seen = pool.json()?;
-        let attached = seen["status"]["membership"]["attached"].as_array().map_or(0, Vec::len);
-        let primary = seen["status"]["membership"]["primary"].as_u64().and_then(|p| u8::try_from(p).ok());
-        Ok(match primary {
-            Some(primary) if attached == 3 && demo::ready(&seen) => Ok(primary),
-            _ => Err(seen["status"]["conditions"].to_string()),
-        })
+/// Waits until the pool is whole, under another primary than `not`; gives the primary.
+fn whole(pool: &Pool<'_>, not: Option<u8>) -> Result<u8> {
+    let template = r#"{.status.conditions[?(@.type=="Ready")].status}|{.status.membership.attached}|{.status.membership.primary}"#;
+    let mut watcher = Watcher::start(pool, &["pgpool", NAME], template)?;
+    watcher.until(WHOLE, |line| {
+        let (ready, rest) = line.split_once('|')?;
+        let (attached, primary) = rest.split_once('|')?;
+        let all = ready == "True" && attached.split(',').count() == 3;
+        primary.parse().ok().filter(|primary| all && not != Some(*primary))
     })
 }
 
@@ -108,18 +108,25 @@ fn machine_of(pool: &Pool<'_>, pod: &str) -> Result<String> {
 }
 
 fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> Result<Turn> {
-    let mut old = whole(pool)?;
+    let mut old = whole(pool, None)?;
     if loss == Loss::Machine && machine_of(pool, &Pool::pod(old))? == client.machine {
+        let mut record = Watcher::start(pool, &["pgpoolmembership", NAME], RECORD)?;
         lose(pool, cluster, old, Loss::Pod)?;
-        taken_over(pool, old)?;
-        old = whole(pool)?;
+        record.until(WHOLE, |line| taken_over(line, old))?;
+        old = whole(pool, Some(old))?;
     }
     let machine = machine_of(pool, &Pool::pod(old))?;
     std::thread::sleep(SETTLED);
     let front_lost = loss == Loss::Machine && fronts(pool)?.contains(&machine);
     client.forget()?;
+    let mut record = Watcher::start(pool, &["pgpoolmembership", NAME], RECORD)?;
     lose(pool, cluster, old, loss)?;
-    let taken = taken_over(pool, old);
+    let taken = record.until(WHOLE, |line| taken_over(line, old));
+    drop(record);
+    if loss != Loss::Machine {
+        // Until then nothing is asked: each kubectl would take a processor from those who take over.
+        whole(pool, Some(old))?;
+    }
     let parts = taken.and_then(|(new, timeline)| parts(pool, new, timeline));
     // Writes stood still at least from the choice until the gate opened.
     let gap = match &parts {
@@ -163,26 +170,21 @@ fn lose(pool: &Pool<'_>, cluster: &Cluster, old: u8, loss: Loss) -> Result<()> {
     }
 }
 
-/// Waits until another node is in office; gives its index and the timeline of the office.
-fn taken_over(pool: &Pool<'_>, old: u8) -> Result<(u8, u64)> {
-    until_every(LOOK, "another primary", WHOLE, || {
-        let record = pool.object(&["pgpoolmembership", NAME])?;
-        let status = &record["status"];
-        let primary = status["primary"].as_u64().and_then(|p| u8::try_from(p).ok());
-        Ok(match primary {
-            Some(primary) if primary != old && status["phase"] == "Serving" => {
-                Ok((primary, status["timeline"].as_u64().unwrap_or_default()))
-            }
-            _ => Err(status.to_string()),
-        })
-    })
+/// What is seen of the record at each change.
+const RECORD: &str = "{.status.phase}|{.status.primary}|{.status.timeline}";
+
+/// The index and the timeline of another primary in office.
+fn taken_over(line: &str, old: u8) -> Option<(u8, u64)> {
+    let [phase, primary, timeline] = line.split('|').collect::<Vec<_>>().try_into().ok()?;
+    let primary = primary.parse().ok().filter(|primary| *primary != old && phase == "Serving")?;
+    Some((primary, timeline.parse().ok()?))
 }
 
 /// How the agent of the new primary says that it came into office.
 fn parts(pool: &Pool<'_>, new: u8, timeline: u64) -> Result<Vec<f64>> {
     until_every(LOOK, "the new primary to be open", WHOLE, || {
         let pod = Pool::pod(new);
-        let log = run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=400"])?)?;
+        let log = run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=2000"])?)?;
         let told = log.lines().rev().find_map(|line| {
             let value: Value = serde_json::from_str(line).ok()?;
             let fields = &value["fields"];
@@ -232,4 +234,17 @@ fn line(loss: Loss, turns: &[Turn]) -> Value {
         .collect();
     json!({ "bench": "failover", "loss": format!("{loss:?}"), "turns": each,
         "medianMs": median(turns.iter().map(|t| t.gap.millis)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_primary_in_office_is_told_from_an_election() {
+        assert_eq!(taken_over("Serving|1|4", 0), Some((1, 4)));
+        for not in ["Electing|0|3", "Electing|1|3", "Serving|0|4", "||", "Serving|1|"] {
+            assert_eq!(taken_over(not, 0), None, "{not}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod pool;
 mod recovery;
 mod report;
 mod stall;
+mod watch;
 
 use std::fs;
 

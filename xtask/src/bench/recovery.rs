@@ -1,15 +1,11 @@
 //! A whole recovery, from the annotation to the node's being attached again.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
 use super::pool::{DATA, NAME, Pool};
+use super::watch::Watcher;
 use crate::clock::Stopwatch;
-use crate::error::{Error, Result, refused};
-use crate::interrupt;
+use crate::error::{Result, refused};
 use crate::progress::{say, step, until_every};
 use crate::run;
 
@@ -19,10 +15,8 @@ const LIMIT: Duration = Duration::from_secs(1800);
 const NOTICE: Duration = Duration::from_secs(120);
 /// How often that is looked at; each look starts a kubectl.
 const LOOK: Duration = Duration::from_millis(500);
-/// How soon Ctrl-C is noticed.
-const NOTICE_INTERRUPT: Duration = Duration::from_millis(200);
 /// What is seen of the pool at each change, with `|` between.
-const SEEN: &str = r#"--output=jsonpath={.status.lastRecovery.id}|{.status.lastRecovery.succeeded}|{.status.lastRecovery.message}|{.status.lastRecovery.seconds}|{.status.recovery.id}|{.status.recovery.stage}|{.status.recovery.donor}|{.status.recovery.bytes}|{.status.recovery.total}|{.status.lastRequest.at}|{.status.lastRequest.accepted}|{.status.lastRequest.message}{"\n"}"#;
+const SEEN: &str = "{.status.lastRecovery.id}|{.status.lastRecovery.succeeded}|{.status.lastRecovery.message}|{.status.lastRecovery.seconds}|{.status.recovery.id}|{.status.recovery.stage}|{.status.recovery.donor}|{.status.recovery.bytes}|{.status.recovery.total}|{.status.lastRequest.at}|{.status.lastRequest.accepted}|{.status.lastRequest.message}";
 
 /// What a recovery took.
 #[derive(Debug, Clone)]
@@ -111,23 +105,20 @@ pub fn spoil(pool: &Pool<'_>, node: u8) -> Result<()> {
 /// Asks for a recovery and follows it to its end.
 pub fn whole(pool: &Pool<'_>, node: u8) -> Result<Whole> {
     step(&format!("recovery of node {node}"), || {
-        let mut watcher = Watcher::start(pool)?;
-        let result = follow(pool, node, &mut watcher);
-        watcher.stop();
-        result
+        follow(pool, node, &mut Watcher::start(pool, &["pgpool", NAME], SEEN)?)
     })
 }
 
 fn follow(pool: &Pool<'_>, node: u8, watcher: &mut Watcher) -> Result<Whole> {
     let watch = Stopwatch::start();
-    let before = watcher.next(watch)?;
+    let before = next(watcher, watch)?;
     let watch = Stopwatch::start();
     let request = format!("pgpool-operator.dev/recover={node}");
     run::captured(&mut pool.kubectl(&["annotate", "pgpool", NAME, &request])?)?;
     let mut stages: Vec<(String, f64)> = Vec::new();
     let (mut donor, mut tenths) = (None, 0);
     loop {
-        let seen = watcher.next(watch)?;
+        let seen = next(watcher, watch)?;
         let now = watch.elapsed().as_secs_f64();
         if let Some(why) = seen.refused.as_ref().filter(|_| seen.answered != before.answered) {
             return refused(format!("the pool refuses {request}: {why}"));
@@ -159,57 +150,11 @@ fn lengths(begun: &[(String, f64)], end: f64) -> Vec<(String, f64)> {
     begun.iter().zip(ends).map(|((stage, from), to)| (stage.clone(), to - from)).collect()
 }
 
-/// `kubectl get --watch`, whose lines come as the pool changes.
-struct Watcher {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Watcher {
-    fn start(pool: &Pool<'_>) -> Result<Self> {
-        let mut kubectl = pool.kubectl(&["get", "pgpool", NAME, "--watch", SEEN])?;
-        kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let child = kubectl.spawn();
-        let mut child = child.map_err(|source| Error::Start { command: run::shown(&kubectl), source })?;
-        let Some(out) = child.stdout.take() else { return refused("kubectl has no standard output") };
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || hand_on(out, &sender));
-        Ok(Self { child, lines })
-    }
-
-    /// The next status; fails when `watch` has gone on for too long.
-    fn next(&mut self, watch: Stopwatch) -> Result<Seen> {
-        let line = loop {
-            interrupt::check()?;
-            match self.lines.recv_timeout(NOTICE_INTERRUPT) {
-                Ok(line) => break line,
-                Err(RecvTimeoutError::Disconnected) => return refused("kubectl tells no more of the pool"),
-                Err(RecvTimeoutError::Timeout) if watch.over(LIMIT) => {
-                    let (what, last) = ("the end of the recovery".to_owned(), String::new());
-                    return Err(Error::Timeout { what, seconds: LIMIT.as_secs(), last });
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        };
-        let Some(seen) = Seen::parse(&line) else {
-            return refused(format!("kubectl said something else of the pool: {line}"));
-        };
-        Ok(seen)
-    }
-
-    fn stop(mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn hand_on(out: ChildStdout, lines: &mpsc::Sender<String>) {
-    for line in BufReader::new(out).lines() {
-        let Ok(line) = line else { return };
-        if lines.send(line).is_err() {
-            return;
-        }
+fn next(watcher: &mut Watcher, watch: Stopwatch) -> Result<Seen> {
+    let line = watcher.next(watch, LIMIT)?;
+    match Seen::parse(&line) {
+        Some(seen) => Ok(seen),
+        None => refused(format!("kubectl said something else of the pool: {line}")),
     }
 }
 
