@@ -1,4 +1,5 @@
-//! PostgreSQL's files as the agent writes them: configuration, gate, certificates.
+//! PostgreSQL's files as the agent writes them: configuration, gate, certificates. Each start of Postgres writes
+//! them anew, so that they needn't outlive a power cut.
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::server::check_config;
-use super::volume::{VolumeError, read_json, write_durably, write_json};
+use super::volume::{VolumeError, read_json, write_durably, write_json, write_whole};
 use crate::config::hba::{self, Gate};
 use crate::config::postgresql::{self, NodeConfig};
 use crate::names;
@@ -73,7 +74,7 @@ impl Conf {
             self.refused = None;
         } else if !known {
             let candidate = self.folder.join("candidate.conf");
-            write_durably(&candidate, postgresql::render(&config).as_bytes())?;
+            write_whole(&candidate, postgresql::render(&config).as_bytes())?;
             match check_config(&programs.path("postgres"), data, &candidate).await {
                 Ok(()) => {
                     write_json(&self.folder.join(ACCEPTED), &config.parameters)?;
@@ -94,7 +95,7 @@ impl Conf {
             return Ok(());
         }
         self.owed = true;
-        write_durably(&self.folder.join("postgresql.conf"), text.as_bytes())?;
+        write_whole(&self.folder.join("postgresql.conf"), text.as_bytes())?;
         self.last = Some(text);
         Ok(())
     }
@@ -106,7 +107,7 @@ impl Conf {
         if fs::read_to_string(&path).is_ok_and(|now| now == text) {
             return Ok(false);
         }
-        write_durably(&path, text.as_bytes())?;
+        write_whole(&path, text.as_bytes())?;
         Ok(true)
     }
 

@@ -138,7 +138,8 @@ pub async fn run(_: Args) -> Result<(), AgentError> {
 
     let kube = kube::Client::try_default().await.map_err(|e| AgentError::Kubernetes(Box::new(e)))?;
     let store = RecordStore::new(kube, &env.namespace, &env.pool);
-    tokio::spawn(store.clone().watch(Arc::clone(&shared.wake)));
+    let told = Arc::clone(&shared);
+    tokio::spawn(store.clone().watch(Arc::clone(&shared.wake), move |object| told.bring_news(object)));
     let volume = tokio::select! {
         volume = take_volume(&env.volume, &shared) => volume,
         _ = term.recv() => return Ok(()),

@@ -237,7 +237,10 @@ impl Node {
 
     async fn step(&mut self) -> Result<Next, StepError> {
         if self.pg.as_ref().is_some_and(|pg| !pg.server.alive()) {
-            self.postgres_ended().await?;
+            self.found_dead().await?;
+        }
+        if self.role == Role::Standby && self.pg.is_some() {
+            self.take_news()?;
         }
         if self.pg.is_none() {
             self.care().await?;
@@ -373,6 +376,34 @@ impl Node {
         } else {
             None
         })
+    }
+
+    /// Takes over a record that the watch has brought, if it is newer than the one that is known. What needs a read
+    /// made after something looks at when that was, which stays as it is.
+    fn take_news(&mut self) -> Result<(), StepError> {
+        let Some(object) = self.shared.take_news() else { return Ok(()) };
+        let Some((known, read_at)) = &self.object else { return Ok(()) };
+        let epoch = |o: &PgPoolMembership| o.status.as_ref().map_or(0, |r| r.epoch);
+        if epoch(&object) > epoch(known) {
+            let read_at = *read_at;
+            self.take(object, read_at)?;
+        }
+        Ok(())
+    }
+
+    /// Postgres has ended by itself. The others shall hear of a primary's end soon, so the record is read meanwhile.
+    async fn found_dead(&mut self) -> Result<(), StepError> {
+        if self.role != Role::Primary {
+            return self.postgres_ended().await;
+        }
+        let (store, asked) = (self.store.clone(), clock::now());
+        let read = tokio::spawn(async move { store.read().await });
+        self.postgres_ended().await?;
+        // Without an answer the next step asks again.
+        if let Ok(Ok(object)) = read.await {
+            self.take(object, asked)?;
+        }
+        Ok(())
     }
 
     /// Takes note of a Postgres that is dead. What it left running is ended before anybody hears that nobody is

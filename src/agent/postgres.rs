@@ -102,12 +102,12 @@ impl Postgres {
     }
 
     /// Has Postgres read its files again and waits until it has: a session that is opened afterwards shows the
-    /// time of the load, and the postmaster reads pg_hba.conf in the same step.
+    /// time of the load, by the same clock, and the postmaster reads pg_hba.conf in the same step.
     pub async fn reload(&self) -> Result<(), PostgresError> {
-        let before = load_time().await?;
+        let asked = clock::timestamp().as_microsecond();
         self.server.reload()?;
         let deadline = clock::now().after(RELOAD_LIMIT);
-        while load_time().await? <= before {
+        while load_time().await? < asked {
             if clock::now() > deadline {
                 return Err(PostgresError::ReloadLate);
             }
@@ -130,7 +130,10 @@ impl Postgres {
         self.gate = None;
         conf.write_gate(Gate::Shut)?;
         self.reload().await?;
-        let client = sql::connect("postgres").await?;
+        let client = match self.client().await {
+            Some(client) => client,
+            None => Arc::new(sql::connect("postgres").await?),
+        };
         // A session that is still logging in has no user yet: it is ended too.
         let text = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                     WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM 'postgres'";

@@ -323,11 +323,14 @@ impl Node {
         let Some((object, _)) = self.object.clone() else { return Ok(()) };
         let before = object.status.clone();
         self.stale = true;
-        let outcome = self.store.write(&object, record).await;
-        self.read_record().await?;
-        match outcome {
-            Ok(_) | Err(RecordError::Conflict) => {}
-            Err(error) => return Err(error.into()),
+        match self.store.write(&object, record).await {
+            // As good as a read: it is what the API server had at the moment of the write.
+            Ok(written) => self.take(written, clock::now())?,
+            Err(RecordError::Conflict) => self.read_record().await?,
+            Err(error) => {
+                self.read_record().await?;
+                return Err(error.into());
+            }
         }
         self.note_removed(before.as_ref());
         Ok(())

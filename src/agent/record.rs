@@ -1,9 +1,10 @@
-//! The record, as the Kubernetes API has it: consistent reads, a watch that only wakes, compare-and-swap.
+//! The record, as the Kubernetes API has it: consistent reads, a watch that wakes, compare-and-swap.
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::{Api, PostParams};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -76,13 +77,15 @@ impl RecordStore {
         }
     }
 
-    /// Wakes `changed` whenever the object may have changed, for ever.
-    pub async fn watch(self, changed: Arc<Notify>) {
+    /// Hands each version of the object on and wakes `changed` whenever there may be a newer one, for ever.
+    pub async fn watch(self, changed: Arc<Notify>, news: impl Fn(PgPoolMembership)) {
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let mut events = watcher(self.api, config).default_backoff().boxed();
         while let Some(event) = events.next().await {
-            if let Err(error) = event {
-                tracing::debug!(%error, "watch of the record");
+            match event {
+                Ok(Event::Apply(object) | Event::InitApply(object)) => news(object),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "watch of the record"),
             }
             changed.notify_one();
         }

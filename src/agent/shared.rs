@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::election::Probe;
 use super::env::Env;
-use crate::api::v1alpha1::{Member, Record};
+use crate::api::v1alpha1::{Member, PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::membership::election::Heard;
 use crate::membership::handover::Answers;
@@ -26,6 +26,8 @@ pub struct Shared {
     client: Mutex<Option<Arc<Client>>>,
     inner: Mutex<Inner>,
     pub(super) probe: Mutex<Probe>,
+    /// The last version of the object that the watch has brought, until the driver takes it.
+    news: Mutex<Option<PgPoolMembership>>,
     version: watch::Sender<u64>,
 }
 
@@ -128,6 +130,7 @@ impl Shared {
             client: Mutex::new(None),
             inner: Mutex::new(inner),
             probe: Mutex::new(Probe::default()),
+            news: Mutex::new(None),
             version: watch::channel(0).0,
         })
     }
@@ -135,6 +138,16 @@ impl Shared {
     /// The state. A panic elsewhere can't leave it half written: each section writes whole values.
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The watch has brought a version of the object.
+    pub fn bring_news(&self, object: PgPoolMembership) {
+        *self.news.lock().unwrap_or_else(PoisonError::into_inner) = Some(object);
+    }
+
+    /// What the watch has brought last, once.
+    pub fn take_news(&self) -> Option<PgPoolMembership> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The driver's session, for the handlers' questions.

@@ -9,7 +9,7 @@ use super::node::{Next, Node, StepError};
 use super::postgres::Postgres;
 use super::record::RecordError;
 use super::volume::{VolumeError, read_json, write_json};
-use crate::api::v1alpha1::{Member, MembershipSpec, Phase};
+use crate::api::v1alpha1::{Member, MembershipSpec, PgPoolMembership, Phase};
 use crate::clock;
 use crate::membership::handover::Handover;
 use crate::membership::joining::{self, ControlData, JoinView};
@@ -45,6 +45,9 @@ impl Node {
         }
         let file = self.volume.node()?;
         self.note_copy(file.as_ref());
+        if self.has_left_office(&object, file.as_ref())? {
+            return self.depose_self(None, "its Postgres has ended").await;
+        }
         let (control, join) = match &file {
             Some(_) if self.volume.has_data() => self.examine(object.status.as_ref()).await?,
             _ => (None, Join::Unknown),
@@ -64,6 +67,23 @@ impl Node {
         };
         let start = decide(&view);
         self.carry_out(start, &object.spec, file).await
+    }
+
+    /// Whether the word is to be given (R5): that waits for no look at the data.
+    fn has_left_office(&self, object: &PgPoolMembership, file: Option<&NodeFile>) -> Result<bool, StepError> {
+        let view = StartView {
+            me: self.me(),
+            spec: &object.spec,
+            record: object.status.as_ref(),
+            file,
+            data: self.volume.data().exists(),
+            timeline: None,
+            standby: false,
+            ended: self.ended && !self.stale,
+            word: self.word()?,
+            join: &Join::Unknown,
+        };
+        Ok(decide(&view) == Start::Depose)
     }
 
     async fn carry_out(

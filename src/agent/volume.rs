@@ -64,6 +64,12 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), VolumeError> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
+/// Writes a file that is whole or not there for whoever reads it; a power cut may take it.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), VolumeError> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, path)).map_err(file_error(path))
+}
+
 /// Reads a JSON file; none when it isn't there.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, VolumeError> {
     match fs::read(path) {

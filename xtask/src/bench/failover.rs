@@ -184,7 +184,8 @@ fn taken_over(line: &str, old: u8) -> Option<(u8, u64)> {
 fn parts(pool: &Pool<'_>, new: u8, timeline: u64) -> Result<Vec<f64>> {
     until_every(LOOK, "the new primary to be open", WHOLE, || {
         let pod = Pool::pod(new);
-        let log = run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=2000"])?)?;
+        let log =
+            run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=2000"])?)?;
         let told = log.lines().rev().find_map(|line| {
             let value: Value = serde_json::from_str(line).ok()?;
             let fields = &value["fields"];
