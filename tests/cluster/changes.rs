@@ -2,11 +2,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Container;
 use kube::ResourceExt as _;
 use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
 use super::harness::{Outcome, ensure};
+use super::install;
 use super::load;
 use super::pool::{NODES, WHOLE, attached};
 use super::world::{POOL, World, until};
@@ -54,10 +56,8 @@ pub async fn fence(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// Every pod is made anew, one at a time; the pool goes on.
-pub async fn restart(world: &World) -> Outcome {
-    let before = uids(world).await?;
-    world.ask_for("restart", "now").await?;
+/// Waits until every pod is another, and the pool is unharmed.
+async fn rolled(world: &World, before: &BTreeMap<u8, String>) -> Outcome {
     until("every pod to be another", ROLLED, || async {
         let now = uids(world).await?;
         let old: Vec<&u8> =
@@ -66,6 +66,51 @@ pub async fn restart(world: &World) -> Outcome {
     })
     .await?;
     load::unharmed(world).await
+}
+
+/// Every pod is made anew, one at a time; the pool goes on.
+pub async fn restart(world: &World) -> Outcome {
+    let before = uids(world).await?;
+    world.ask_for("restart", "now").await?;
+    rolled(world, &before).await
+}
+
+/// What the containers of a node's pod run: the init container's image, PostgreSQL's, and its request of memory.
+async fn runs(world: &World, node: u8) -> Outcome<[String; 3]> {
+    let pod = world.pods().get(&names::node_pod(POOL, node)).await?;
+    let spec = pod.spec.unwrap_or_default();
+    let image = |c: Option<&Container>| c.and_then(|c| c.image.clone()).unwrap_or_default();
+    let postgres = spec.containers.iter().find(|c| c.name == "postgres");
+    let requests = postgres.and_then(|c| c.resources.as_ref()?.requests.as_ref());
+    let memory = requests.and_then(|r| r.get("memory")).map(|q| q.0.clone()).unwrap_or_default();
+    Ok([image(spec.init_containers.unwrap_or_default().first()), image(postgres), memory])
+}
+
+/// Another image and other resources reach every pod, one at a time.
+pub async fn image(world: &World) -> Outcome {
+    let before = uids(world).await?;
+    patch(world, r#"{"image":"docker.io/library/postgres:17","resources":{"requests":{"memory":"96Mi"}}}"#)
+        .await?;
+    rolled(world, &before).await?;
+    for node in NODES {
+        let [_, image, memory] = runs(world, node).await?;
+        ensure(image == "docker.io/library/postgres:17" && memory == "96Mi", || format!("{image} {memory}"))?;
+    }
+    Ok(())
+}
+
+/// The operator is upgraded to another image: so is the agent of every node, one at a time.
+pub async fn operator(world: &World) -> Outcome {
+    for tag in ["next", "dev"] {
+        let before = uids(world).await?;
+        install::helm_with(world, &[&format!("image.tag={tag}")]).await?;
+        rolled(world, &before).await?;
+        for node in NODES {
+            let [agent, ..] = runs(world, node).await?;
+            ensure(agent.ends_with(&format!(":{tag}")), || format!("node {node} has the agent of {agent}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// A parameter that needs a restart, and is lowered: the primary first, or no standby could replay.

@@ -123,6 +123,8 @@ fn another_primary() -> Vec<Step> {
         step("changes::another_primary", |w| Box::pin(changes::switchover(w))),
         step("changes::a_fenced_node", |w| Box::pin(changes::fence(w))),
         step("changes::every_pod_anew", |w| Box::pin(changes::restart(w))),
+        step("changes::another_image_and_other_resources", |w| Box::pin(changes::image(w))),
+        step("changes::another_operator", |w| Box::pin(changes::operator(w))),
         step("changes::a_parameter_that_needs_a_restart", |w| Box::pin(changes::parameter(w))),
         step("changes::a_node_less_and_one_more", |w| Box::pin(changes::scale(w))),
         step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),

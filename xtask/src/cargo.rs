@@ -31,9 +31,21 @@ pub fn command(subcommand: &str) -> Command {
     cargo
 }
 
+/// How programs are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// As the tests are: built soon, and once for all of them.
+    Dev,
+    /// As users run them: takes longer to build, and less of the processors.
+    Release,
+}
+
 /// Builds the programs of [`SELECTION`]; gives the name and the file of each.
-pub fn build_programs() -> Result<Vec<(String, PathBuf)>> {
+pub fn build_programs(profile: Profile) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = command("build");
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
     cargo
         .args(SELECTION)
         .args(["--bins", "--message-format=json-render-diagnostics"])

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::cargo::Profile;
 use crate::clock::Stopwatch;
 use crate::cluster::{self, Cluster, TOLERATION};
 use crate::error::{Error, Result, refused};
@@ -92,13 +93,13 @@ pub fn up(target: &Target) -> Result<()> {
         Target::Embedded(cluster) => {
             cluster::up(cluster, TOLERATION)?;
             let programs = Programs::build()?;
-            let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot))?;
+            let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Dev))?;
             step("images into the nodes", || cluster::load(cluster, &own))? > 0
         }
         Target::Context(context) => {
             host::need_packages()?;
             let programs = Programs::build()?;
-            let own = step("images", || images::of_the_checkout(&programs, Form::Whole))?;
+            let own = step("images", || images::of_the_checkout(&programs, Form::Whole, Profile::Release))?;
             say(format!("the nodes of {context} need these images (`ctr -n k8s.io images import FILE`, or"));
             say("`kind load image-archive FILE`); pods wait until they have them:");
             for image in &own {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::pool::{DATA, NAME, Pool};
@@ -27,7 +28,10 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// How often it is looked at; each look starts a kubectl.
 const LOOK: Duration = Duration::from_millis(500);
 /// Parts of a gap, as the new primary's agent names them.
-const PARTS: [&str; 4] = ["detection_ms", "election_ms", "promotion_ms", "opening_ms"];
+const PARTS: [&str; 3] = ["election_ms", "promotion_ms", "opening_ms"];
+/// All parts: what comes before the chosen node knows of an election (the end of the old primary, and detecting it),
+/// those of the agent, and what comes after it has opened (the front, and the client's coming back).
+const NAMES: [&str; 5] = ["before", "election", "promotion", "opening", "front"];
 
 /// How the primary is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,8 +66,25 @@ pub struct Options {
 #[derive(Debug, Clone)]
 struct Turn {
     gap: Gap,
+    /// Milliseconds, in the order of [`NAMES`].
     parts: Vec<f64>,
     front_lost: bool,
+}
+
+/// What the new primary's agent says of its coming into office.
+struct Office {
+    /// Milliseconds, in the order of [`PARTS`].
+    parts: Vec<f64>,
+    /// When it was open, in milliseconds since 1970.
+    open: f64,
+}
+
+/// The parts of a gap. All clocks are the one of this machine.
+fn split(gap: &Gap, office: &Office) -> Vec<f64> {
+    let front = gap.end - office.open;
+    let told: f64 = office.parts.iter().sum();
+    let before = gap.millis - told - front;
+    [before].into_iter().chain(office.parts.iter().copied()).chain([front]).collect()
 }
 
 /// Measures and prints.
@@ -127,17 +148,17 @@ fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> 
         // Until then nothing is asked: each kubectl would take a processor from those who take over.
         whole(pool, Some(old))?;
     }
-    let parts = taken.and_then(|(new, timeline)| parts(pool, new, timeline));
+    let office = taken.and_then(|(new, timeline)| office(pool, new, timeline));
     // Writes stood still at least from the choice until the gate opened.
-    let gap = match &parts {
-        Ok(parts) => client.longest(parts.iter().skip(2).sum()),
+    let gap = match &office {
+        Ok(office) => client.longest(office.parts.iter().skip(1).sum()),
         Err(_) => refused("nobody took over"),
     };
     if loss == Loss::Machine {
         faults::make(cluster, &Fault::Start { node: machine, service: None }, TOLERATION)?;
     }
-    let (parts, gap) = (parts?, gap?);
-    Ok(Turn { gap, parts, front_lost })
+    let (office, gap) = (office?, gap?);
+    Ok(Turn { parts: split(&gap, &office), gap, front_lost })
 }
 
 /// The machines of the fronts.
@@ -181,33 +202,32 @@ fn taken_over(line: &str, old: u8) -> Option<(u8, u64)> {
 }
 
 /// How the agent of the new primary says that it came into office.
-fn parts(pool: &Pool<'_>, new: u8, timeline: u64) -> Result<Vec<f64>> {
+fn office(pool: &Pool<'_>, new: u8, timeline: u64) -> Result<Office> {
     until_every(LOOK, "the new primary to be open", WHOLE, || {
         let pod = Pool::pod(new);
         let log =
             run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=2000"])?)?;
-        let told = log.lines().rev().find_map(|line| {
-            let value: Value = serde_json::from_str(line).ok()?;
-            let fields = &value["fields"];
-            (fields["message"] == "took office" && fields["timeline"] == timeline).then(|| fields.clone())
-        });
-        Ok(match told {
-            Some(fields) => Ok(PARTS.iter().map(|part| fields[part].as_f64().unwrap_or(f64::NAN)).collect()),
-            None => Err(format!("{pod} has not said so")),
-        })
+        let told = log.lines().rev().find_map(|line| told_of(line, timeline));
+        Ok(told.ok_or_else(|| format!("{pod} has not said so")))
     })
+}
+
+/// A line of the agent's log that tells of the office of a timeline.
+fn told_of(line: &str, timeline: u64) -> Option<Office> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let fields = &value["fields"];
+    if fields["message"] != "took office" || fields["timeline"] != timeline {
+        return None;
+    }
+    let at: Timestamp = value["timestamp"].as_str()?.parse().ok()?;
+    let parts = PARTS.iter().map(|part| fields[part].as_f64().unwrap_or(f64::NAN)).collect();
+    Some(Office { parts, open: at.as_duration().as_millis_f64() })
 }
 
 fn table(loss: Loss, turns: &[Turn]) -> String {
     let each: Vec<String> = turns.iter().map(|t| format!("{:.0}", t.gap.millis)).collect();
-    let parts: Vec<String> = PARTS
-        .iter()
-        .enumerate()
-        .map(|(i, part)| {
-            let name = part.trim_end_matches("_ms");
-            format!("{name} {:.0}", median(turns.iter().map(|t| t.parts[i])))
-        })
-        .collect();
+    let part = |(i, name): (usize, &&str)| format!("{name} {:.0}", median(turns.iter().map(|t| t.parts[i])));
+    let parts: Vec<String> = NAMES.iter().enumerate().map(part).collect();
     let of = |with: bool| {
         let some: Vec<f64> = turns.iter().filter(|t| t.front_lost == with).map(|t| t.gap.millis).collect();
         format!("{:.0} ms of {}", median(some.iter().copied()), some.len())
@@ -247,5 +267,15 @@ mod tests {
         for not in ["Electing|0|3", "Electing|1|3", "Serving|0|4", "||", "Serving|1|"] {
             assert_eq!(taken_over(not, 0), None, "{not}");
         }
+    }
+
+    #[test]
+    fn what_the_agent_does_not_tell_comes_before_and_after_it() {
+        let line = r#"{"timestamp":"1970-01-01T00:00:02.900Z","fields":{"message":"took office","timeline":4,
+            "election_ms":100,"promotion_ms":200,"opening_ms":50}}"#;
+        assert!(told_of(line, 3).is_none());
+        let office = told_of(line, 4).unwrap();
+        let gap = Gap { millis: 1000.0, end: 2930.0, told: Vec::new() };
+        assert_eq!(split(&gap, &office), [620.0, 100.0, 200.0, 50.0, 30.0]);
     }
 }

@@ -19,6 +19,7 @@ use std::fs;
 
 use clap::Args;
 
+use crate::cargo::Profile;
 use crate::clock::Stopwatch;
 use crate::cluster::{self, Cluster, TOLERATION};
 use crate::demo::{self, Target};
@@ -101,7 +102,7 @@ fn forget(cluster: Cluster) -> Result<()> {
 fn prepare(cluster: &Cluster) -> Result<Target> {
     cluster::up(cluster, TOLERATION)?;
     let programs = Programs::build()?;
-    let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot))?;
+    let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Release))?;
     let fresh = step("images into the nodes", || cluster::load(cluster, &own))? > 0;
     let target = Target::Embedded(Cluster::named(cluster.name())?);
     step("operator", || demo::install(&target, fresh))?;

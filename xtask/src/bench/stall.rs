@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Gap {
     /// Its length.
     pub millis: f64,
+    /// Its end, in milliseconds since 1970.
+    pub end: f64,
     /// What the client was told in it.
     pub told: Vec<String>,
 }
@@ -38,7 +40,7 @@ pub struct Client<'p> {
 fn parse(line: &str) -> Option<Gap> {
     let value: Value = serde_json::from_str(line).ok()?;
     let told = value["told"].as_array()?.iter().filter_map(|t| t.as_str().map(str::to_owned)).collect();
-    Some(Gap { millis: value["stallMs"].as_f64()?, told })
+    Some(Gap { millis: value["stallMs"].as_f64()?, end: value["to"].as_f64()? / 1000.0, told })
 }
 
 impl<'p> Client<'p> {
@@ -109,6 +111,7 @@ mod tests {
     fn a_line_of_the_client_is_a_gap() {
         let gap = parse(r#"{"stallMs":512,"from":1,"to":2,"told":["57P01: x"]}"#).unwrap();
         assert!((gap.millis - 512.0).abs() < 1e-9 && gap.told == ["57P01: x"]);
+        assert!((gap.end - 0.002).abs() < 1e-9);
         assert!(parse("something else").is_none());
     }
 }

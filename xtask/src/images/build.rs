@@ -79,15 +79,17 @@ pub const CLUSTER: [Recipe; 7] = [
     },
 ];
 
+const OPERATOR: Recipe = Recipe {
+    name: "pgpool-operator",
+    root: Some(BASE),
+    program: Some((From::Cargo, "pgpool-operator", "/usr/local/bin/pgpool-operator")),
+    user: Some(NOBODY),
+    ..PLAIN
+};
+
 /// See [`super::of_the_checkout`].
 pub const CHECKOUT: [Recipe; 2] = [
-    Recipe {
-        name: "pgpool-operator",
-        root: Some(BASE),
-        program: Some((From::Cargo, "pgpool-operator", "/usr/local/bin/pgpool-operator")),
-        user: Some(NOBODY),
-        ..PLAIN
-    },
+    OPERATOR,
     Recipe {
         name: "pgpool-workload",
         root: Some(POSTGRES_17),
@@ -96,6 +98,9 @@ pub const CHECKOUT: [Recipe; 2] = [
         ..PLAIN
     },
 ];
+
+/// See [`super::of_the_next_release`].
+pub const NEXT: Recipe = Recipe { tag: "next", ..OPERATOR };
 
 impl Recipe {
     /// Builds an image that needs no Rust program.

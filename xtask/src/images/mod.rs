@@ -10,6 +10,7 @@ mod store;
 
 use std::path::PathBuf;
 
+use crate::cargo::Profile;
 use crate::error::Result;
 use crate::programs::Programs;
 use crate::progress::{say, step};
@@ -38,12 +39,20 @@ pub fn of_the_cluster(programs: &Programs) -> Result<Vec<Image>> {
 }
 
 /// The images of the programs in this checkout.
-pub fn of_the_checkout(programs: &Programs, form: Form) -> Result<Vec<Image>> {
+pub fn of_the_checkout(programs: &Programs, form: Form, profile: Profile) -> Result<Vec<Image>> {
     host::need_packages()?;
-    let built = cargo::build_programs()?;
+    let built = cargo::build_programs(profile)?;
     let dir = paths::cache("images")?;
     let _lock = paths::lock(&dir)?;
     build::CHECKOUT.iter().map(|recipe| recipe.build_from(&dir, programs, &built, form)).collect()
+}
+
+/// The operator's image once more, under another tag: what an upgrade of the operator changes in the pods.
+pub fn of_the_next_release(programs: &Programs, form: Form) -> Result<Image> {
+    let built = cargo::build_programs(Profile::Dev)?;
+    let dir = paths::cache("images")?;
+    let _lock = paths::lock(&dir)?;
+    build::NEXT.build_from(&dir, programs, &built, form)
 }
 
 /// `cargo xtask images`: builds all, and says what came out. Gives the images of this checkout.
@@ -52,7 +61,9 @@ pub fn build_all(form: Form) -> Result<Vec<Image>> {
     let programs = Programs::build()?;
     let mut images = of_the_cluster(&programs)?;
     step("image store", || Store::prepare(&images).map(drop))?;
-    let own = step("images of this checkout", || of_the_checkout(&programs, form))?;
+    // What goes to another cluster is for use.
+    let profile = if form == Form::Whole { Profile::Release } else { Profile::Dev };
+    let own = step("images of this checkout", || of_the_checkout(&programs, form, profile))?;
     images.extend(own.iter().cloned());
     for image in &images {
         say(format!("  {:<40} sha256:{:.12}  {}", image.name, image.digest, image.tar.display()));

@@ -5,6 +5,7 @@ mod tally;
 
 use clap::ValueEnum;
 
+use crate::cargo::Profile;
 use crate::clock::Stopwatch;
 use crate::cluster::{self, Cluster, TOLERATION};
 use crate::error::Result;
@@ -104,7 +105,8 @@ fn bring_up(cluster: &Cluster) -> Result<()> {
         cluster::down(cluster)?;
         cluster::up(cluster, TOLERATION)?;
         let programs = Programs::build()?;
-        let own = images::of_the_checkout(&programs, Form::WithoutRoot)?;
+        let mut own = images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Dev)?;
+        own.push(images::of_the_next_release(&programs, Form::WithoutRoot)?);
         cluster::load(cluster, &own).map(drop)
     })
 }
