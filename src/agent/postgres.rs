@@ -32,7 +32,7 @@ pub enum PostgresError {
 }
 
 /// Between two looks at a Postgres that is starting or reloading.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(5);
 /// Longest time that a reload may take.
 const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// Time for which every session is refused after which the data counts as unreadable.
@@ -102,7 +102,8 @@ impl Postgres {
     }
 
     /// Has Postgres read its files again and waits until it has: a session that is opened afterwards shows the
-    /// time of the load, by the same clock, and the postmaster reads pg_hba.conf in the same step.
+    /// time of the load, by the same clock, and the postmaster reads pg_hba.conf in the same step. A session that was
+    /// there before would not do: the postmaster tells it before it tells the startup process.
     pub async fn reload(&self) -> Result<(), PostgresError> {
         let asked = clock::timestamp().as_microsecond();
         self.server.reload()?;
