@@ -7,7 +7,7 @@ use crate::clock;
 use crate::messages::Role;
 
 /// Tries to say that this primary has stopped, should others write the record meanwhile.
-const WORDS: usize = 5;
+pub(super) const WORDS: usize = 5;
 
 impl Node {
     /// Stops Postgres because the pod is going. A standby first gets itself out of the record, so that nobody

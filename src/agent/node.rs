@@ -19,6 +19,7 @@ use super::record::{RecordError, RecordStore};
 use super::server::Files;
 use super::shared::Shared;
 use super::sql::SqlError;
+use super::standby::Stuck;
 use super::volume::{Volume, VolumeError};
 use crate::api::v1alpha1::{Member, PgPoolMembership, Phase, Record};
 use crate::clock::{self, Moment};
@@ -116,7 +117,7 @@ pub struct Node {
     pub(super) failed_starts: u32,
     pub(super) retry_at: Moment,
     /// Since when a standby gets no WAL, by the streaming protocol or from an archive.
-    pub(super) stuck: Option<(Moment, Option<u64>)>,
+    pub(super) stuck: Option<Stuck>,
     /// A standby that gets no WAL has been stopped once for a look at its files.
     pub(super) looked_again: bool,
     pub(super) slots_at: Moment,
@@ -382,16 +383,14 @@ impl Node {
     /// made after something looks at when that was, which stays as it is.
     fn take_news(&mut self) -> Result<(), StepError> {
         let Some(object) = self.shared.take_news() else { return Ok(()) };
-        let Some((known, read_at)) = &self.object else { return Ok(()) };
         let epoch = |o: &PgPoolMembership| o.status.as_ref().map_or(0, |r| r.epoch);
-        if epoch(&object) > epoch(known) {
-            let read_at = *read_at;
-            self.take(object, read_at)?;
+        match &self.object {
+            Some((known, read_at)) if epoch(&object) > epoch(known) => self.take(object, *read_at),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// Postgres has ended by itself. The others shall hear of a primary's end soon, so the record is read meanwhile.
+    /// Postgres has ended by itself. Others shall hear of a primary's end soon: the record is read meanwhile.
     async fn found_dead(&mut self) -> Result<(), StepError> {
         if self.role != Role::Primary {
             return self.postgres_ended().await;
@@ -399,10 +398,11 @@ impl Node {
         let (store, asked) = (self.store.clone(), clock::now());
         let read = tokio::spawn(async move { store.read().await });
         self.postgres_ended().await?;
-        // Without an answer the next step asks again.
         if let Ok(Ok(object)) = read.await {
-            self.take(object, asked)?;
+            return self.take(object, asked);
         }
+        // An API that hangs is not waited for twice.
+        self.next_read = clock::now().after(READ_AGAIN);
         Ok(())
     }
 

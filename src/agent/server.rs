@@ -204,15 +204,15 @@ impl Server {
     }
 
     /// Asks Postgres to stop in order, and waits until nothing of it can serve anybody any more: its control file
-    /// says that it is shut down, which comes after the last session has ended, and no walsender is left, so that
-    /// the standbys have all there is. What may go on is the archiver (PostgreSQL source, `postmaster.c`,
+    /// says that it is shut down, which comes after the last session has ended, and these walsenders are gone, so
+    /// that their standbys have all there is. What may go on is the archiver (PostgreSQL source, `postmaster.c`,
     /// PM_SHUTDOWN_2; from 18 on PM_WAIT_XLOG_ARCHIVAL). False when it did not get there within `limit`.
-    pub async fn wind_up(&self, data: &Path, limit: Duration) -> bool {
+    pub async fn wind_up(&self, data: &Path, senders: &[i32], limit: Duration) -> bool {
         if self.signal(Signal::INT).is_err() {
             return false;
         }
         let wound_up = async {
-            while self.alive() && (!is_shut_down(data) || reaper::has_child(self.pid, "walsender")) {
+            while self.alive() && (!is_shut_down(data) || reaper::has_child(self.pid, senders)) {
                 tokio::time::sleep(POLL).await;
             }
         };

@@ -8,7 +8,7 @@ use super::node::{Next, Node, StepError};
 use super::observe;
 use super::server::Stop;
 use crate::api::v1alpha1::{Phase, Record};
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::membership::standby::{StandbyAction, StandbyView, next};
 use crate::messages::{Join, Role, Standing};
 
@@ -18,6 +18,17 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Slots and parameters are looked at this often.
 const HOUSE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a standby has got no WAL.
+#[derive(Clone, Copy, Debug)]
+pub struct Stuck {
+    /// Since when.
+    since: Moment,
+    /// How far it had applied then.
+    replay: Option<u64>,
+    /// Whether that was long enough to look in the archives.
+    lacks_wal: bool,
+}
 
 impl Node {
     /// One look at a running standby.
@@ -78,6 +89,8 @@ impl Node {
         let attached = self.shared.lock().attached();
         let office = Some((record.primary, record.timeline));
         if record.phase == Phase::Electing {
+            // The time of an election, in which nobody gives WAL, says nothing of the primary that comes of it.
+            self.stuck = None;
             let voter = record.primary != self.me();
             return match (attached, voter) {
                 (true, true) => Ok(Some(self.vote_as_standby(record, client).await?)),
@@ -99,8 +112,6 @@ impl Node {
         // Before anything is fetched from an archive: the old primary's may go past the fork.
         self.extend_lineage(record)?;
         self.followed = office;
-        // The time of an election, in which nobody gives WAL, says nothing of the new primary.
-        self.stuck = None;
         Ok(None)
     }
 
@@ -210,17 +221,22 @@ impl Node {
     /// it is time to look at its files again: they may say at once what else is only found out by waiting.
     fn notice_stuck(&mut self, streaming: bool, replay: Option<u64>) -> bool {
         let now = clock::now();
-        let moving = self.stuck.is_none_or(|(_, last)| last != replay);
+        let moving = self.stuck.is_none_or(|stuck| stuck.replay != replay);
         let primary_beats = self.shared.lock().beaten_lately(now);
         if streaming || moving || !primary_beats {
-            self.stuck = Some((now, replay));
+            // WAL from an archive moves it too: that goes on until the stream is there.
+            let lacks_wal = !streaming && self.lacks_wal();
+            self.stuck = Some(Stuck { since: now, replay, lacks_wal });
             if streaming {
                 self.set_join(Join::Proved);
                 self.looked_again = false;
             }
             return false;
         }
-        let since = self.stuck.map_or(now, |(at, _)| at);
+        let since = self.stuck.map_or(now, |stuck| stuck.since);
+        if let Some(stuck) = &mut self.stuck {
+            stuck.lacks_wal |= now.since(since) > LOOK_AGAIN_AFTER;
+        }
         let mut inner = self.shared.lock();
         if inner.attached() {
             return false;
@@ -234,7 +250,7 @@ impl Node {
 
     /// The primary is there, and for a while no WAL has come from it: it may have been removed there.
     pub(super) fn lacks_wal(&self) -> bool {
-        self.stuck.is_some_and(|(since, _)| clock::now().since(since) > LOOK_AGAIN_AFTER)
+        self.stuck.is_some_and(|stuck| stuck.lacks_wal)
     }
 
     /// The copy that a recovery replaced is kept until the new one is attached.

@@ -247,6 +247,7 @@ impl Node {
         let data = self.volume.data();
         self.conf.forget_alter_system(&data)?;
         self.write_signal(role)?;
+        self.stuck = None;
         let Some(config) = self.config(&member, role) else { return Ok(Next::Wait) };
         self.conf.write(config, &programs, &data).await?;
         let pg = Postgres::start(&programs.path("postgres"), &self.files(), &self.conf)?;
@@ -254,7 +255,6 @@ impl Node {
         self.begin(role, &pg)?;
         self.pg = Some(pg);
         self.role = role;
-        self.stuck = None;
         Ok(Next::Again)
     }
 

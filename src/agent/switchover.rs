@@ -3,11 +3,13 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::finish::WORDS;
 use super::node::{Next, Node, StepError};
 use super::server::Stop;
 use super::{observe, sql};
 use crate::api::v1alpha1::{Phase, Record};
 use crate::clock;
+use crate::membership::names::application_name;
 use crate::messages::RefusedHandover;
 
 /// Longest time for open transactions to end before their sessions are ended.
@@ -113,22 +115,46 @@ impl Node {
                 return Err(error);
             }
         }
-        if self.wind_up().await {
-            self.depose_self(wanted.to, &wanted.why).await?;
+        let senders = self.senders(client).await?;
+        if self.wind_up(&senders).await {
+            let told = self.give_word(wanted).await;
+            // Whatever came of that: what is left of Postgres is ended, or nobody would.
             self.end_postgres(Stop::Fast).await?;
+            told?;
         } else {
             self.end_postgres(Stop::Fast).await?;
-            self.depose_self(wanted.to, &wanted.why).await?;
+            self.give_word(wanted).await?;
         }
         Ok(Ok(()))
     }
 
+    /// The walsenders of the attached standbys, by their pids.
+    async fn senders(&self, client: &Client) -> Result<Vec<i32>, StepError> {
+        let attached = self.record().map(|record| record.attached.clone()).unwrap_or_default();
+        let names: Vec<String> = attached.iter().map(application_name).collect();
+        let text = "SELECT pid FROM pg_stat_replication WHERE application_name = ANY($1)";
+        let rows = sql::within(client.query(text, &[&names])).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Gives the word, also where somebody else writes the object meanwhile.
+    async fn give_word(&mut self, wanted: &Wanted) -> Result<(), StepError> {
+        for _ in 0..WORDS {
+            let me = self.me();
+            if !self.record().is_some_and(|r| r.phase == Phase::Serving && r.primary == me) {
+                break;
+            }
+            self.depose_self(wanted.to, &wanted.why).await?;
+        }
+        Ok(())
+    }
+
     /// Has Postgres stop in order, up to where only its archiver is left: the others needn't wait for that. From
     /// then on no lease is given either, so this node may say that it serves nobody (R5).
-    async fn wind_up(&mut self) -> bool {
+    async fn wind_up(&mut self, senders: &[i32]) -> bool {
         let data = self.volume.data();
         let Some(pg) = &self.pg else { return false };
-        let done = pg.server.wind_up(&data, WIND_UP).await;
+        let done = pg.server.wind_up(&data, senders, WIND_UP).await;
         if done {
             self.beats = None;
             self.shared.lock().office = None;

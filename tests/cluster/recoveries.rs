@@ -15,7 +15,7 @@ use serde_json::json;
 use super::faults::spoil;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
-use super::pool::{WHOLE, is_whole, told};
+use super::pool::{NODES, WHOLE, is_whole, told};
 use super::world::{POOL, SPACE, SYSTEM, World, call, until};
 
 /// A recovery that failed is tried again after a minute, and then takes its time.
@@ -155,6 +155,13 @@ async fn slowed(world: &World) -> Outcome {
              FROM generate_series(0, 255) i) FROM generate_series({begin}, {begin} + {BATCH} - 1) g"
         );
         world.psql(0, "postgres", &sql).await?;
+    }
+    // What no standby has written to its disk yet is copied as empty pages, which a compressor makes nothing of: the
+    // content comes with the WAL. A commit waits until the standbys have applied the checkpoint before it.
+    world.psql(0, "postgres", "CHECKPOINT").await?;
+    world.psql(0, "postgres", "COMMENT ON TABLE ballast IS 'on every disk'").await?;
+    for node in NODES {
+        world.psql(node, "postgres", "CHECKPOINT").await?;
     }
     Ok(())
 }
