@@ -235,6 +235,9 @@ pub struct Answer {
     pub role: Role,
     /// True when it serves nobody and will not under this epoch without a new lease (R5).
     pub serves_nobody: bool,
+    /// True when its pod is being stopped and its Postgres has ended: it needn't be waited for.
+    #[serde(default)]
+    pub leaving: bool,
     /// Whether it may follow without a copy.
     pub join: Join,
     /// True while its walreceiver streams.

@@ -257,6 +257,7 @@ impl Inner {
             stamp,
             role: report.role,
             serves_nobody,
+            leaving: self.ending && report.role == Role::Stopped,
             join: report.join.clone(),
             streaming: report.streaming,
             timeline: report.timeline,
@@ -324,7 +325,7 @@ impl Inner {
         let Some(office) = self.office.as_mut() else { return false };
         let contact = &mut office.others.entry(answer.index).or_default().contact;
         let key = |a: &Answer| {
-            (a.epoch, a.role, a.streaming, a.join.clone(), a.incarnation.clone(), a.serves_nobody)
+            (a.epoch, a.role, a.streaming, a.join.clone(), a.incarnation.clone(), a.serves_nobody, a.leaving)
         };
         let news = contact.answer.as_ref().is_none_or(|old| key(old) != key(&answer));
         contact.answered(sent, beat.epoch, answer);

@@ -234,6 +234,7 @@ mod tests {
             stamp,
             role: Role::Standby,
             serves_nobody,
+            leaving: false,
             join: Join::Proved,
             streaming: true,
             timeline: Some(1),

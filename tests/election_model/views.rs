@@ -220,6 +220,7 @@ impl World {
             stamp: stamp(said.stamp),
             role: if said.standby { Role::Standby } else { Role::Stopped },
             serves_nobody: said.serves_nobody,
+            leaving: false,
             join: Join::Proved,
             streaming: n.running && !n.primary,
             timeline: Some(u32::from(n.wal.timeline())),

@@ -104,6 +104,7 @@ pub fn answer(node: usize, said: Said) -> Answer {
         stamp: stamp(said.stamp),
         role: if said.running { Role::Standby } else { Role::Stopped },
         serves_nobody: said.serves_nobody,
+        leaving: false,
         join: Join::Proved,
         streaming: said.running,
         timeline: Some(1),

@@ -186,6 +186,7 @@ fn heal(view: &mut PrimaryView) {
             stamp: Stamp { boot: "boot".to_owned(), millis: 5000 },
             role: Role::Standby,
             serves_nobody: false,
+            leaving: false,
             join: Join::Proved,
             streaming: true,
             timeline: Some(1),
@@ -222,6 +223,30 @@ proptest! {
                 prop_assert!(covers(&view.names, &view.record) && view.names.listed.len() == usize::from(NODES) - 1);
                 prop_assert_eq!(view.names.filler, None);
                 return Ok(());
+            }
+            carry_out(&mut view, action);
+        }
+        prop_assert!(false, "not settled: {:?}", next(&view));
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_removed_at_once_and_not_added_again(view in view(), index in 1..NODES) {
+        let mut view = view;
+        heal(&mut view);
+        let answer = view.others.get_mut(&index).and_then(|o| o.contact.answer.as_mut());
+        answer.expect("heal() makes all answer").leaving = true;
+        let attached = |record: &Record| record.attached.iter().any(|m| m.index == index);
+        for _ in 0..ENOUGH {
+            let action = next(&view);
+            sound(&view, &action)?;
+            match &action {
+                Action::WriteRecord(new) => prop_assert!(attached(&view.record) || !attached(new)),
+                Action::Wait(_) => {
+                    prop_assert!(!attached(&view.record));
+                    prop_assert!(view.names.listed.iter().all(|l| l.member.index != index));
+                    return Ok(());
+                }
+                _ => {}
             }
             carry_out(&mut view, action);
         }

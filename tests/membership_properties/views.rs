@@ -76,7 +76,7 @@ pub fn names() -> impl Strategy<Value = Names> {
 prop_compose! {
     fn contact(index: u8)(
         copy in 0..3u8, epoch in 1..6i64, answered in any::<bool>(), proved in 0..4u8,
-        streaming in any::<bool>(), serves_nobody in any::<bool>(), role in any::<bool>(),
+        streaming in any::<bool>(), serves_nobody in any::<bool>(), role in any::<bool>(), leaving in any::<bool>(),
         counted in prop::option::of(0..4000u64), granted in prop::option::of((0..6000u64, 0..4000u64)),
     ) -> Contact {
         let stamp = Stamp { boot: "boot".to_owned(), millis: 5000 };
@@ -84,6 +84,7 @@ prop_compose! {
             pool_uid: String::new(), epoch, index,
             incarnation: (copy > 0).then(|| member(index, copy).incarnation),
             stamp, role: if role { Role::Standby } else { Role::Stopped }, serves_nobody,
+            leaving: leaving && !role,
             join: match proved { 0 => Join::Unknown, 1 => Join::NeedsCopy("old".to_owned()), _ => Join::Proved },
             streaming, timeline: Some(1), replay_lsn: None,
         };

@@ -164,6 +164,9 @@ fn obstacle(view: &PrimaryView, member: &Member) -> Option<String> {
     if answer.incarnation.as_ref() != Some(&member.incarnation) {
         return Some("its data is another copy".to_owned());
     }
+    if answer.leaving {
+        return Some("its pod is being stopped".to_owned());
+    }
     match &answer.join {
         Join::Proved => {}
         Join::Unknown => return Some("it hasn't been shown yet that it missed nothing".to_owned()),

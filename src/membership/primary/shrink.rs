@@ -40,6 +40,9 @@ fn failure(view: &PrimaryView, member: &Member, rules: Rules) -> Option<String> 
         if !same && rules.has(Rule::Incarnation) {
             return Some("its data is gone".to_owned());
         }
+        if answer.leaving {
+            return Some("its pod is being stopped".to_owned());
+        }
         if let Join::NeedsCopy(why) = &answer.join {
             return Some(format!("its data can't be used: {why}"));
         }
