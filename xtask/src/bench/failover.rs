@@ -123,18 +123,31 @@ fn whole(pool: &Pool<'_>, not: Option<u8>) -> Result<u8> {
     })
 }
 
+/// The same by the record too: an operator that was lost with a machine tells of the pool as it was.
+fn settled(pool: &Pool<'_>) -> Result<u8> {
+    until_every(LOOK, "a record that says the same as the pool's status", WHOLE, || {
+        let primary = whole(pool, None)?;
+        let record = pool.object(&["pgpoolmembership", NAME])?;
+        let status = &record["status"];
+        let all = status["attached"].as_array().is_some_and(|attached| attached.len() == 3);
+        let same = status["phase"] == "Serving" && status["primary"] == primary;
+        Ok(if all && same { Ok(primary) } else { Err(status.to_string()) })
+    })
+}
+
 fn machine_of(pool: &Pool<'_>, pod: &str) -> Result<String> {
     let pod = pool.object(&["pod", pod])?;
     Ok(pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
 }
 
 fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> Result<Turn> {
-    let mut old = whole(pool, None)?;
+    let mut old = settled(pool)?;
     if loss == Loss::Machine && machine_of(pool, &Pool::pod(old))? == client.machine {
         let mut record = Watcher::start(pool, &["pgpoolmembership", NAME], RECORD)?;
         lose(pool, cluster, old, Loss::Pod)?;
         record.until(WHOLE, |line| taken_over(line, old))?;
-        old = whole(pool, Some(old))?;
+        whole(pool, Some(old))?;
+        old = settled(pool)?;
     }
     let machine = machine_of(pool, &Pool::pod(old))?;
     std::thread::sleep(SETTLED);

@@ -46,7 +46,9 @@ fn parse(line: &str) -> Option<Gap> {
 impl<'p> Client<'p> {
     /// Starts it.
     pub fn start(pool: &'p Pool<'p>) -> Result<Self> {
-        pool.apply(&pod(pool.namespace()))?;
+        let service = pool.object(&["service", NAME])?;
+        let address = service["spec"]["clusterIP"].as_str().unwrap_or_default();
+        pool.apply(&pod(pool.namespace(), address))?;
         let words = ["wait", "--for=condition=Ready", &format!("pod/{POD}"), "--timeout=120s"];
         run::captured(&mut pool.kubectl(&words)?)?;
         let seen = pool.object(&["pod", POD])?;
@@ -86,7 +88,8 @@ impl<'p> Client<'p> {
     }
 }
 
-fn pod(namespace: &str) -> Value {
+/// The client knows the Service's address: a machine that is lost may have the only name server on it.
+fn pod(namespace: &str, address: &str) -> Value {
     let app = |name: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": format!("{NAME}-app"), "key": key } } });
     let locked = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
         "capabilities": { "drop": ["ALL"] } });
@@ -97,6 +100,7 @@ fn pod(namespace: &str) -> Value {
         "securityContext": locked, "volumeMounts": [{ "name": "ca", "mountPath": "/ca" }] });
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": POD, "namespace": namespace },
         "spec": { "restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container],
+            "hostAliases": [{ "ip": address, "hostnames": [NAME] }],
             "securityContext": { "runAsNonRoot": true, "runAsUser": 1000,
                 "seccompProfile": { "type": "RuntimeDefault" } },
             "volumes": [{ "name": "ca", "secret": { "secretName": format!("{NAME}-ca"),
