@@ -2,7 +2,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,13 +21,35 @@ const KEPT: Duration = Duration::from_secs(60);
 /// The last answer for each host, and when it came.
 type Memory = Arc<Mutex<HashMap<String, (Vec<SocketAddr>, Moment)>>>;
 
+/// The addresses at which hosts were met that showed the certificate for their name.
+#[derive(Clone, Debug, Default)]
+pub struct Proved(Arc<Mutex<HashMap<String, IpAddr>>>);
+
+impl Proved {
+    /// Notes the address of the newest connection.
+    pub(super) fn note(&self, host: &str, at: IpAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), at);
+    }
+
+    /// Whether it was met.
+    pub fn knows(&self, host: &str) -> bool {
+        self.get(host).is_some()
+    }
+
+    fn get(&self, host: &str) -> Option<IpAddr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied()
+    }
+}
+
 /// How hosts are found. Clones share what they remember.
 #[derive(Clone, Debug)]
 pub enum Book {
-    /// By DNS, at each new connection, since pods change their addresses.
-    Dns,
-    /// The same, by memory while DNS doesn't answer: for calls that prove by certificate who was reached.
+    /// By DNS, at each new connection, since pods change their addresses; by memory while DNS doesn't answer. For
+    /// calls that prove by certificate who was reached.
     Remembering(Memory),
+    /// Where calls have proved by certificate that the host is, else by DNS: for connections that prove nothing
+    /// themselves, and must not wait for a name server either.
+    Proved(Proved),
     /// By this list, whatever the port; for tests on the loopback interface.
     Fixed(Arc<HashMap<String, SocketAddr>>),
 }
@@ -42,10 +64,13 @@ impl Book {
     /// Addresses of `host`, with `port` unless a list says otherwise.
     pub async fn find(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Dns => ask(host.to_owned(), port).await,
             Self::Remembering(memory) => {
                 remembering(memory, host, port, PATIENCE, ask(host.to_owned(), port)).await
             }
+            Self::Proved(proved) => match proved.get(host) {
+                Some(address) => Ok(vec![SocketAddr::new(address, port)]),
+                None => ask(host.to_owned(), port).await,
+            },
             Self::Fixed(list) => Ok(list.get(host).copied().into_iter().collect()),
         }
     }

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Book, Identity, LinkError, lines::Lines, peer_of, server::prepare};
+use super::{Book, Identity, LinkError, Proved, lines::Lines, peer_of, server::prepare};
 
 /// Longest message and longest line of a stream, in bytes.
 const MESSAGE: usize = 4 << 20;
@@ -43,6 +43,7 @@ pub struct Client {
     identity: Identity,
     book: Book,
     kept: Arc<Mutex<HashMap<(String, u16), Connection>>>,
+    proved: Proved,
 }
 
 struct Connection {
@@ -108,7 +109,12 @@ impl Client {
 
     /// A client that finds hosts by `book`.
     pub fn with_book(identity: Identity, book: Book) -> Self {
-        Self { identity, book, kept: Arc::default() }
+        Self { identity, book, kept: Arc::default(), proved: Proved::default() }
+    }
+
+    /// Where the hosts that were called are; goes on with each call.
+    pub fn proved(&self) -> Proved {
+        self.proved.clone()
     }
 
     /// The certificates that it shows.
@@ -252,6 +258,9 @@ impl Client {
         let socket = self.dial(host, port).await?;
         let stream = TlsConnector::from(loaded.client).connect(name, socket).await.map_err(handshake)?;
         same_pool(call, &stream, &loaded.uid)?;
+        if let Ok(peer) = stream.get_ref().0.peer_addr() {
+            self.proved.note(host, peer.ip());
+        }
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| call.http(error))?;
         let driver = tokio::spawn(async move {

@@ -16,7 +16,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use book::Book;
+pub use book::{Book, Proved};
 pub use client::Client;
 pub use error::LinkError;
 pub use server::{Caller, Refused, bind, serve};

@@ -107,6 +107,18 @@ async fn a_part_is_known_by_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_host_with_another_certificate_was_not_met() {
+    let authority = Authority::new();
+    let server = server(&authority, "u/node/1", "u").await;
+    let (identity, _dir) = authority.identity("u/node/0", &[]);
+    let other = "rain-2-0.rain-nodes.weather.svc";
+    let book = HashMap::from([(other.to_owned(), server.address)]);
+    let client = Client::with_book(identity, Book::Fixed(Arc::new(book)));
+    client.get_json::<String>(other, 5480, "/v1/who", LIMIT).await.unwrap_err();
+    assert!(!client.proved().knows(other));
+}
+
+#[tokio::test]
 async fn nobody_else_gets_in() {
     let authority = Authority::new();
     let node = server(&authority, "u/node/1", "u").await;
@@ -158,6 +170,8 @@ async fn a_connection_is_kept_and_a_dead_one_replaced() {
         let _: String = client.get_json(HOST, 5480, "/v1/who", LIMIT).await.unwrap();
     }
     assert_eq!(relay.accepted(), 1, "five calls, one connection");
+    let met = Book::Proved(client.proved()).find(HOST, 5432).await.unwrap();
+    assert_eq!(met, [SocketAddr::new(relay.address.ip(), 5432)], "where it was met, at another port");
     let _ = client.get_json::<u8>(HOST, 5480, "/v1/operator", LIMIT).await.unwrap_err();
     let _: String = client.get_json(HOST, 5480, "/v1/who", LIMIT).await.unwrap();
     assert_eq!(relay.accepted(), 1, "a refusal doesn't cost the connection");

@@ -98,11 +98,12 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
         read: listen(names::FRONT_READ_PORT)?,
         health: listen(names::HEALTH_PORT)?,
     };
-    let front = Front::new(&args, Book::Dns);
+    let client = Client::new(identity);
+    let front = Front::new(&args, Book::Proved(client.proved()));
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
-    front.run(&args, Client::new(identity), doors, quit).await;
+    front.run(&args, client, doors, quit).await;
     Ok(())
 }
 
