@@ -49,6 +49,14 @@ impl Model {
     }
 }
 
+impl Model {
+    /// initdb wants a name for the user that it runs as, which the image doesn't know.
+    fn passwd(&self) -> String {
+        let user = self.pods.first().map(|pod| pod["spec"]["securityContext"]["runAsUser"].to_string());
+        format!("postgres:x:{0}:{0}::/data:/bin/bash\n", user.unwrap_or_default())
+    }
+}
+
 /// The lines of the pool's file that hold for the hand-made servers too.
 fn shared(text: &str) -> String {
     let own = |line: &&str| {
@@ -66,7 +74,7 @@ pub fn start(pool: &Pool<'_>, model: &Model) -> Result<()> {
             "spec": { "clusterIP": "None", "publishNotReadyAddresses": true, "selector": { "bench": SERVICE },
                 "ports": [{ "port": 5432 }] } }),
         json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": SERVICE },
-            "data": { "postgresql.conf": model.parameters } }),
+            "data": { "postgresql.conf": model.parameters, "passwd": model.passwd() } }),
     ];
     items.extend(model.pods.iter().enumerate().map(|(index, like)| pod(index, like)));
     pool.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }))?;
@@ -127,7 +135,8 @@ fn pod(index: usize, like: &Value) -> Value {
             "containers": [{ "name": "postgres", "image": container["image"], "imagePullPolicy": "IfNotPresent",
                 "command": ["bash", "-euc", script(index)], "resources": container["resources"],
                 "volumeMounts": [{ "name": "data", "mountPath": "/data" }, { "name": "tmp", "mountPath": "/tmp" },
-                    { "name": "conf", "mountPath": "/conf" }] }],
+                    { "name": "conf", "mountPath": "/conf" },
+                    { "name": "conf", "mountPath": "/etc/passwd", "subPath": "passwd" }] }],
             "volumes": [{ "name": "data", "ephemeral": { "volumeClaimTemplate": claim } },
                 { "name": "tmp", "emptyDir": {} }, { "name": "conf", "configMap": { "name": SERVICE } }] } })
 }
