@@ -1,4 +1,4 @@
-//! The end of the agent: a primary hands over, a standby leaves the record, Postgres stops in order.
+//! The end of the agent: a primary hands over, Postgres stops in order, a standby waits until the record is without it.
 use super::node::{IDLE, Node};
 use super::server::Stop;
 use super::switchover::Wanted;
@@ -10,8 +10,8 @@ use crate::messages::Role;
 pub(super) const WORDS: usize = 5;
 
 impl Node {
-    /// Stops Postgres because the pod is going. A standby first gets itself out of the record, so that nobody
-    /// waits for it to be found silent.
+    /// Stops Postgres because the pod is going. A standby then answers beats with that until it is removed, so that
+    /// nobody waits for it to be found silent.
     pub(super) async fn finish(mut self) {
         if self.role == Role::Primary {
             self.leave_office().await;

@@ -1,4 +1,5 @@
-//! The record, as the Kubernetes API has it: consistent reads, a watch that wakes, compare-and-swap.
+//! The record, as the Kubernetes API has it: consistent reads, a watch that wakes and brings newer epochs to running
+//! standbys, compare-and-swap.
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bench recovery`: what a recovery costs, beside the tools that could do its work alone.
+//! `cargo xtask bench`: what a pool costs and how long it stands still, beside what could do the same. `failover` and
+//! `cost` have files of their own; the rest here is `recovery`, beside the tools that could do its work alone.
 //!
 //! Everything is measured in one run, one after the other and in turn, since a figure from another hour of a
 //! shared machine says nothing: whole recoveries, `pg_basebackup` alone with the recovery's own options, and

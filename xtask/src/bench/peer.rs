@@ -47,9 +47,7 @@ impl Model {
         let text = pool.exec(0, &format!("cat {DATA}/../conf/postgresql.conf"))?;
         Ok(Self { pods, parameters: shared(&text) })
     }
-}
 
-impl Model {
     /// initdb wants a name for the user that it runs as, which the image doesn't know.
     fn passwd(&self) -> String {
         let user = self.pods.first().map(|pod| pod["spec"]["securityContext"]["runAsUser"].to_string());
