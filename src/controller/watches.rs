@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -13,7 +14,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
+use kube::runtime::watcher::{self, ExponentialBackoff};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,12 @@ use crate::names;
 const CONCURRENCY: u16 = 16;
 /// How soon it is tried again to list the custom resources, whose definitions may come later.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// How soon the watches are tried again after an error. All share it, and with an API that was away for a minute kube's
+/// own would leave the pools alone for half a minute more.
+fn watch_again() -> ExponentialBuilder {
+    let (least, most) = (Duration::from_millis(200), Duration::from_secs(3));
+    ExponentialBuilder::default().with_min_delay(least).with_max_delay(most).with_jitter().without_max_times()
+}
 
 fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
@@ -79,7 +86,8 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let pools = Controller::new(api::<PgPool>(&shared.client, namespace), watcher::Config::default())
-        .with_config(Config::default().concurrency(CONCURRENCY));
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .trigger_backoff(ExponentialBackoff::from(watch_again()));
     let store = pools.store();
     let pools = pools.watches(api::<Secret>(&shared.client, namespace), watcher::Config::default(), {
         let store = store.clone();

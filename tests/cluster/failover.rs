@@ -231,7 +231,8 @@ pub async fn api_away(world: &World) -> Outcome {
     machines::api_back(world).await?;
     went_on?;
     still?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    machines::kubelets_anew().await
 }
 
 /// A standby dies while the API server is away: writes wait, rather than go on without it, until the API is back.
@@ -243,5 +244,6 @@ pub async fn api_away_and_a_standby_dies(world: &World) -> Outcome {
     machines::fault(&["start", machines::API, "apiserver"]).await?;
     machines::api_back(world).await?;
     killed?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    machines::kubelets_anew().await
 }

@@ -43,15 +43,18 @@ pub fn others(machine: &str) -> Vec<&'static str> {
     MACHINES.into_iter().filter(|other| *other != machine).collect()
 }
 
-/// The primary, on another machine than the load: where it isn't, its pod is deleted and so it hands over.
+/// The primary, on another machine than the load: where it isn't, it hands over to a standby that is.
 pub async fn primary_away_from_load(world: &World) -> Outcome<u8> {
     let old = primary(world).await?;
     if of_node(world, old).await? != of_pod(world, load::POD).await? {
         return Ok(old);
     }
-    world.here(&["delete", "pod", &names::node_pod(POOL, old), "--wait=false"]).await?;
+    let to = standby_away_from_load(world).await?;
+    // Asked of the operator and the agents, not of a kubelet: those are slow to see anything after an outage.
+    world.ask_for("switchover", &to.to_string()).await?;
     let new = taken_over(world, old).await?;
     load::unharmed(world).await?;
+    ensure(new == to, || format!("asked for node {to}, node {new} took over"))?;
     Ok(new)
 }
 
@@ -76,6 +79,15 @@ pub async fn ready(world: &World, machine: &str) -> Outcome {
         ensure(ready, || format!("{machine} isn't Ready"))
     })
     .await
+}
+
+/// Ends the back-off in which an outage of the API leaves every kubelet, up to a minute in which it hears of no deleted
+/// pod: that is Kubernetes's affair, and later steps delete pods. Running pods don't notice.
+pub async fn kubelets_anew() -> Outcome {
+    for machine in MACHINES {
+        fault(&["restart", machine, "kubelet"]).await?;
+    }
+    Ok(())
 }
 
 /// Waits until the API answers.

@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt as _};
 use pgpool_operator::api::v1alpha1::{
-    Health, PgPool, PgPoolMembership, PgPoolStatus, Record, RecoveryStage, RequestAnswer, annotations,
+    Health, PgPool, PgPoolMembership, PgPoolStatus, Phase, Record, RecoveryStage, RequestAnswer, annotations,
 };
 use pgpool_operator::names;
 
@@ -76,9 +76,17 @@ impl World {
         }
     }
 
-    /// Waits until the pool is Ready, every node attached, nothing under way and every node's pod ready.
+    /// Waits until the pool is Ready, every node attached, nothing under way and every node's pod ready. The record
+    /// is asked too: a status says nothing new while the operator's own machine is lost.
     pub async fn whole(&self, limit: Duration) -> Outcome<PgPoolStatus> {
-        let status = self.when("a whole pool", limit, is_whole).await?;
+        let status = until("a whole pool", limit, || async {
+            let (record, status) = (self.record().await?, self.status().await?);
+            let all = record.phase == Phase::Serving && record.attached.len() == NODES.len();
+            let told = status.membership.as_ref().is_some_and(|view| view.epoch == record.epoch);
+            ensure(all && told && is_whole(&status), || format!("{record:?}, {:?}", status.phase))?;
+            Ok(status)
+        })
+        .await?;
         let pods = self.pods();
         until("three ready pods of nodes", limit, || async {
             let list = pods.list(&ListParams::default().labels(&selector("node"))).await?;
