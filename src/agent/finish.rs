@@ -2,12 +2,8 @@
 use super::node::{IDLE, Node};
 use super::server::Stop;
 use super::switchover::Wanted;
-use crate::api::v1alpha1::{Phase, Record};
 use crate::clock;
 use crate::messages::Role;
-
-/// Tries to say that this primary has stopped, should others write the record meanwhile.
-pub(super) const WORDS: usize = 5;
 
 impl Node {
     /// Stops Postgres because the pod is going. A standby then answers beats with that until it is removed, so that
@@ -36,33 +32,27 @@ impl Node {
 
     /// The Postgres of the primary has ended with its pod: whoever is attached shall not have to find out.
     async fn say_stopped(&mut self) {
-        for _ in 0..WORDS {
-            self.stale = true;
-            let read = self.read_record().await;
-            let me = self.me();
-            let in_office = |r: &Record| r.phase == Phase::Serving && r.primary == me && r.attached.len() > 1;
-            if read.is_err() || self.stale || !self.record().is_some_and(in_office) {
-                return;
-            }
-            if let Err(error) = self.depose_self(None, "its pod is being stopped").await {
-                tracing::warn!(%error, "the others have to find out that this primary has stopped");
-                return;
-            }
+        self.stale = true;
+        let read = self.read_record().await;
+        if read.is_err() || self.stale || self.record().is_none_or(|record| record.attached.len() < 2) {
+            return;
+        }
+        if let Err(error) = self.give_word(&Wanted::for_the_pod()).await {
+            tracing::warn!(%error, "the others have to find out that this primary has stopped");
         }
     }
 
     /// A primary hands over before it stops; where it can't, the others choose without its help.
     async fn leave_office(&mut self) {
         let Some(client) = self.shared.client() else { return };
-        let wanted = Wanted { to: None, why: "its pod is being stopped".into(), ending: true };
         self.stale = true;
         let read = self.read_record().await;
         let handed = match read {
-            Ok(()) => self.hand_over(&wanted, &client).await,
+            Ok(()) => self.hand_over(&Wanted::for_the_pod(), &client).await,
             Err(error) => Err(error),
         };
         match handed {
-            Ok(Ok(())) => self.say_stopped().await,
+            Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::info!(why, "nothing is handed over"),
             Err(error) => tracing::warn!(%error, "the handover failed"),
         }

@@ -27,6 +27,7 @@ mod reaper;
 mod record;
 mod roles;
 mod server;
+mod settings;
 mod shared;
 mod slots;
 mod sql;

@@ -17,17 +17,16 @@ use super::postgres::{Postgres, PostgresError};
 use super::reaper;
 use super::record::{RecordError, RecordStore};
 use super::server::Files;
+use super::settings::UpstreamAddress;
 use super::shared::Shared;
 use super::sql::SqlError;
 use super::standby::Stuck;
 use super::volume::{Volume, VolumeError};
-use crate::api::v1alpha1::{Member, PgPoolMembership, Phase, Record};
+use crate::api::v1alpha1::{PgPoolMembership, Record};
 use crate::clock::{self, Moment};
-use crate::config::postgresql::{NodeConfig, Upstream};
 use crate::link::Client;
-use crate::membership::names::{Filler, Names, application_name};
+use crate::membership::names::Names;
 use crate::messages::{Join, Role};
-use crate::names;
 use crate::postgres::programs::{ProgramError, Programs};
 
 /// Why a step failed; the driver says so and tries again.
@@ -125,6 +124,8 @@ pub struct Node {
     pub(super) election: Option<Election>,
     /// Primary and timeline that the running standby follows.
     pub(super) followed: Option<(u8, u32)>,
+    /// Where that primary is.
+    pub(super) upstream: UpstreamAddress,
     /// The Postgres of this node's office has ended, and not because this agent restarts it.
     pub(super) ended: bool,
     /// The timeline whose ancestors are noted for `restore-wal`.
@@ -171,6 +172,7 @@ impl Node {
             slots_at: Moment::ZERO,
             election: None,
             followed: None,
+            upstream: UpstreamAddress::default(),
             ended: false,
             lineage: None,
             segment_bytes: SEGMENT_BYTES,
@@ -465,35 +467,5 @@ impl Node {
     /// The record of the last consistent read.
     pub(super) fn record(&self) -> Option<&Record> {
         self.object.as_ref().and_then(|(object, _)| object.status.as_ref())
-    }
-
-    /// The configuration of this node, as a standby of the record's primary or as the primary.
-    pub(super) fn config(&self, member: &Member, role: Role) -> Option<NodeConfig> {
-        let (object, _) = self.object.as_ref()?;
-        let record = object.status.as_ref()?;
-        let env = &self.shared.env;
-        // A voter follows nobody, and neither does the one that was chosen.
-        let voted_on = record.phase == Phase::Electing && record.attached.contains(member);
-        let follows = role == Role::Standby && record.primary != env.index && !voted_on;
-        let upstream = follows.then(|| Upstream {
-            host: names::node_host(&env.pool, record.primary, &object.spec.domain),
-            application_name: application_name(member),
-            archives: !record.attached.contains(member) || self.lacks_wal(),
-        });
-        Some(NodeConfig {
-            major: self.programs.as_ref()?.major,
-            pool: env.pool.clone(),
-            index: env.index,
-            storage_bytes: env.storage_bytes,
-            parameters: object.spec.parameters.clone(),
-            // On a standby the list is never empty: only the checkpointer tells sessions that commits wait, and
-            // it must have done so long before this node is a primary (streaming-facts: 1.2).
-            synchronous: match role {
-                Role::Primary => self.names.render(),
-                _ => Names { filler: Some(Filler::Gate), ..Names::default() }.render(),
-            },
-            upstream,
-            floors: if role == Role::Standby { self.floors.clone() } else { BTreeMap::new() },
-        })
     }
 }

@@ -67,7 +67,7 @@ impl Node {
         }
         self.note_lineage(&record, &facts)?;
         self.keep_house(&record, &client).await?;
-        if !facts.streaming && self.shared.lock().attached() {
+        if !facts.streaming {
             self.ask_primary(&record);
         }
         if let Some(next) = self.watch_primary(&record).await? {
@@ -166,6 +166,7 @@ impl Node {
     pub(super) async fn follow_settings(&mut self, record: &Record) -> Result<(), StepError> {
         let Some(member) = self.shared.lock().member.clone() else { return Ok(()) };
         debug_assert_ne!(record.primary, member.index);
+        self.find_upstream(record.primary);
         let (Some(config), Some(programs)) = (self.config(&member, Role::Standby), self.programs.clone())
         else {
             return Ok(());

@@ -248,6 +248,9 @@ impl Node {
         self.conf.forget_alter_system(&data)?;
         self.write_signal(role)?;
         self.stuck = None;
+        if let (Role::Standby, Some(primary)) = (role, self.record().map(|r| r.primary)) {
+            self.find_upstream(primary);
+        }
         let Some(config) = self.config(&member, role) else { return Ok(Next::Wait) };
         self.conf.write(config, &programs, &data).await?;
         let pg = Postgres::start(&programs.path("postgres"), &self.files(), &self.conf)?;

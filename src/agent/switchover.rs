@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::finish::WORDS;
 use super::node::{Next, Node, StepError};
 use super::server::Stop;
 use super::{observe, sql};
@@ -23,6 +22,8 @@ const CHECKPOINT_ENDING: Duration = Duration::from_millis(500);
 /// Longest time for Postgres to write its last record and to bring it to the standbys; it is waited for after that.
 const WIND_UP: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
+/// Tries to say that this primary has stopped, should others write the record meanwhile.
+const WORDS: usize = 5;
 
 /// Who is to be the next primary, and how much time there is.
 #[derive(Clone, Debug)]
@@ -33,6 +34,13 @@ pub struct Wanted {
     pub why: String,
     /// True while the pod is being stopped: then nothing forbids it.
     pub ending: bool,
+}
+
+impl Wanted {
+    /// The pod is being stopped.
+    pub(super) fn for_the_pod() -> Self {
+        Self { to: None, why: "its pod is being stopped".into(), ending: true }
+    }
 }
 
 impl Node {
@@ -138,7 +146,7 @@ impl Node {
     }
 
     /// Gives the word, also where somebody else writes the object meanwhile.
-    async fn give_word(&mut self, wanted: &Wanted) -> Result<(), StepError> {
+    pub(super) async fn give_word(&mut self, wanted: &Wanted) -> Result<(), StepError> {
         for _ in 0..WORDS {
             let me = self.me();
             if !self.record().is_some_and(|r| r.phase == Phase::Serving && r.primary == me) {

@@ -1,6 +1,7 @@
 //! postgresql.conf: defaults, then the user's parameters, then what the promise rests on.
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use crate::api::v1alpha1::MAX_NODES;
 use crate::names;
@@ -30,8 +31,10 @@ pub struct NodeConfig {
 /// Where and as whom a standby streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Host name of the primary.
+    /// Host name of the primary, which its certificate must have.
     pub host: String,
+    /// Where that host is, so that nothing waits for a name server; by DNS when it isn't known.
+    pub address: Option<IpAddr>,
     /// Unique by incarnation.
     pub application_name: String,
     /// Whether WAL that the upstream has no more is looked for in the archives. An attached node has no need of it:
@@ -72,7 +75,10 @@ fn conninfo(upstream: &Upstream) -> String {
         ("tcp_user_timeout", "2000"),
         ("options", "-c synchronous_commit=local"),
     ];
-    pairs.iter().map(|(k, v)| format!("{k}={}", conninfo_value(v))).collect::<Vec<_>>().join(" ")
+    let address = upstream.address.map(|address| ("hostaddr", address.to_string()));
+    let address = address.iter().map(|(key, value)| (*key, value.as_str()));
+    let pairs = pairs.into_iter().chain(address);
+    pairs.map(|(k, v)| format!("{k}={}", conninfo_value(v))).collect::<Vec<_>>().join(" ")
 }
 
 /// What a user may change: sized to the volume, so that 1Gi works.
@@ -192,6 +198,7 @@ mod tests {
             synchronous: "2 (\"a\", \"b\")".into(),
             upstream: Some(Upstream {
                 host: "heron-0-0.x".into(),
+                address: Some([10, 0, 0, 1].into()),
                 application_name: "pgpool_2_ab".into(),
                 archives: true,
             }),
@@ -236,6 +243,15 @@ mod tests {
         let text = render(&config());
         assert!(text.contains("max_wal_size = '128MB'\n"), "{text}");
         assert!(text.contains("max_slot_wal_keep_size = '256MB'\n"));
+    }
+
+    #[test]
+    fn a_known_address_is_used_and_an_unknown_one_is_asked_for() {
+        let mut config = config();
+        let text = render(&config);
+        assert!(text.contains("host=''heron-0-0.x''") && text.contains(" hostaddr=''10.0.0.1''"), "{text}");
+        config.upstream.as_mut().unwrap().address = None;
+        assert!(!render(&config).contains("hostaddr"));
     }
 
     #[test]

@@ -36,7 +36,8 @@ impl Proved {
         self.get(host).is_some()
     }
 
-    fn get(&self, host: &str) -> Option<IpAddr> {
+    /// Where it was met last.
+    pub fn get(&self, host: &str) -> Option<IpAddr> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied()
     }
 }
