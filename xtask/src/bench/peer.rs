@@ -121,7 +121,7 @@ fn script(index: usize) -> String {
 /// A server where a node of the pool was.
 fn pod(index: usize, like: &Value) -> Value {
     let container = &like["spec"]["containers"][0];
-    let claim = json!({ "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "2Gi" } } } });
+    let claim = json!({ "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "16Gi" } } } });
     json!({ "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name(index), "labels": { "bench": SERVICE } },
         "spec": {
