@@ -9,6 +9,7 @@
 //! | `POST /v1/vote` | nodes | [`Vote`]: how far the sender is, while a primary is being chosen |
 //! | `GET /v1/table` | nodes | the node's whole epoch table, [`EpochTable`] |
 //! | `GET /v1/wal/FILE` | nodes, Jobs | an archived WAL file, uncompressed; 404 when it isn't there |
+//! | `POST /v1/login` | front | [`LoginQuestion`], answered by [`LoginAnswer`]; only a running Postgres has one |
 //! | `POST /v1/roles` | operator | [`EnsureRoles`], answered by [`Ensured`]; only the primary takes it |
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,29 @@ pub enum Join {
     Proved,
     /// It must be copied anew; why.
     NeedsCopy(String),
+}
+
+/// Who wants to log in by a front.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct LoginQuestion {
+    /// Name of the role, as the client gave it.
+    pub user: String,
+}
+
+/// By what a front checks a client's password.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq)]
+pub struct LoginAnswer {
+    /// As in `pg_authid.rolpassword`; `md5` alone where that is the form of it.
+    pub verifier: String,
+    /// False where no password would do: the verifier is made up, the same each time, so that the client can't tell
+    /// which roles there are (PostgreSQL source, `mock_scram_secret`).
+    pub genuine: bool,
+}
+
+impl std::fmt::Debug for LoginAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoginAnswer").field("genuine", &self.genuine).finish_non_exhaustive()
+    }
 }
 
 /// What an agent says of its node.

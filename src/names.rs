@@ -32,6 +32,8 @@ pub const NODE_UID: i64 = 5432;
 pub const VOLUME_DIR: &str = "/var/lib/pgpool";
 /// Certificates of the part: tls.crt, tls.key, ca.crt.
 pub const TLS_DIR: &str = "/etc/pgpool/tls";
+/// The user's own certificate for clients, in the front's pod: tls.crt, tls.key.
+pub const SERVER_TLS_DIR: &str = "/etc/pgpool/server-tls";
 /// Files that live no longer than the container; in memory.
 pub const RUN_DIR: &str = "/run/pgpool";
 /// PostgreSQL's unix socket.

@@ -92,8 +92,8 @@ fn the_full_example_shows_every_field() {
     let (_, full) = examples::examples().into_iter().find(|(file, _)| file == "full.yaml").unwrap();
     let mut absent = Vec::new();
     shown("spec", &schema["openAPIV3Schema"]["properties"]["spec"], &full["spec"], &mut absent);
-    // A pool has one source of SQL, and a certificate of one's own isn't accepted yet.
-    absent.retain(|path| path != "spec.bootstrap.sql.secret" && path != "spec.tls.serverSecret");
+    // A pool has one source of SQL.
+    absent.retain(|path| path != "spec.bootstrap.sql.secret");
     assert!(absent.is_empty(), "examples/full.yaml lacks {absent:?}");
 }
 

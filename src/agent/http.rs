@@ -13,11 +13,11 @@ use axum::routing::{get, post};
 use futures::stream;
 
 use super::shared::Shared;
-use super::{epochs, roles, sql};
+use super::{epochs, logins, roles, sql};
 use crate::archive::Store;
 use crate::clock;
 use crate::link::Caller;
-use crate::messages::{Beat, EnsureRoles, NodeReport, Role, Vote};
+use crate::messages::{Beat, EnsureRoles, LoginQuestion, NodeReport, Peer, Role, Vote};
 
 /// A line of the watch is sent at least this often.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -30,6 +30,7 @@ pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
         .route("/v1/beat", post(beat))
         .route("/v1/vote", post(vote))
         .route("/v1/table", get(table))
+        .route("/v1/login", post(login))
         .route("/v1/roles", post(ensure_roles))
         .with_state(shared)
         .merge(crate::archive::router(archive))
@@ -110,6 +111,23 @@ async fn table(caller: Caller, State(shared): State<Arc<Shared>>) -> Response {
     };
     match epochs::table(&client).await {
         Ok(table) => Json(table).into_response(),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+async fn login(
+    caller: Caller,
+    State(shared): State<Arc<Shared>>,
+    Json(question): Json<LoginQuestion>,
+) -> Response {
+    if let Err(refused) = caller.one_of(|peer| *peer == Peer::Proxy) {
+        return refused.into_response();
+    }
+    let (Some(client), Some(mock)) = (shared.client(), shared.mock.get()) else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "postgres isn't running");
+    };
+    match logins::verifier(&client, &question.user, mock).await {
+        Ok(answer) => Json(answer).into_response(),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

@@ -18,6 +18,7 @@ mod initdb;
 pub mod install;
 mod lag;
 mod lineage;
+mod logins;
 mod node;
 mod observe;
 mod office;

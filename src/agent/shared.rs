@@ -1,5 +1,5 @@
 //! What the agent's tasks share: the driver writes it, the HTTP server and the beats read it.
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -29,6 +29,8 @@ pub struct Shared {
     /// The last version of the object that the watch has brought, until the driver takes it.
     news: Mutex<Option<PgPoolMembership>>,
     version: watch::Sender<u64>,
+    /// The secret of this data from which verifiers are made up for roles that aren't there.
+    pub(super) mock: OnceLock<String>,
 }
 
 /// The state behind the lock; held for moments only.
@@ -132,6 +134,7 @@ impl Shared {
             probe: Mutex::new(Probe::default()),
             news: Mutex::new(None),
             version: watch::channel(0).0,
+            mock: OnceLock::new(),
         })
     }
 

@@ -171,6 +171,9 @@ impl Node {
         let text = programs.control(&self.volume.data()).await?;
         self.floors = joining::primary_settings(&text);
         self.segment_bytes = joining::segment_bytes(&text).unwrap_or(self.segment_bytes);
+        if let Some(nonce) = joining::mock_nonce(&text) {
+            self.shared.mock.get_or_init(|| nonce);
+        }
         Ok(ControlData::parse(&text))
     }
 

@@ -10,8 +10,7 @@ pub enum Gate {
     Open,
 }
 
-/// Users log in by SCRAM over TLS; until the front has a certificate of its own to show, the NetworkPolicy
-/// alone admits the front. The superuser and the operator's roles never come over the network this way.
+/// Users log in by SCRAM, and only by who shows a certificate of the pool: the front. The superuser and the operator's roles never come over the network this way.
 pub fn render(gate: Gate) -> String {
     let mut text = format!(
         "# Written by the agent.\n\
@@ -22,7 +21,7 @@ pub fn render(gate: Gate) -> String {
          host all postgres,{REPLICATION_ROLE} all reject\n"
     );
     if gate == Gate::Open {
-        text.push_str("hostssl all all all scram-sha-256\n");
+        text.push_str("hostssl all all all scram-sha-256 clientcert=verify-ca\n");
     }
     text.push_str("host all all all reject\n");
     text
@@ -35,7 +34,7 @@ mod tests {
     #[test]
     fn only_the_open_gate_lets_users_in() {
         assert!(!render(Gate::Shut).contains("scram"));
-        assert!(render(Gate::Open).contains("hostssl all all all scram-sha-256\n"));
+        assert!(render(Gate::Open).contains("hostssl all all all scram-sha-256 clientcert=verify-ca\n"));
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn naming(pools: &Store<PgPool>, secret: &Secret) -> Vec<ObjectRef<PgPool>> {
         let sql = pool.spec.bootstrap.sql.as_ref().and_then(|sql| sql.secret.as_ref());
         pool.namespace() == namespace
             && (pool.spec.users.iter().any(|user| user.secret.as_deref() == Some(name.as_str()))
+                || pool.spec.tls.server_secret.as_deref() == Some(name.as_str())
                 || names::app_secret(&pool.name_any()) == name
                 || sql.is_some_and(|key| key.name == name))
     };

@@ -21,3 +21,4 @@ pub use client::Client;
 pub use error::LinkError;
 pub use server::{Caller, Refused, bind, serve};
 pub use tls::{Identity, peer_of};
+pub(crate) use tls::{Stamp, certificates, private_key, provider, stamp_of};

@@ -5,9 +5,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType, string::Ia5String,
 };
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject as _};
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
 
-use super::Identity;
+use super::{Identity, provider};
 
 /// An authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -36,10 +38,24 @@ impl Authority {
         fs::write(dir.join("ca.crt"), self.0.pem()).unwrap();
     }
 
+    /// TLS of a client that trusts this authority and shows no certificate.
+    pub(crate) fn trusting(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.0.pem().as_bytes()).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        builder.with_root_certificates(roots).with_no_client_auth()
+    }
+
     /// An identity and the folder that it lives in.
     pub(crate) fn identity(&self, uri: &str, hosts: &[&str]) -> (Identity, TempDir) {
         let dir = tempfile::tempdir().unwrap();
         self.write(dir.path(), uri, hosts);
         (Identity::load(dir.path()).unwrap(), dir)
     }
+}
+
+/// TLS as a server that wants certificates of the pool.
+pub(crate) fn acceptor(identity: &Identity) -> TlsAcceptor {
+    TlsAcceptor::from(identity.current().server)
 }

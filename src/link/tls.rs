@@ -45,6 +45,8 @@ pub(super) struct Loaded {
     stamp: Stamp,
     pub(super) server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
+    /// As `client`, for PostgreSQL's own port: it takes no other protocol's name.
+    pub(super) postgres: Arc<ClientConfig>,
     pub(super) uid: String,
     peer: Peer,
     /// Counts the times that the files were read.
@@ -52,7 +54,7 @@ pub(super) struct Loaded {
 }
 
 /// Tells one version of the files from another: device, inode, time of change and size of each.
-type Stamp = [(u64, u64, i64, i64, u64); FILES.len()];
+pub(crate) type Stamp = Vec<(u64, u64, i64, i64, u64)>;
 
 impl Identity {
     /// Reads `tls.crt`, `tls.key` and `ca.crt` in `dir`.
@@ -72,14 +74,19 @@ impl Identity {
         self.current().peer
     }
 
+    /// TLS towards PostgreSQL on a node: shows this part's certificate, and wants the node's.
+    pub fn to_postgres(&self) -> Arc<ClientConfig> {
+        self.current().postgres
+    }
+
     /// What is in force, after a look at the files.
     pub(super) fn current(&self) -> Loaded {
         let (loaded, refused) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            (state.loaded.clone(), state.refused)
+            (state.loaded.clone(), state.refused.clone())
         };
-        let Ok(stamp) = stamp_of(&self.dir) else { return loaded };
-        if stamp == loaded.stamp || Some(stamp) == refused {
+        let Ok(stamp) = stamp_of(&self.dir, &FILES) else { return loaded };
+        if stamp == loaded.stamp || Some(&stamp) == refused.as_ref() {
             return loaded;
         }
         let read = read(&self.dir, loaded.generation + 1);
@@ -100,9 +107,9 @@ impl Identity {
 
 /// Reads the files until none of them changes under the reading.
 fn read(dir: &Path, generation: u64) -> Result<Loaded, LinkError> {
-    let mut last = build(dir, stamp_of(dir)?, generation);
+    let mut last = build(dir, stamp_of(dir, &FILES)?, generation);
     for _ in 1..READS {
-        let now = stamp_of(dir)?;
+        let now = stamp_of(dir, &FILES)?;
         match &last {
             Ok(loaded) if loaded.stamp == now => break,
             _ => last = build(dir, now, generation),
@@ -111,18 +118,18 @@ fn read(dir: &Path, generation: u64) -> Result<Loaded, LinkError> {
     last
 }
 
-fn stamp_of(dir: &Path) -> Result<Stamp, LinkError> {
-    let mut stamp = Stamp::default();
-    for (place, file) in stamp.iter_mut().zip(FILES) {
+/// The stamp of these files in a folder.
+pub(crate) fn stamp_of(dir: &Path, files: &[&str]) -> Result<Stamp, LinkError> {
+    let one = |file: &&str| {
         let path = dir.join(file);
         let found = fs::metadata(&path).map_err(|source| LinkError::File { path, source })?;
-        *place = (found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), found.size());
-    }
-    Ok(stamp)
+        Ok((found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), found.size()))
+    };
+    files.iter().map(one).collect()
 }
 
 /// Ring, passed explicitly everywhere: nothing is installed for the whole process.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -157,9 +164,10 @@ fn build(dir: &Path, stamp: Stamp, generation: u64) -> Result<Loaded, LinkError>
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
         .map_err(tls)?;
-    client.alpn_protocols = vec![b"http/1.1".to_vec()];
     client.resumption = Resumption::disabled();
-    Ok(Loaded { stamp, server: Arc::new(server), client: Arc::new(client), uid, peer, generation })
+    let postgres = Arc::new(client.clone());
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Loaded { stamp, server: Arc::new(server), client: Arc::new(client), postgres, uid, peer, generation })
 }
 
 fn pem_error(path: &Path, error: pem::Error) -> LinkError {
@@ -169,7 +177,7 @@ fn pem_error(path: &Path, error: pem::Error) -> LinkError {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
     let text = fs::read(path).map_err(|source| LinkError::File { path: path.to_path_buf(), source })?;
     let found = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
@@ -181,7 +189,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> 
     Ok(found)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LinkError> {
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LinkError> {
     let text = fs::read(path).map_err(|source| LinkError::File { path: path.to_path_buf(), source })?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| pem_error(path, error))
 }

@@ -91,6 +91,12 @@ pub fn segment_bytes(text: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// The secret from which PostgreSQL makes up salts for roles that aren't there, by `pg_controldata`.
+pub fn mock_nonce(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Mock authentication nonce:"))?;
+    Some(line.trim().to_owned()).filter(|nonce| !nonce.is_empty())
+}
+
 /// A line of a timeline history file: where a timeline was left for the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fork {

@@ -60,6 +60,8 @@ pub struct SecretsSeen {
     pub authority_problem: Option<String>,
     /// Certificates by name of the Secret; those that can't be read are left out and so made anew.
     pub leaves: BTreeMap<String, LeafSeen>,
+    /// The user's own certificate for clients, if one is named: when it ends.
+    pub server: Option<Result<Timestamp, SecretProblem>>,
     /// Logins by name of the Secret.
     pub logins: BTreeMap<String, Result<LoginSeen, SecretProblem>>,
     /// The bootstrap SQL.

@@ -131,6 +131,8 @@ pub struct ValidPool {
     pub priority_class: Option<String>,
     /// Labels and annotations of the nodes' pods.
     pub pod_metadata: PodMetadata,
+    /// The Secret of the user's own certificate for clients.
+    pub server_secret: Option<String>,
     /// Validity of the leaf certificates.
     pub tls_validity: std::time::Duration,
     /// Hands off.
@@ -195,6 +197,7 @@ impl ValidPool {
             node_selector: spec.node_selector.clone(),
             priority_class: spec.priority_class.clone(),
             pod_metadata: spec.pod_metadata.clone(),
+            server_secret: spec.tls.server_secret.clone(),
             tls_validity: spec.tls.validity.0.get(),
             suspend: spec.suspend,
             key,

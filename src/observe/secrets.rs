@@ -45,6 +45,10 @@ pub(super) async fn read(
         };
         seen.logins.insert(login.secret.clone(), read_login(pool, login, found.as_ref()));
     }
+    if let Some(name) = &pool.server_secret {
+        let secret = get(client, pool, name).await?;
+        seen.server = Some(server(name, secret.as_ref()));
+    }
     if let Some(source) = pool.sql.as_ref().filter(|_| !bootstrapped) {
         seen.sql = Some(sql(client, pool, source).await?);
     }
@@ -91,6 +95,19 @@ fn leaf(secret: &Secret) -> Option<LeafSeen> {
     let cert = text(secret, "tls.crt")?;
     text(secret, "tls.key")?;
     Some(LeafSeen { renew_at: pki::renew_at(&cert).ok()?, bundle: text(secret, "ca.crt")?, issued_for })
+}
+
+/// When the certificate that clients see ends.
+fn server(name: &str, secret: Option<&Secret>) -> Result<Timestamp, SecretProblem> {
+    let problem = |missing: bool, what: &str| SecretProblem {
+        message: format!("spec.tls.serverSecret: Secret {name}: {what}"),
+        missing,
+    };
+    let secret = secret.ok_or_else(|| problem(true, "isn't there: make it, of type kubernetes.io/tls"))?;
+    let key = |key: &str| {
+        text(secret, key).ok_or_else(|| problem(false, &format!("key {key} is missing, or no text")))
+    };
+    pki::check_pair(&key("tls.crt")?, &key("tls.key")?).map_err(|error| problem(false, &error.to_string()))
 }
 
 fn read_login(pool: &ValidPool, login: &Login, secret: Option<&Secret>) -> Result<LoginSeen, SecretProblem> {

@@ -3,11 +3,13 @@
 //! Keys are ECDSA P-256: Ed25519 leaves a certificate without a hash, and SCRAM channel binding fails
 //! on it (RFC 5929, `tls-server-end-point`). Nothing here reads the clock: the moment comes as an argument.
 mod authority;
+mod pair;
 mod password;
 
 use thiserror::Error;
 
 pub use authority::{Authority, Issued, Leaf, expires, renew_at};
+pub use pair::check_pair;
 pub use password::{SaltKey, password, scram_verifier};
 
 /// Why a certificate or a password could not be made or read. Holds no key and no password.
@@ -46,6 +48,12 @@ pub enum PkiError {
     NoKey {
         /// What the library says.
         source: rcgen::Error,
+    },
+    /// A certificate with which no server can be run.
+    #[error("certificate and key can't be served: {reason}")]
+    NoPair {
+        /// What the library says.
+        reason: String,
     },
     /// The certificate isn't one of an authority.
     #[error("the certificate {subject:?} isn't that of a certificate authority")]

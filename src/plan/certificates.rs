@@ -14,6 +14,7 @@ use crate::resources::{LeafOrder, leaf_orders};
 const SPREAD: SignedDuration = SignedDuration::from_mins(5);
 
 pub(super) fn plan(draft: &mut Draft<'_>) {
+    look_at_the_users_own(draft);
     draft.keep("Secret", names::ca_secret(draft.pool.name()));
     let orders = leaf_orders(draft.pool, &draft.pool_uid());
     for order in &orders {
@@ -42,6 +43,21 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         draft.act(Action::Issue(order));
     }
     draft.requeue(AT_ONCE);
+}
+
+/// A certificate of the user's that can't be served is told of; the fronts go on with the one that they have.
+fn look_at_the_users_own(draft: &mut Draft<'_>) {
+    const KEY: &str = "server-certificate";
+    let problem = match &draft.seen.secrets.server {
+        Some(Err(problem)) => problem.message.clone(),
+        Some(Ok(end)) if *end <= draft.seen.now => {
+            "spec.tls.serverSecret: its certificate has expired: clients refuse it; renew it in the Secret"
+                .to_owned()
+        }
+        Some(Ok(_)) | None => return draft.untell(KEY),
+    };
+    draft.tell_once(KEY.to_owned(), Happening::warning("ServerSecretUnusable", problem.clone()));
+    draft.troubles.push(("ServerSecretUnusable", problem));
 }
 
 fn is_current(draft: &Draft<'_>, authority: &AuthoritySeen, order: &LeafOrder) -> bool {

@@ -152,6 +152,12 @@ impl Hub {
         Some(Seat { hub: self.clone(), index, kind, tenure })
     }
 
+    /// The nodes that sessions of this kind may be on.
+    pub fn serving(&self, kind: Kind) -> Vec<u8> {
+        let (shared, now) = (self.lock(), clock::now());
+        shared.table.nodes().filter(|(_, entry)| serves(entry, kind, now)).map(|(index, _)| index).collect()
+    }
+
     /// From now on the front calls itself not ready.
     pub fn drain(&self) {
         self.lock().draining = true;

@@ -1,19 +1,27 @@
 //! The front, `pgpool-operator proxy`: clients on one side, the nodes on the other.
 //!
-//! It hears the agents of all nodes, sends each new connection to the node that its port stands for (the
-//! primary, or any node that may be read from) and passes bytes. A session whose node is shut, restarts
-//! or loses its lease is ended at once; nothing is sent to a node without a lease. TLS and logging in are
-//! the client's and the node's matter; the front doesn't look into the bytes.
+//! It hears the agents of all nodes, and sends each new session to the node that its port stands for (the primary, or
+//! any node that may be read from). TLS ends here; a client proves its password to the front, which logs in to the
+//! node with what the proof gives away and with its own certificate, without which nodes let no user in. Then bytes
+//! are passed, and followed by the headers of their messages. A session whose node is shut, restarts or loses its
+//! lease is ended at once; nothing is sent to a node without a lease.
+mod auth;
+mod cancel;
+mod certificate;
 mod feed;
 mod health;
 mod hub;
+mod login;
 mod metrics;
+mod node;
+mod refusal;
+mod relay;
 mod route;
 mod session;
-mod startup;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -26,7 +34,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{feed::Agent, hub::Hub, route::Kind, startup::Refusal};
+use self::{certificate::Certificate, feed::Agent, hub::Hub, refusal::Refusal, route::Kind};
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
     names::{self, PoolArgs},
@@ -79,6 +87,8 @@ pub(in crate::proxy) struct Front {
     pool: String,
     domain: String,
     book: Book,
+    link: Client,
+    certificate: Certificate,
     hub: Arc<Hub>,
     places: Arc<Semaphore>,
     told: Arc<Semaphore>,
@@ -98,12 +108,13 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
         read: listen(names::FRONT_READ_PORT)?,
         health: listen(names::HEALTH_PORT)?,
     };
-    let client = Client::new(identity);
-    let front = Front::new(&args, Book::Proved(client.proved()));
+    let certificate = Certificate::load(&[Path::new(names::SERVER_TLS_DIR), Path::new(names::TLS_DIR)])?;
+    let link = Client::new(identity);
+    let front = Front::new(&args, Book::Proved(link.proved()), link, certificate);
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
-    front.run(&args, client, doors, quit).await;
+    front.run(&args, doors, quit).await;
     Ok(())
 }
 
@@ -115,11 +126,13 @@ struct Doors {
 }
 
 impl Front {
-    fn new(args: &Args, book: Book) -> Arc<Self> {
+    fn new(args: &Args, book: Book, link: Client, certificate: Certificate) -> Arc<Self> {
         Arc::new(Self {
             pool: args.of.pool.clone(),
             domain: names::domain(&args.of.pool, &args.of.namespace),
             book,
+            link,
+            certificate,
             hub: Hub::new(args.nodes),
             places: Arc::new(Semaphore::new(
                 args.max_connections.try_into().unwrap_or(Semaphore::MAX_PERMITS),
@@ -130,12 +143,16 @@ impl Front {
         })
     }
 
-    async fn run(self: Arc<Self>, args: &Args, client: Client, doors: Doors, quit: impl Future<Output = ()>) {
+    /// Host name of a node.
+    fn host(&self, index: u8) -> String {
+        names::node_host(&self.pool, index, &self.domain)
+    }
+
+    async fn run(self: Arc<Self>, args: &Args, doors: Doors, quit: impl Future<Output = ()>) {
         let mut tasks = JoinSet::new();
         for index in 0..args.nodes {
-            let host = names::node_host(&self.pool, index, &self.domain);
-            let agent = Agent { index, host, pool_uid: args.of.uid.clone() };
-            tasks.spawn(agent.follow(self.hub.clone(), client.clone()));
+            let agent = Agent { index, host: self.host(index), pool_uid: args.of.uid.clone() };
+            tasks.spawn(agent.follow(self.hub.clone(), self.link.clone()));
         }
         let hub = self.hub.clone();
         tasks.spawn(async move { hub.sweep().await });
@@ -177,13 +194,13 @@ impl Front {
         let front = self.clone();
         if let Ok(place) = self.places.clone().try_acquire_owned() {
             self.sessions.spawn(async move {
-                session::serve(front, kind, client).await;
+                session::serve(front, kind, client, false).await;
                 drop(place);
             });
         } else if let Ok(told) = self.told.clone().try_acquire_owned() {
             tracing::info!(%from, "the front is full: a client is turned away");
             self.sessions.spawn(async move {
-                session::turn_away(&front, kind, client, Refusal::Full).await;
+                session::serve(front, kind, client, true).await;
                 drop(told);
             });
         } else {

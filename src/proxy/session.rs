@@ -1,76 +1,273 @@
 //! One client: from its arrival to its end.
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use rustix::net::sockopt;
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt, BufReader, copy_buf},
+    io::AsyncWriteExt,
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
     Front,
-    hub::{Seat, Tenure},
+    auth::{Binding, ClientKey, Login, Verifier},
+    cancel,
+    hub::Seat,
+    login::{self, Arrival, Check, LoginError},
+    node::{self, NodeError},
+    refusal::Refusal,
+    relay::{End, Relay},
     route::Kind,
-    startup::{Refusal, refuse},
+    wire::{message::error_texts, startup::Startup},
 };
-use crate::{clock, names};
+use crate::{
+    messages::{LoginAnswer, LoginQuestion},
+    names,
+};
 
+/// Time that a client has to say who it is and to prove it.
+const LOGIN: Duration = Duration::from_secs(30);
 /// Time that a client is held while no node serves it.
 const HOLD: Duration = Duration::from_secs(10);
-/// Time for a connection to a node.
+/// Time for a connection to a node, TLS included.
 const DIAL: Duration = Duration::from_secs(2);
+/// Time for an answer of a node's agent.
+const ANSWER: Duration = Duration::from_secs(1);
 /// Pause before nodes that could not be reached are tried again, unless something changes before.
 const AGAIN: Duration = Duration::from_millis(250);
-/// Bytes held in each direction of a session.
-const BUFFER: usize = 16 * 1024;
+/// Time for a last word to a client.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Silence after which the kernel asks whether a client or a node is still there; how often, and how many
 /// times in vain. A lost machine sends no farewell.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(5), 6);
 
-/// How a session ended.
-#[derive(Debug)]
-enum End {
-    /// One of the two closed it.
-    Closed,
-    /// Its node may not be spoken to any more.
-    Dropped,
-    /// The front is being shut down.
-    Drained,
+/// A client that has said what it wants.
+struct Guest {
+    front: Arc<Front>,
+    kind: Kind,
+    client: login::Secure,
+    startup: Startup,
+    binding: Binding,
 }
 
-/// Serves a client until it is done.
-pub async fn serve(front: Arc<Front>, kind: Kind, mut client: TcpStream) {
-    prepare(&client).ok();
-    let found = tokio::select! {
-        found = timeout(HOLD, find(&front, kind)) => found,
+/// Serves a client until it is done. `full`: there is no place for it, and it is told so.
+pub async fn serve(front: Arc<Front>, kind: Kind, client: TcpStream, full: bool) {
+    let ended = tokio::select! {
+        ended = begin(&front, kind, client, full) => ended,
         () = front.stop.cancelled() => return,
     };
-    let Ok((seat, mut node)) = found else {
-        let why = if kind == Kind::Primary { Refusal::NoPrimary } else { Refusal::NoNode };
-        return turn_away(&front, kind, client, why).await;
-    };
-    let end = tokio::select! {
-        () = seat.tenure.ended() => End::Dropped,
-        () = front.stop.cancelled() => End::Drained,
-        passed = pass(&mut client, &mut node, &seat.tenure) => match passed {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => End::Dropped,
-            Err(_) | Ok(()) => End::Closed,
-        },
-    };
-    if matches!(end, End::Dropped) {
-        front.hub.metrics.dropped(kind, seat.index);
-        // What is still on its way to the node is thrown away.
-        sockopt::set_socket_linger(&node, Some(Duration::ZERO)).ok();
+    if let Err(error) = ended {
+        tracing::debug!(%error, route = kind.name(), "a client got no session");
     }
-    tracing::debug!(node = seat.index, route = kind.name(), ?end, "a session ended");
+}
+
+async fn begin(front: &Arc<Front>, kind: Kind, client: TcpStream, full: bool) -> Result<(), LoginError> {
+    prepare(&client)?;
+    let served = front.certificate.current();
+    let late = |_| LoginError::Io(io::ErrorKind::TimedOut.into());
+    match timeout(LOGIN, login::arrive(client, &served)).await.map_err(late)?? {
+        Arrival::Cancel(message, held) => {
+            cancel::pass_on(front, kind, &message).await;
+            drop(held);
+            Ok(())
+        }
+        Arrival::Session(client, startup) => {
+            let (front, binding) = (Arc::clone(front), served.binding);
+            Box::pin(Guest { front, kind, client: *client, startup, binding }.stay(full)).await
+        }
+    }
+}
+
+impl Guest {
+    async fn stay(mut self, full: bool) -> Result<(), LoginError> {
+        if full {
+            return self.turn_away(Refusal::Full).await;
+        }
+        if let Some(fatal) = login::refused(&self.startup) {
+            return Err(login::tell(&mut self.client, fatal).await);
+        }
+        if let Some(message) = self.startup.negotiation() {
+            self.client.write_all(&message).await?;
+        }
+        let nobody = if self.kind == Kind::Primary { Refusal::NoPrimary } else { Refusal::NoNode };
+        let deadline = Instant::now() + HOLD;
+        let Ok(found) = timeout_at(deadline, self.ask_for_verifier()).await else {
+            return self.turn_away(nobody).await;
+        };
+        let (seat, answer) = found;
+        let Ok(verifier) = answer.verifier.parse::<Verifier>() else {
+            return self.turn_away(Refusal::Md5).await;
+        };
+        let check =
+            if answer.genuine { Check::Password(verifier.clone()) } else { Check::InVain(verifier.clone()) };
+        let user = self.startup.user().unwrap_or_default().to_owned();
+        let proof = login::prove(&mut self.client, &user, check, self.binding.clone());
+        let late = |_| LoginError::Io(io::ErrorKind::TimedOut.into());
+        let key = timeout(LOGIN, proof).await.map_err(late)??;
+        match timeout(HOLD, self.log_in(seat, &key, &verifier)).await {
+            Ok(Ok((seat, node))) => self.pass(seat, node).await,
+            Ok(Err(NodeError::Refused(said))) => {
+                self.client.write_all(&said.bytes()).await?;
+                Ok(self.client.shutdown().await?)
+            }
+            Ok(Err(_)) | Err(_) => self.turn_away(nobody).await,
+        }
+    }
+
+    async fn turn_away(&mut self, why: Refusal) -> Result<(), LoginError> {
+        self.front.hub.metrics.refused(self.kind, why);
+        Err(farewell(&mut self.client, why).await)
+    }
+
+    /// A place, and what its node has stored of the role's password; waits for them as long as it is let.
+    async fn ask_for_verifier(&self) -> (Seat, LoginAnswer) {
+        let user = self.startup.user().unwrap_or_default().to_owned();
+        let question = LoginQuestion { user };
+        let mut wait = Wait::new(&self.front, self.kind);
+        loop {
+            let seat = wait.seat().await;
+            let host = self.front.host(seat.index);
+            let link = &self.front.link;
+            match link.post_json(&host, names::AGENT_PORT, "/v1/login", &question, ANSWER).await {
+                Ok(answer) => return (seat, answer),
+                Err(error) => {
+                    tracing::debug!(node = seat.index, %error, "a node's agent gives no verifier");
+                    wait.tried.push(seat.index);
+                }
+            }
+        }
+    }
+
+    /// Logs in to the node of the place, or of another one where that fails for its own reasons.
+    async fn log_in(
+        &self,
+        seat: Seat,
+        key: &ClientKey,
+        verifier: &Verifier,
+    ) -> Result<(Seat, node::Secure), NodeError> {
+        let mut wait = Wait::new(&self.front, self.kind);
+        let mut seat = seat;
+        loop {
+            match self.try_to_log_in(&seat, key, verifier).await {
+                Ok(node) => return Ok((seat, node)),
+                Err(NodeError::Refused(said)) if !is_passing(&said.body) => {
+                    return Err(NodeError::Refused(said));
+                }
+                Err(error) => {
+                    tracing::debug!(node = seat.index, %error, "a node can't be logged in to");
+                    wait.tried.push(seat.index);
+                }
+            }
+            drop(seat);
+            seat = wait.seat().await;
+        }
+    }
+
+    async fn try_to_log_in(
+        &self,
+        seat: &Seat,
+        key: &ClientKey,
+        verifier: &Verifier,
+    ) -> Result<node::Secure, NodeError> {
+        let login = Login::new(key.clone())?;
+        let work = async {
+            let mut node = timeout(DIAL, dial(&self.front, seat.index))
+                .await
+                .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
+            node::log_in(&mut node, &self.startup, login, verifier).await?;
+            Ok(node)
+        };
+        tokio::select! {
+            done = work => done,
+            () = seat.tenure.ended() => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
+        }
+    }
+
+    async fn pass(mut self, seat: Seat, mut node: node::Secure) -> Result<(), LoginError> {
+        login::admit(&mut self.client).await?;
+        let mut relay = Relay::new(&mut self.client, &mut node, &seat.tenure);
+        let (end, why) = tokio::select! {
+            () = seat.tenure.ended() => (End::Dropped, Some(Refusal::NodeLeft)),
+            () = self.front.stop.cancelled() => (End::ClientGone, Some(Refusal::Drained)),
+            end = &mut relay => {
+                let why = match end {
+                    End::Dropped => Some(Refusal::NodeLeft),
+                    End::NodeLost => Some(Refusal::NodeLost),
+                    End::Malformed => Some(Refusal::Protocol),
+                    End::ClientGone | End::NodeSaid => None,
+                };
+                (end, why)
+            }
+        };
+        let can_tell = relay.can_tell();
+        tracing::debug!(node = seat.index, route = self.kind.name(), ?end, ?why, "a session ended");
+        if matches!(end, End::Dropped | End::NodeLost) {
+            self.front.hub.metrics.dropped(self.kind, seat.index);
+        }
+        if matches!(end, End::Dropped) {
+            // What is still on its way to the node is thrown away.
+            sockopt::set_socket_linger(node.get_ref().0, Some(Duration::ZERO)).ok();
+        } else {
+            timeout(FAREWELL, node.shutdown()).await.ok();
+        }
+        drop((node, seat));
+        match why.filter(|_| can_tell) {
+            Some(why) => {
+                farewell(&mut self.client, why).await;
+            }
+            None => drop(timeout(FAREWELL, self.client.shutdown()).await),
+        }
+        Ok(())
+    }
+}
+
+/// Tells a client that it has to go, and waits a little until it has heard.
+async fn farewell(client: &mut login::Secure, why: Refusal) -> LoginError {
+    let told = async {
+        let error = login::tell(client, why.fatal()).await;
+        login::drain(client).await;
+        error
+    };
+    timeout(FAREWELL, told).await.unwrap_or_else(|_| LoginError::Told(why.fatal()))
+}
+
+/// Whether a node that refuses a session may give one in a moment, or another node may: it is starting or stopping, or
+/// its gate is shut.
+fn is_passing(body: &[u8]) -> bool {
+    let (code, message) = error_texts(body);
+    matches!(code.as_str(), "57P01" | "57P02" | "57P03")
+        || (code == "28000" && message.contains("pg_hba.conf"))
+}
+
+/// Waits for places.
+struct Wait<'a> {
+    front: &'a Front,
+    kind: Kind,
+    changes: tokio::sync::watch::Receiver<()>,
+    /// Nodes that did not serve just now.
+    tried: Vec<u8>,
+}
+
+impl<'a> Wait<'a> {
+    fn new(front: &'a Front, kind: Kind) -> Self {
+        Self { front, kind, changes: front.hub.changes(), tried: Vec::new() }
+    }
+
+    async fn seat(&mut self) -> Seat {
+        loop {
+            self.changes.mark_unchanged();
+            if let Some(seat) = self.front.hub.take(self.kind, &self.tried) {
+                return seat;
+            }
+            if self.tried.is_empty() {
+                self.changes.changed().await.ok();
+            } else {
+                timeout(AGAIN, self.changes.changed()).await.ok();
+                self.tried.clear();
+            }
+        }
+    }
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
@@ -82,101 +279,18 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells a client why it isn't served.
-pub async fn turn_away(front: &Front, kind: Kind, mut client: TcpStream, why: Refusal) {
-    front.hub.metrics.refused(kind, why);
-    if let Err(error) = refuse(&mut client, why).await {
-        tracing::debug!(%error, reason = why.name(), "a client left before it was told");
-    }
-}
-
-/// A place and a connection; waits for them as long as it is let.
-async fn find(front: &Front, kind: Kind) -> (Seat, TcpStream) {
-    let mut changes = front.hub.changes();
-    let mut tried = Vec::new();
-    loop {
-        changes.mark_unchanged();
-        while let Some(seat) = front.hub.take(kind, &tried) {
-            match dial(front, &seat).await {
-                Ok(node) => return (seat, node),
-                Err(error) => {
-                    tracing::debug!(node = seat.index, %error, "a node can't be reached");
-                    tried.push(seat.index);
-                }
+/// A connection to a node, behind TLS.
+pub async fn dial(front: &Front, index: u8) -> Result<node::Secure, NodeError> {
+    let host = front.host(index);
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in front.book.find(&host, names::POSTGRES_PORT).await? {
+        match TcpStream::connect(address).await {
+            Ok(socket) => {
+                prepare(&socket)?;
+                return node::secure(socket, &host, front.link.identity()).await;
             }
-        }
-        if tried.is_empty() {
-            changes.changed().await.ok();
-        } else {
-            timeout(AGAIN, changes.changed()).await.ok();
-            tried.clear();
+            Err(error) => last = error,
         }
     }
-}
-
-async fn dial(front: &Front, seat: &Seat) -> io::Result<TcpStream> {
-    let host = names::node_host(&front.pool, seat.index, &front.domain);
-    let connecting = async {
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in front.book.find(&host, names::POSTGRES_PORT).await? {
-            match TcpStream::connect(address).await {
-                Ok(node) => {
-                    prepare(&node)?;
-                    return Ok(node);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
-    tokio::select! {
-        dialled = timeout(DIAL, connecting) => dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
-        () = seat.tenure.ended() => Err(io::ErrorKind::NotConnected.into()),
-    }
-}
-
-/// Passes bytes both ways until one side is done. A client that shuts its sending side may still read
-/// what comes; when the node is done, the session is.
-async fn pass(client: &mut TcpStream, node: &mut TcpStream, tenure: &Tenure) -> io::Result<()> {
-    let (from_client, mut to_client) = client.split();
-    let (from_node, to_node) = node.split();
-    let mut to_node = Guarded { inner: to_node, tenure };
-    let up = async {
-        copy_buf(&mut BufReader::with_capacity(BUFFER, from_client), &mut to_node).await?;
-        to_node.shutdown().await?;
-        std::future::pending::<io::Result<()>>().await
-    };
-    let down = async {
-        copy_buf(&mut BufReader::with_capacity(BUFFER, from_node), &mut to_client).await?;
-        to_client.shutdown().await
-    };
-    tokio::select! { ended = up => ended, ended = down => ended }
-}
-
-/// Sends to a node, but only while it may be spoken to: checked at the moment of each sending, so that a
-/// front that was frozen sends nothing under a lease that is over.
-struct Guarded<'a, W> {
-    inner: W,
-    tenure: &'a Tenure,
-}
-
-impl<W: AsyncWrite + Unpin> AsyncWrite for Guarded<'_, W> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if !self.tenure.stands(clock::now()) {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        }
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
+    Err(last.into())
 }

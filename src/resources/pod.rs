@@ -80,17 +80,18 @@ pub(super) fn empty_dir(name: &str, in_memory: bool) -> Volume {
 
 /// Certificates, readable for the group only: libpq refuses a key that others may read.
 pub(super) fn tls_volume(secret: String) -> Volume {
-    let items = ["tls.crt", "tls.key", "ca.crt"].map(|key| KeyToPath {
-        key: key.to_owned(),
-        path: key.to_owned(),
-        mode: None,
-    });
+    secret_volume("tls", secret, &["tls.crt", "tls.key", "ca.crt"])
+}
+
+/// Some keys of a Secret as files for the group alone.
+pub(super) fn secret_volume(name: &str, secret: String, keys: &[&str]) -> Volume {
+    let item = |key: &&str| KeyToPath { key: (*key).to_owned(), path: (*key).to_owned(), mode: None };
     Volume {
-        name: "tls".to_owned(),
+        name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret),
             default_mode: Some(0o440),
-            items: Some(items.to_vec()),
+            items: Some(keys.iter().map(item).collect()),
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()

@@ -1,7 +1,7 @@
 //! Deployment `NAME-proxy`: the front.
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, PodSpec, PodTemplateSpec, TopologySpreadConstraint, VolumeMount,
+    Container, EnvVar, PodSpec, PodTemplateSpec, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -9,11 +9,14 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::labels::{Part, metadata, object_labels, parts, selector};
 use super::node::port;
 use super::pod::{
-    Runtime, container_security, dns, empty_dir, env, mount, pod_security, pool_env, probe, some, tls_volume,
+    Runtime, container_security, dns, empty_dir, env, mount, pod_security, pool_env, probe, secret_volume,
+    some, tls_volume,
 };
 use crate::model::ValidPool;
 use crate::names;
 
+/// Volume of the user's own certificate.
+const SERVER_TLS: &str = "server-tls";
 /// Seconds in which sessions may end by themselves.
 const GRACE_SECONDS: i64 = 30;
 
@@ -64,7 +67,7 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> PodSpec {
             label_selector: Some(parts(pool, &["proxy"])),
             ..TopologySpreadConstraint::default()
         }]),
-        volumes: Some(vec![tls_volume(names::part_tls_secret(pool.name(), "proxy")), empty_dir("run", true)]),
+        volumes: Some(volumes(pool)),
         ..PodSpec::default()
     }
 }
@@ -84,12 +87,31 @@ fn container(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> Container {
         liveness_probe: Some(probe("/livez", 10, 3)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
         security_context: Some(container_security()),
-        volume_mounts: Some(vec![
-            VolumeMount { read_only: Some(true), ..mount("tls", names::TLS_DIR) },
-            mount("run", names::RUN_DIR),
-        ]),
+        volume_mounts: Some(mounts(pool)),
         ..Container::default()
     }
+}
+
+fn volumes(pool: &ValidPool) -> Vec<Volume> {
+    let mut list = vec![tls_volume(names::part_tls_secret(pool.name(), "proxy")), empty_dir("run", true)];
+    list.extend(pool.server_secret.clone().map(|secret| {
+        let mut volume = secret_volume(SERVER_TLS, secret, &["tls.crt", "tls.key"]);
+        // The front does without, with its own, until the Secret is there.
+        volume.secret.iter_mut().for_each(|source| source.optional = Some(true));
+        volume
+    }));
+    list
+}
+
+fn mounts(pool: &ValidPool) -> Vec<VolumeMount> {
+    let mut list = vec![
+        VolumeMount { read_only: Some(true), ..mount("tls", names::TLS_DIR) },
+        mount("run", names::RUN_DIR),
+    ];
+    if pool.server_secret.is_some() {
+        list.push(VolumeMount { read_only: Some(true), ..mount(SERVER_TLS, names::SERVER_TLS_DIR) });
+    }
+    list
 }
 
 fn environment(pool: &ValidPool, pool_uid: &str) -> Vec<EnvVar> {

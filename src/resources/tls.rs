@@ -56,20 +56,27 @@ pub fn leaf_orders(pool: &ValidPool, pool_uid: &str) -> Vec<LeafOrder> {
         secret: names::part_tls_secret(pool.name(), part),
         common_name: common_name.to_owned(),
         uri: format!("pgpool://{pool_uid}/{part}"),
-        dns: Vec::new(),
+        dns: if part == "proxy" { service_names(pool) } else { Vec::new() },
     }));
     orders
 }
 
-/// A node is reached by its own name and, through the front, by those of the Services.
+/// The other parts of the pool reach a node by its own name.
 fn node_names(pool: &ValidPool, index: u8) -> Vec<String> {
     let namespace = pool.namespace();
     let host = names::node_host(pool.name(), index, &names::nodes_service(pool.name()));
-    let mut list = vec![
+    vec![
         format!("{host}.{namespace}.svc"),
         format!("{host}.{namespace}"),
         format!("{host}.{namespace}.svc.cluster.local"),
-    ];
+        "localhost".to_owned(),
+    ]
+}
+
+/// Clients reach the front by the names of the Services.
+fn service_names(pool: &ValidPool) -> Vec<String> {
+    let namespace = pool.namespace();
+    let mut list = Vec::new();
     for service in [pool.name().to_owned(), names::read_service(pool.name())] {
         list.extend([
             service.clone(),

@@ -314,8 +314,8 @@ const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "own-certificate",
-        "{nodes: 3, storage: {size: 1Gi}, tls: {serverSecret: mine}}",
-        "a certificate of your own comes with the front",
+        "{nodes: 3, storage: {size: 1Gi}, tls: {serverSecret: My_Certificate}}",
+        "spec.tls.serverSecret in body should match",
     ),
     (
         "certificates-of-a-minute",

@@ -91,6 +91,7 @@ fn beginning() -> Vec<Step> {
         step("install::names_are_as_promised", |w| Box::pin(install::contract(w))),
         step("sessions::a_new_password_counts_for_new_ones", |w| Box::pin(sessions::password(w))),
         step("sessions::a_new_certificate_ends_none", |w| Box::pin(sessions::leaf(w))),
+        step("sessions::a_certificate_of_ones_own_is_shown", |w| Box::pin(sessions::own_certificate(w))),
         groundwork("load::starts", |w| Box::pin(load::start(w))),
         step("requests::detached_stays_out_and_attaches_without_copy", |w| {
             Box::pin(requests::detach_attach(w))

@@ -1,17 +1,21 @@
 //! What changes under open sessions: passwords and certificates.
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
+use pgpool_operator::api::v1alpha1::PgPoolStatus;
 use pgpool_operator::names;
 use serde_json::json;
 
 use super::harness::{Failure, Outcome, ensure};
 use super::install::CLIENT;
 use super::pool::WHOLE;
-use super::world::{POOL, SPACE, World, until};
+use super::world::{POOL, SPACE, World, call, until};
 
 /// What the open session of the application is asked before and after a change.
 const WHO: &str = "SELECT pg_backend_pid();";
+/// The Secret of a certificate of the user's own.
+const OWN: &str = "own-certificate";
 /// Both Services.
 const SERVICES: [&str; 2] = [POOL, "demo-ro"];
 
@@ -122,6 +126,83 @@ async fn shown(world: &World, host: &str) -> Outcome<String> {
     client(world, &script).await
 }
 
+/// A certificate of somebody else's authority for the Services, with its key; and its serial number.
+async fn foreign(world: &World, name: &str) -> Outcome<(String, [String; 2])> {
+    let path = |end: &str| world.scratch.path().join(format!("{name}.{end}")).display().to_string();
+    let files = [path("crt"), path("key")];
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=db.example \
+                 -addext subjectAltName=DNS:demo,DNS:demo-ro -out";
+    let mut words: Vec<&str> = words.split_whitespace().collect();
+    words.extend([files[0].as_str(), "-keyout", &files[1]]);
+    call("openssl", &words, None).await?;
+    let serial = call("openssl", &["x509", "-noout", "-serial", "-in", &files[0]], None).await?;
+    Ok((serial, files))
+}
+
+/// Puts certificate and key into the Secret.
+async fn bring(world: &World, files: &[String; 2]) -> Outcome {
+    let [cert, key] = files.each_ref().map(|file| tokio::fs::read_to_string(file));
+    let data = json!({"tls.crt": cert.await?, "tls.key": key.await?});
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": OWN, "namespace": SPACE}, "stringData": data,
+    });
+    world.apply(&secret).await.map(drop)
+}
+
+async fn is_shown(world: &World, serial: &str) -> Outcome {
+    until("the certificate to be shown", WHOLE, || async {
+        let now = shown(world, POOL).await?;
+        ensure(now == serial, || format!("{now} is shown, not {serial}"))
+    })
+    .await
+}
+
+/// Whether the pool says that the certificate can't be used.
+fn complains(status: &PgPoolStatus) -> bool {
+    let of =
+        |c: &Condition| c.type_ == "Degraded" && c.reason == "ServerSecretUnusable" && c.status == "True";
+    status.conditions.iter().any(of)
+}
+
+/// Clients are shown a certificate of the user's own, and the next one in its place; one that can't be served is told
+/// of, and changes nothing.
+pub async fn own_certificate(world: &World) -> Outcome {
+    let usual = shown(world, POOL).await?;
+    let patch = |value: Option<&str>| json!({"spec": {"tls": {"serverSecret": value}}}).to_string();
+    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch(Some(OWN))]).await?;
+    world.when("a word on the Secret that isn't there", WHOLE, complains).await?;
+    is_shown(world, &usual).await?;
+
+    let (serial, files) = foreign(world, "first").await?;
+    bring(world, &files).await?;
+    is_shown(world, &serial).await?;
+    world.when("the pool to be content", WHOLE, |status| !complains(status)).await?;
+    let trusted = tokio::fs::read_to_string(&files[0]).await?;
+    world.feed(&["exec", "-i", CLIENT, "--", "sh", "-c", "cat >/tmp/own.crt"], &trusted).await?;
+    for host in SERVICES {
+        let target =
+            format!("host={host} sslmode=verify-full sslrootcert=/tmp/own.crt channel_binding=require");
+        until("a login that is bound to the certificate", WHOLE, || async {
+            client(world, &format!("psql -XAtq -d '{target}' -c 'SELECT 1'")).await.map(drop)
+        })
+        .await?;
+    }
+
+    let (serial, files) = foreign(world, "second").await?;
+    bring(world, &files).await?;
+    is_shown(world, &serial).await?;
+    let other = foreign(world, "third").await?.1;
+    bring(world, &[files[0].clone(), other[1].clone()]).await?;
+    world.when("a word on a key that doesn't fit", WHOLE, complains).await?;
+    is_shown(world, &serial).await?;
+
+    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch(None)]).await?;
+    is_shown(world, &usual).await?;
+    world.here(&["delete", "secret", OWN]).await?;
+    world.whole(WHOLE).await.map(drop)
+}
+
 /// A certificate that is issued anew is shown to new sessions; no process restarts, and no session ends.
 pub async fn leaf(world: &World) -> Outcome {
     let (old, running) = (shown(world, POOL).await?, containers(world).await?);
@@ -137,11 +218,8 @@ pub async fn leaf(world: &World) -> Outcome {
         Ok(now)
     })
     .await?;
-    let issued = secret(world, &secrets[0], "tls.crt").await?;
-    let path = world.scratch.path().join("tls.crt");
-    tokio::fs::write(&path, issued).await?;
-    let path = path.display().to_string();
-    let serial = super::world::call("openssl", &["x509", "-noout", "-serial", "-in", &path], None).await?;
+    let issued = secret(world, &secrets[1], "tls.crt").await?;
+    let serial = call("openssl", &["x509", "-noout", "-serial"], Some(&issued)).await?;
     ensure(serial == new, || format!("{new} is shown, {serial} was issued"))?;
     let password = secret(world, &names::app_secret(POOL), "password").await?;
     login(world, POOL, &password).await?;

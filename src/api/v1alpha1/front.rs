@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::rules;
+use super::rules::{OBJECT_NAME, rules};
 use super::{Resources, Span};
 
 /// How reads are spread over the attached nodes.
@@ -88,10 +88,9 @@ impl ServiceType {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Tls {
-    /// Secret of type kubernetes.io/tls with the certificate that clients see; the pool's own CA when left out.
+    /// Secret of type kubernetes.io/tls with the certificate that clients see; one of the pool's own CA when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    #[schemars(extend("x-kubernetes-validations" = rules(&[("self == ''", "spec.tls.serverSecret: a certificate of your own comes with the front; for now clients see the pool's own CA (Secret NAME-ca)")])))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub server_secret: Option<String>,
     /// How long the certificates of the pool are valid; they are renewed after two thirds of it.
     #[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) >= duration('1h') && duration(self) <= duration('87600h')", "spec.tls.validity: between 1h and 87600h")])))]

@@ -1,0 +1,76 @@
+//! What a node has stored of a role's password, for the front to check a client by.
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+use tokio_postgres::Client;
+
+use super::sql::{SqlError, within};
+use crate::messages::LoginAnswer;
+
+/// Rounds of a verifier that is made up, as many as PostgreSQL's own have (`scram_iterations`).
+const ITERATIONS: u32 = 4096;
+/// Bytes of a salt.
+const SALT: usize = 16;
+
+/// Asks for the verifier of a role. `mock` is the cluster's secret for those that are made up.
+pub async fn verifier(client: &Client, user: &str, mock: &str) -> Result<LoginAnswer, SqlError> {
+    // A password that has expired is as good as none (CVE-2025-2291); the schema is named lest another's table be
+    // read (CVE-2025-12819).
+    let text = "SELECT rolpassword FROM pg_catalog.pg_authid
+                WHERE rolname = $1 AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())";
+    let row = within(client.query_opt(text, &[&user])).await?;
+    let stored: Option<String> = row.and_then(|row| row.get(0));
+    Ok(answer(stored, user, mock))
+}
+
+fn answer(stored: Option<String>, user: &str, mock: &str) -> LoginAnswer {
+    match stored {
+        Some(verifier) if verifier.starts_with("SCRAM-SHA-256$") => LoginAnswer { verifier, genuine: true },
+        // The hash itself would be enough to log in with.
+        Some(_) => LoginAnswer { verifier: "md5".to_owned(), genuine: true },
+        None => LoginAnswer { verifier: made_up(user, mock), genuine: false },
+    }
+}
+
+/// The salt that PostgreSQL itself would show (PostgreSQL source, `scram_mock_salt`), and keys that fit no password.
+fn made_up(user: &str, mock: &str) -> String {
+    let salt = digest(&SHA256, &[user.as_bytes(), &decoded(mock)].concat());
+    let salt = STANDARD.encode(&salt.as_ref()[..SALT]);
+    let key = STANDARD.encode(digest(&SHA256, &[mock.as_bytes(), user.as_bytes()].concat()));
+    format!("SCRAM-SHA-256${ITERATIONS}:{salt}${key}:{key}")
+}
+
+fn decoded(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16)?.try_into().ok()).collect();
+    digits.as_chunks::<2>().0.iter().map(|[high, low]| high * 16 + low).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_without_a_password_looks_like_one_with() {
+        let known = answer(Some("SCRAM-SHA-256$4096:c2E=$a:b".into()), "app", "0aff");
+        assert!(known.genuine);
+        let (one, again, other) =
+            (answer(None, "x", "0aff"), answer(None, "x", "0aff"), answer(None, "y", "0aff"));
+        assert!(!one.genuine && one == again && one != other);
+        let (head, keys) = one.verifier.rsplit_once('$').unwrap();
+        let salt = head.strip_prefix("SCRAM-SHA-256$4096:").unwrap();
+        let length = |text: &str| STANDARD.decode(text).unwrap().len();
+        assert_eq!((length(salt), length(keys.split_once(':').unwrap().1)), (16, 32));
+        assert_ne!(one.verifier, answer(None, "x", "0afe").verifier);
+        assert!(!format!("{one:?}").contains("SCRAM"));
+    }
+
+    #[test]
+    fn the_md5_of_a_password_goes_to_nobody() {
+        assert_eq!(answer(Some("md53175bce1d3201d16594cebf9d7eb3f9d".into()), "app", "00").verifier, "md5");
+    }
+
+    #[test]
+    fn the_secret_is_read_as_bytes() {
+        assert_eq!(decoded("0aff"), [10, 255]);
+    }
+}

@@ -1,0 +1,85 @@
+//! Logging in to a node, in the client's place.
+use std::io;
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::auth::{Login, PLAIN, ScramError, Verifier};
+use super::wire::message::{
+    self, AUTH_OK, AUTH_SASL, AUTH_SASL_CONTINUE, AUTH_SASL_FINAL, Message, encode, error_texts, sasl_initial,
+};
+use super::wire::startup::{SSL_REQUEST, Startup};
+use crate::link::Identity;
+
+/// A node behind TLS.
+pub type Secure = TlsStream<TcpStream>;
+
+/// Why the node gives no session.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The connection.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The node takes no TLS.
+    #[error("the node takes no TLS")]
+    Unencrypted,
+    /// The exchange.
+    #[error(transparent)]
+    Scram(#[from] ScramError),
+    /// The node wants what the front can't give.
+    #[error("the node asks for what the front doesn't speak")]
+    Unknown,
+    /// The node refuses: its own words, for the client.
+    #[error("the node refuses: {} {}", error_texts(&.0.body).0, error_texts(&.0.body).1)]
+    Refused(Message),
+}
+
+/// TLS with a node that must have the certificate for its name.
+pub async fn secure(mut socket: TcpStream, host: &str, identity: &Identity) -> Result<Secure, NodeError> {
+    socket.write_all(&SSL_REQUEST).await?;
+    if socket.read_u8().await? != b'S' {
+        return Err(NodeError::Unencrypted);
+    }
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    Ok(TlsConnector::from(identity.to_postgres()).connect(name, socket).await?)
+}
+
+/// Asks for what the client asked for, and proves to be it. What follows is the client's.
+pub async fn log_in(
+    node: &mut Secure,
+    startup: &Startup,
+    mut login: Login,
+    verifier: &Verifier,
+) -> Result<(), NodeError> {
+    node.write_all(&startup.bytes()).await?;
+    node.flush().await?;
+    loop {
+        let message = message::read(node).await?;
+        let answer = match (message.tag, message.authentication()) {
+            (_, Some((AUTH_OK, _))) => return Ok(()),
+            (_, Some((AUTH_SASL, names))) => {
+                if !names.split(|b| *b == 0).any(|name| name == PLAIN.as_bytes()) {
+                    return Err(NodeError::Unknown);
+                }
+                sasl_initial(PLAIN, &login.first())
+            }
+            (_, Some((AUTH_SASL_CONTINUE, challenge))) => {
+                encode(b'p', login.answer(challenge, verifier)?.as_bytes())
+            }
+            (_, Some((AUTH_SASL_FINAL, last))) => {
+                login.finish(last)?;
+                continue;
+            }
+            (b'E', _) => return Err(NodeError::Refused(message)),
+            (b'N', _) => continue,
+            _ => return Err(NodeError::Unknown),
+        };
+        node.write_all(&answer).await?;
+        node.flush().await?;
+    }
+}

@@ -1,0 +1,88 @@
+//! Why the front itself turns a client away or ends its session, and what the client is told (PostgreSQL
+//! documentation, "PostgreSQL Error Codes").
+use super::wire::message::Fatal;
+
+/// The reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No node serves it.
+    NoPrimary,
+    /// No node may be read from.
+    NoNode,
+    /// The front has as many sessions as it may have.
+    Full,
+    /// The password is stored in a form that the front can't check.
+    Md5,
+    /// The node of a session is no longer what the session came for.
+    NodeLeft,
+    /// The node of a session broke off without a word.
+    NodeLost,
+    /// The front is being shut down.
+    Drained,
+    /// What came is not PostgreSQL's protocol.
+    Protocol,
+}
+
+impl Refusal {
+    /// The word for it in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoPrimary => "no_primary",
+            Self::NoNode => "no_node",
+            Self::Full => "full",
+            Self::Md5 => "md5",
+            Self::NodeLeft => "node_left",
+            Self::NodeLost => "node_lost",
+            Self::Drained => "drained",
+            Self::Protocol => "protocol",
+        }
+    }
+
+    /// SQLSTATE, message, hint.
+    fn texts(self) -> [&'static str; 3] {
+        match self {
+            Self::NoPrimary => [
+                "57P03",
+                "no primary",
+                "No node of the pool takes writes at the moment. Try again; kubectl describe pgpool says why.",
+            ],
+            Self::NoNode => [
+                "57P03",
+                "no node to read from",
+                "No node of the pool may be read from at the moment. Try again; kubectl describe pgpool says why.",
+            ],
+            Self::Full => [
+                "53300",
+                "too many connections for the front of this pool",
+                "Use fewer connections, or raise spec.proxy.maxConnections or spec.proxy.replicas.",
+            ],
+            Self::Md5 => [
+                "28000",
+                "the password of this role is stored as md5, which the front can't check",
+                "Set the password anew with password_encryption = 'scram-sha-256'.",
+            ],
+            Self::NodeLeft => [
+                "57P01",
+                "terminating connection: its node has left its office or the pool",
+                "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
+            ],
+            Self::NodeLost => [
+                "57P01",
+                "terminating connection: its node is lost",
+                "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
+            ],
+            Self::Drained => [
+                "57P01",
+                "terminating connection: this front is being shut down",
+                "Connect again: another one is there.",
+            ],
+            Self::Protocol => ["08P01", "a message that is none of PostgreSQL's protocol", ""],
+        }
+    }
+
+    /// What the client is told.
+    pub fn fatal(self) -> Fatal {
+        let [code, message, hint] = self.texts();
+        Fatal { code, message: message.to_owned(), hint }
+    }
+}

@@ -1,0 +1,5 @@
+//! PostgreSQL's protocol, as far as the front speaks or follows it (PostgreSQL documentation, "Frontend/Backend
+//! Protocol").
+pub mod message;
+pub mod startup;
+pub mod walk;

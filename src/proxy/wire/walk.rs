@@ -1,0 +1,133 @@
+//! Follows a stream of messages by their headers alone; bodies are passed on as they come.
+
+/// Longest message that PostgreSQL takes, in bytes (`PQ_LARGE_MESSAGE_LIMIT`).
+const LONGEST: u32 = 0x3fff_ffff;
+/// Bytes of a header: tag and length.
+const HEADER: usize = 5;
+
+/// A message that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its kind.
+    pub tag: u8,
+    /// The first byte of its body, if it has one: of ReadyForQuery the state of the transaction.
+    pub first: Option<u8>,
+}
+
+/// A length that no message has: the stream can't be followed any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message of kind {tag:#04x} says that it is {length} bytes long")]
+pub struct Malformed {
+    /// What it says to be.
+    pub tag: u8,
+    /// What it says of its length.
+    pub length: u32,
+}
+
+/// Where in a stream one is.
+#[derive(Clone, Debug, Default)]
+pub struct Walk {
+    header: [u8; HEADER],
+    /// Bytes of the header that have come.
+    have: usize,
+    /// Bytes of the body that are still to come.
+    body: u32,
+    /// The body's first byte hasn't come.
+    begins: bool,
+}
+
+impl Walk {
+    /// True between two messages.
+    pub fn at_boundary(&self) -> bool {
+        self.have == 0 && self.body == 0
+    }
+
+    /// Walks over the bytes that come next; `seen` hears of each message once its header and the first byte of its
+    /// body are there. After an error nothing of the stream means anything.
+    pub fn over(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Seen)) -> Result<(), Malformed> {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if self.body > 0 {
+                if std::mem::take(&mut self.begins) {
+                    seen(Seen { tag: self.header[0], first: Some(byte) });
+                }
+                let step = usize::try_from(self.body).unwrap_or(usize::MAX).min(bytes.len());
+                self.body -= u32::try_from(step).unwrap_or(self.body);
+                bytes = &bytes[step..];
+                continue;
+            }
+            self.header[self.have] = byte;
+            self.have += 1;
+            bytes = rest;
+            if self.have == HEADER {
+                self.have = 0;
+                self.enter(&mut seen)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, seen: &mut impl FnMut(Seen)) -> Result<(), Malformed> {
+        let [tag, a, b, c, d] = self.header;
+        let length = u32::from_be_bytes([a, b, c, d]);
+        match length.checked_sub(4) {
+            Some(0) => seen(Seen { tag, first: None }),
+            Some(body) if body <= LONGEST => (self.body, self.begins) = (body, true),
+            _ => return Err(Malformed { tag, length }),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proxy::wire::message::encode;
+
+    #[test]
+    fn messages_are_seen_however_they_are_cut() {
+        let stream = [encode(b'T', b"abcdef"), encode(b'C', b""), encode(b'Z', b"T")].concat();
+        let wanted = [(b'T', Some(b'a')), (b'C', None), (b'Z', Some(b'T'))];
+        for size in 1..=stream.len() {
+            let (mut walk, mut found) = (Walk::default(), Vec::new());
+            for piece in stream.chunks(size) {
+                walk.over(piece, |seen| found.push((seen.tag, seen.first))).unwrap();
+            }
+            assert_eq!(found, wanted, "in pieces of {size}");
+            assert!(walk.at_boundary());
+        }
+    }
+
+    #[test]
+    fn a_length_that_none_has_ends_it() {
+        for length in [0, 3, 0x4000_0005_u32] {
+            let bytes = [b"d".as_slice(), &length.to_be_bytes()].concat();
+            assert_eq!(Walk::default().over(&bytes, |_| {}), Err(Malformed { tag: b'd', length }));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_boundaries_are_where_the_messages_end(
+            messages in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..9)), 1..6),
+        ) {
+            let (mut walk, mut count) = (Walk::default(), 0);
+            for (tag, body) in &messages {
+                let bytes = encode(*tag, body);
+                for byte in &bytes[..bytes.len() - 1] {
+                    walk.over(&[*byte], |_| count += 1).unwrap();
+                    prop_assert!(!walk.at_boundary());
+                }
+                walk.over(&bytes[bytes.len() - 1..], |_| count += 1).unwrap();
+                prop_assert!(walk.at_boundary());
+            }
+            prop_assert_eq!(count, messages.len());
+        }
+
+        #[test]
+        fn any_bytes_are_walked_over(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = Walk::default().over(&bytes, |_| {});
+        }
+    }
+}
