@@ -14,7 +14,8 @@ pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
     for index in 0..draft.pool.nodes {
         let filled = is_filled(draft, index);
         plan_claim(draft, index, filled)?;
-        let replicas = i32::from(hands_over(draft, index) || (filled && !is_worked_on(draft, index)));
+        let wanted = filled || is_new(draft, index);
+        let replicas = i32::from(hands_over(draft, index) || (wanted && !is_worked_on(draft, index)));
         plan_set(draft, index, replicas)?;
         label(draft, index);
     }
@@ -40,6 +41,13 @@ fn is_filled(draft: &Draft<'_>, index: u8) -> bool {
     copied
         || draft.is_attached(index)
         || draft.node(index).and_then(|seen| seen.claim.as_ref()).is_some_and(|claim| claim.filled)
+}
+
+/// Whether the node has never had data. Its pod has nothing to do yet, but a volume is made for the pod, on the machine
+/// that is the pod's: the first copy needn't wait for that.
+fn is_new(draft: &Draft<'_>, index: u8) -> bool {
+    let claim = draft.node(index).and_then(|seen| seen.claim.as_ref());
+    claim.is_some_and(|claim| !claim.filled && !claim.deleting && claim.lost.is_none() && claim.given_up.is_none())
 }
 
 fn plan_claim(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), BuildError> {
