@@ -1,7 +1,7 @@
 //! postgresql.conf: defaults, then the user's parameters, then what the promise rests on.
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use crate::api::v1alpha1::MAX_NODES;
 use crate::names;

@@ -47,7 +47,9 @@ fn is_filled(draft: &Draft<'_>, index: u8) -> bool {
 /// that is the pod's: the first copy needn't wait for that.
 fn is_new(draft: &Draft<'_>, index: u8) -> bool {
     let claim = draft.node(index).and_then(|seen| seen.claim.as_ref());
-    claim.is_some_and(|claim| !claim.filled && !claim.deleting && claim.lost.is_none() && claim.given_up.is_none())
+    claim.is_some_and(|claim| {
+        !claim.filled && !claim.deleting && claim.lost.is_none() && claim.given_up.is_none()
+    })
 }
 
 fn plan_claim(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), BuildError> {
