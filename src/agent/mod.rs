@@ -18,6 +18,7 @@ mod initdb;
 pub mod install;
 mod lag;
 mod lineage;
+mod locks;
 mod logins;
 mod node;
 mod observe;

@@ -59,6 +59,9 @@ pub enum StepError {
     /// Processes that a dead Postgres left.
     #[error("what a dead postgres left running can't be ended: {0}")]
     Orphans(std::io::Error),
+    /// Lock files of a dead Postgres.
+    #[error("the lock files that a dead postgres left can't be released: {0}")]
+    Locks(std::io::Error),
     /// Another part of the pool.
     #[error(transparent)]
     Link(#[from] crate::link::LinkError),
@@ -188,9 +191,6 @@ impl Node {
 
     /// Runs until SIGTERM, then stops Postgres in order.
     pub async fn run(mut self, mut term: Signal) {
-        if let Err(error) = self.volume.forget_pid() {
-            tracing::warn!(%error, "pid file of an earlier life");
-        }
         if let Err(error) = self.volume.empty_trash() {
             tracing::warn!(%error, "a discarded copy of the data could not be removed");
         }

@@ -1,10 +1,12 @@
 //! From no Postgres to a running one (R7): what the record and the volume allow.
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use super::conf::ConfError;
 use super::initdb;
 use super::lag::{FlushHistory, Waiters};
+use super::locks;
 use super::node::{Next, Node, StepError};
 use super::postgres::Postgres;
 use super::record::RecordError;
@@ -248,6 +250,7 @@ impl Node {
             self.forget_office()?;
         }
         let data = self.volume.data();
+        locks::release(&data, Path::new(names::SOCKET_DIR), std::process::id()).map_err(StepError::Locks)?;
         self.conf.forget_alter_system(&data)?;
         self.write_signal(role)?;
         self.stuck = None;

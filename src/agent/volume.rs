@@ -185,16 +185,6 @@ impl Volume {
         Ok(trash)
     }
 
-    /// Removes the pid file of an earlier container's Postgres: its number may be taken in this one. Only for
-    /// the agent's own start: later it guards, as the last, against what a dead Postgres has left running.
-    pub fn forget_pid(&self) -> Result<(), VolumeError> {
-        let path = self.data().join("postmaster.pid");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(&path)(error)),
-            _ => Ok(()),
-        }
-    }
-
     /// PostgreSQL refuses a data directory that others may read; fsGroup makes it so at each later start.
     pub fn protect_data(&self) -> Result<(), VolumeError> {
         use std::os::unix::fs::PermissionsExt as _;

@@ -65,9 +65,13 @@ pub async fn pod_deleted_by_force(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The primary's agent is killed, and with it the whole container.
+/// The primary's agent is killed, and with it the whole container. The lock files that are left name a process that is
+/// there in the next one too: a thread of its agent.
 pub async fn agent_killed(world: &World) -> Outcome {
     let old = primary(world).await?;
+    let locks = "for f in /var/lib/pgpool/pgdata/postmaster.pid $PGHOST/.s.PGSQL.5432.lock; do \
+                 t=$(sed '1s/.*/2/' $f); echo \"$t\" >$f; done";
+    world.here(&["exec", &names::node_pod(POOL, old), "-c", "postgres", "--", "sh", "-ec", locks]).await?;
     kill_agent(world, old).await?;
     load::goes_on(world).await?;
     load::unharmed(world).await
