@@ -65,12 +65,13 @@ pub async fn pod_deleted_by_force(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The primary's agent is killed, and with it the whole container. The lock files that are left name a process that is
-/// there in the next one too: a thread of its agent.
+/// The primary's agent is killed, and with it the whole container. The lock files that are left name what the
+/// next one will have too, a thread of its agent: containers that start alike count alike.
 pub async fn agent_killed(world: &World) -> Outcome {
     let old = primary(world).await?;
-    let locks = "for f in /var/lib/pgpool/pgdata/postmaster.pid $PGHOST/.s.PGSQL.5432.lock; do \
-                 t=$(sed '1s/.*/2/' $f); echo \"$t\" >$f; done";
+    let locks = "thread=$(ls /proc/1/task | sort -n | sed -n 2p); \
+                 for f in /var/lib/pgpool/pgdata/postmaster.pid $PGHOST/.s.PGSQL.5432.lock; do \
+                 text=$(sed \"1s/.*/$thread/\" $f); echo \"$text\" >$f; done";
     world.here(&["exec", &names::node_pod(POOL, old), "-c", "postgres", "--", "sh", "-ec", locks]).await?;
     kill_agent(world, old).await?;
     load::goes_on(world).await?;
