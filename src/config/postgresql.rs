@@ -92,6 +92,12 @@ fn defaults(config: &NodeConfig) -> Vec<(&'static str, String)> {
         ("checkpoint_timeout", "5min".into()),
         ("wal_compression", "lz4".into()),
         ("archive_timeout", "60s".into()),
+        // All clients come by a front: one that is lost with its machine, or cut off, says no farewell, and its open
+        // transactions would keep their locks for hours (PostgreSQL docs, "TCP Settings").
+        ("tcp_keepalives_idle", "5".into()),
+        ("tcp_keepalives_interval", "2".into()),
+        ("tcp_keepalives_count", "3".into()),
+        ("client_connection_check_interval", "2s".into()),
         ("max_standby_streaming_delay", "200ms".into()),
         ("max_standby_archive_delay", "200ms".into()),
         ("log_line_prefix", "%p %q%u@%d %e ".into()),

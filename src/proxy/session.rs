@@ -53,16 +53,21 @@ struct Guest {
 
 /// Serves a client until it is done. `full`: there is no place for it, and it is told so.
 pub async fn serve(front: Arc<Front>, kind: Kind, client: TcpStream, full: bool) {
-    let ended = tokio::select! {
-        ended = begin(&front, kind, client, full) => ended,
+    let begun = tokio::select! {
+        begun = begin(&front, kind, client, full) => begun,
         () = front.stop.cancelled() => return,
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, route = kind.name(), "a client got no session");
+    match begun {
+        Ok(Some((guest, seat, node))) => guest.pass(seat, node).await,
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, route = kind.name(), "a client got no session"),
     }
 }
 
-async fn begin(front: &Arc<Front>, kind: Kind, client: TcpStream, full: bool) -> Result<(), LoginError> {
+/// A session that has begun; none where there is none to be.
+type Begun = Option<(Box<Guest>, Seat, node::Secure)>;
+
+async fn begin(front: &Arc<Front>, kind: Kind, client: TcpStream, full: bool) -> Result<Begun, LoginError> {
     prepare(&client)?;
     let served = front.certificate.current();
     let late = |_| LoginError::Io(io::ErrorKind::TimedOut.into());
@@ -70,17 +75,18 @@ async fn begin(front: &Arc<Front>, kind: Kind, client: TcpStream, full: bool) ->
         Arrival::Cancel(message, held) => {
             cancel::pass_on(front, kind, &message).await;
             drop(held);
-            Ok(())
+            Ok(None)
         }
         Arrival::Session(client, startup) => {
             let (front, binding) = (Arc::clone(front), served.binding);
-            Box::pin(Guest { front, kind, client: *client, startup, binding }.stay(full)).await
+            let guest = Box::new(Guest { front, kind, client: *client, startup, binding });
+            Box::pin(guest.come_in(full)).await
         }
     }
 }
 
 impl Guest {
-    async fn stay(mut self, full: bool) -> Result<(), LoginError> {
+    async fn come_in(mut self: Box<Self>, full: bool) -> Result<Begun, LoginError> {
         if full {
             return self.turn_away(Refusal::Full).await;
         }
@@ -106,16 +112,20 @@ impl Guest {
         let late = |_| LoginError::Io(io::ErrorKind::TimedOut.into());
         let key = timeout(LOGIN, proof).await.map_err(late)??;
         match timeout(HOLD, self.log_in(seat, &key, &verifier)).await {
-            Ok(Ok((seat, node))) => self.pass(seat, node).await,
+            Ok(Ok((seat, node))) => {
+                login::admit(&mut self.client).await?;
+                Ok(Some((self, seat, node)))
+            }
             Ok(Err(NodeError::Refused(said))) => {
                 self.client.write_all(&said.bytes()).await?;
-                Ok(self.client.shutdown().await?)
+                self.client.shutdown().await?;
+                Ok(None)
             }
             Ok(Err(_)) | Err(_) => self.turn_away(nobody).await,
         }
     }
 
-    async fn turn_away(&mut self, why: Refusal) -> Result<(), LoginError> {
+    async fn turn_away(&mut self, why: Refusal) -> Result<Begun, LoginError> {
         self.front.hub.metrics.refused(self.kind, why);
         Err(farewell(&mut self.client, why).await)
     }
@@ -184,8 +194,7 @@ impl Guest {
         }
     }
 
-    async fn pass(mut self, seat: Seat, mut node: node::Secure) -> Result<(), LoginError> {
-        login::admit(&mut self.client).await?;
+    async fn pass(mut self, seat: Seat, mut node: node::Secure) {
         let mut relay = Relay::new(&mut self.client, &mut node, &seat.tenure);
         let (end, why) = tokio::select! {
             () = seat.tenure.ended() => (End::Dropped, Some(Refusal::NodeLeft)),
@@ -218,7 +227,6 @@ impl Guest {
             }
             None => drop(timeout(FAREWELL, self.client.shutdown()).await),
         }
-        Ok(())
     }
 }
 

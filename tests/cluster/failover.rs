@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::harness::{Outcome, ensure, failed};
 use super::processes::{agent, freeze, kill_agent, kill_postgres, signal, thaw};
 use super::world::{POOL, SYSTEM, World, until};
-use super::{load, machines};
+use super::{load, machines, sessions};
 
 /// How long processes are frozen.
 const FROZEN: Duration = Duration::from_secs(20);
@@ -188,13 +188,16 @@ pub async fn primary_cut_off_from_nodes(world: &World) -> Outcome {
     let old = machines::primary_away_from_load(world).await?;
     let machine = machines::of_node(world, old).await?;
     let others = machines::others(&machine);
+    // A transaction whose client is cut off in the middle of it.
+    sessions::hold_a_lock(world).await?;
     for other in &others {
         machines::fault(&["part", &machine, other]).await?;
     }
     tokio::time::sleep(FROZEN).await;
     machines::fault(&["heal", &machine]).await?;
     machines::ready(world, &machine).await?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    sessions::lock_is_free(world).await
 }
 
 /// The machine of the primary reaches the other machines and not the API: the pool doesn't notice.

@@ -8,7 +8,7 @@ use pgpool_operator::names;
 use serde_json::json;
 
 use super::harness::{Failure, Outcome, ensure};
-use super::install::CLIENT;
+use super::install::{CLIENT, as_app};
 use super::pool::WHOLE;
 use super::world::{POOL, SPACE, World, call, until};
 
@@ -46,6 +46,29 @@ async fn still_open(world: &World) -> Outcome {
         let said = client(world, "cat /tmp/said").await?;
         let lines: Vec<&str> = said.lines().collect();
         ensure(lines.len() == 2 && lines[0] == lines[1], || format!("it said {said:?}"))
+    })
+    .await
+}
+
+/// Opens a session of the application that has begun a transaction, holds a lock, and does nothing more.
+pub async fn hold_a_lock(world: &World) -> Outcome {
+    let locks = "CREATE TABLE IF NOT EXISTS held (); BEGIN; LOCK TABLE held; SELECT 1";
+    let script = format!(
+        "rm -f /tmp/said; {{ (echo '{locks};'; sleep 300) | psql -XAtq 'host={POOL} sslmode=verify-full'; }} \
+         >/tmp/said 2>&1 </dev/null &"
+    );
+    client(world, &script).await?;
+    until("the application's transaction", WHOLE, || async {
+        let said = client(world, "cat /tmp/said").await?;
+        ensure(said.ends_with('1'), || said.clone())
+    })
+    .await
+}
+
+/// Nobody holds that lock any more.
+pub async fn lock_is_free(world: &World) -> Outcome {
+    until("the lock of a client that is gone", WHOLE, || async {
+        as_app(world, POOL, "SET lock_timeout = '1s'; BEGIN; LOCK TABLE held; COMMIT").await.map(drop)
     })
     .await
 }
