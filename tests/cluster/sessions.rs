@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::harness::{Failure, Outcome, ensure};
 use super::install::{CLIENT, as_app};
-use super::pool::WHOLE;
+use super::pool::{WHOLE, selector};
 use super::world::{POOL, SPACE, World, call, until};
 
 /// What the open session of the application is asked before and after a change.
@@ -173,12 +173,27 @@ async fn bring(world: &World, files: &[String; 2]) -> Outcome {
     world.apply(&secret).await.map(drop)
 }
 
+/// Every front that there is shows this certificate: they learn of a new one at different times.
 async fn is_shown(world: &World, serial: &str) -> Outcome {
+    let fronts = ListParams::default().labels(&selector("proxy"));
     until("the certificate to be shown", WHOLE, || async {
-        let now = shown(world, POOL).await?;
-        ensure(now == serial, || format!("{now} is shown, not {serial}"))
+        let fronts = world.pods().list(&fronts).await?.items;
+        let addresses = fronts.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.as_deref());
+        let addresses: Vec<&str> = addresses.collect();
+        ensure(!addresses.is_empty(), || "no front has an address".to_owned())?;
+        for address in addresses {
+            let now = shown(world, address).await?;
+            ensure(now == serial, || format!("{now} is shown by {address}, not {serial}"))?;
+        }
+        Ok(())
     })
     .await
+}
+
+/// The serial number of the certificate that the pool's authority has issued for the front.
+async fn issued(world: &World) -> Outcome<String> {
+    let leaf = secret(world, &names::part_tls_secret(POOL, "proxy"), "tls.crt").await?;
+    call("openssl", &["x509", "-noout", "-serial"], Some(&leaf)).await
 }
 
 /// Whether the pool says that the certificate can't be used.
@@ -191,7 +206,7 @@ fn complains(status: &PgPoolStatus) -> bool {
 /// Clients are shown a certificate of the user's own, and the next one in its place; one that can't be served is told
 /// of, and changes nothing.
 pub async fn own_certificate(world: &World) -> Outcome {
-    let usual = shown(world, POOL).await?;
+    let usual = issued(world).await?;
     let patch = |value: Option<&str>| json!({"spec": {"tls": {"serverSecret": value}}}).to_string();
     world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch(Some(OWN))]).await?;
     world.when("a word on the Secret that isn't there", WHOLE, complains).await?;
@@ -241,9 +256,9 @@ pub async fn leaf(world: &World) -> Outcome {
         Ok(now)
     })
     .await?;
-    let issued = secret(world, &secrets[1], "tls.crt").await?;
-    let serial = call("openssl", &["x509", "-noout", "-serial"], Some(&issued)).await?;
+    let serial = issued(world).await?;
     ensure(serial == new, || format!("{new} is shown, {serial} was issued"))?;
+    is_shown(world, &serial).await?;
     let password = secret(world, &names::app_secret(POOL), "password").await?;
     login(world, POOL, &password).await?;
     still_open(world).await?;
