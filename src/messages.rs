@@ -74,6 +74,11 @@ impl std::fmt::Debug for LoginAnswer {
     }
 }
 
+/// What a node counts of which nobody says otherwise.
+const fn usual_weight() -> u32 {
+    1
+}
+
 /// What an agent says of its node.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +115,9 @@ pub struct NodeReport {
     pub timeline: Option<u32>,
     /// Last applied (a standby) or flushed (a primary) WAL position, as bytes.
     pub lsn: Option<u64>,
+    /// Its weight for sessions that read, against the other nodes' (`spec.loadBalancing`).
+    #[serde(default = "usual_weight")]
+    pub weight: u32,
     /// Age in milliseconds of the oldest commit that it hasn't applied.
     pub lag_ms: Option<u64>,
     /// Whether it may follow without a copy.

@@ -286,6 +286,36 @@ fn job_and_pod_overlap_on_one_machine_and_nowhere_else() {
 }
 
 #[test]
+fn the_pods_of_a_new_pool_are_started_once() {
+    let [world, elsewhere] = [true, false].map(|local| {
+        let mut world = World::new(3);
+        world.local = local;
+        for _ in 0..120 {
+            world.live_on(1);
+        }
+        assert!([1, 2].iter().all(|index| world.is_attached(*index)), "{:?}", world.status);
+        world
+    });
+    assert_eq!([1, 2].map(|index| world.boots[&index]), [1, 1], "a new volume is left to its Job");
+    let world = elsewhere;
+    assert!(
+        [1, 2].iter().all(|index| world.boots[index] > 1),
+        "where a lock proves nothing, the pod goes first"
+    );
+}
+
+#[test]
+fn a_job_that_finds_no_room_beside_the_pod_of_a_new_volume_gets_it() {
+    let mut world = World::new(2);
+    world.starving = true;
+    for _ in 0..60 {
+        world.live_on(1);
+    }
+    assert!(world.is_attached(1), "{:?}", world.status.recovery);
+    assert!(world.boots[&1] > 1, "the pod made room");
+}
+
+#[test]
 fn a_deleted_pool_leaves_nothing_and_keeps_its_volumes_unless_told_otherwise() {
     for delete in [false, true] {
         let mut world = made(3);

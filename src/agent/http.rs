@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use futures::stream;
 
 use super::shared::Shared;
-use super::{epochs, logins, roles, sql};
+use super::{epochs, roles, sql};
 use crate::archive::Store;
 use crate::clock;
 use crate::link::Caller;
@@ -123,10 +123,11 @@ async fn login(
     if let Err(refused) = caller.one_of(|peer| *peer == Peer::Proxy) {
         return refused.into_response();
     }
-    let (Some(client), Some(mock)) = (shared.client(), shared.mock.get()) else {
+    // Without the driver's session Postgres isn't running, or not yet as what it shall be.
+    let (Some(_), Some(mock)) = (shared.client(), shared.mock.get()) else {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "postgres isn't running");
     };
-    match logins::verifier(&client, &question.user, mock).await {
+    match shared.logins.verifier(&question.user, mock).await {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }

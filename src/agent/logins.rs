@@ -1,26 +1,74 @@
 //! What a node has stored of a role's password, for the front to check a client by.
+use std::sync::Arc;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::sql::{SqlError, within};
+use super::sql::{self, SqlError, within};
 use crate::messages::LoginAnswer;
+use crate::names::REPLICATION_ROLE;
 
 /// Rounds of a verifier that is made up, as many as PostgreSQL's own have (`scram_iterations`).
 const ITERATIONS: u32 = 4096;
+/// Whose sessions come by the unix socket only.
+const SUPERUSER: &str = "postgres";
+/// Time for an answer: a front waits for a second.
+const LIMIT: Duration = Duration::from_millis(900);
 /// Bytes of a salt.
 const SALT: usize = 16;
 
-/// Asks for the verifier of a role. `mock` is the cluster's secret for those that are made up.
-pub async fn verifier(client: &Client, user: &str, mock: &str) -> Result<LoginAnswer, SqlError> {
+/// Where verifiers are looked up: in a session of its own, so that a crowd of logins keeps nobody from asking this
+/// Postgres how it is.
+#[derive(Default)]
+pub struct Logins {
+    session: Mutex<Option<Arc<Client>>>,
+}
+
+impl Logins {
+    /// Asks for the verifier of a role. `mock` is the cluster's secret for those that are made up.
+    pub async fn verifier(&self, user: &str, mock: &str) -> Result<LoginAnswer, SqlError> {
+        // These never come by a front: pg_hba.conf refuses them.
+        if [SUPERUSER, REPLICATION_ROLE].contains(&user) {
+            return Ok(answer(None, user, mock));
+        }
+        let client = self.session().await?;
+        let asked = look_up(&client, user).await;
+        if matches!(asked, Err(SqlError::Late | SqlError::Session(_))) {
+            *self.session.lock().await = None;
+        }
+        Ok(answer(asked?, user, mock))
+    }
+
+    async fn session(&self) -> Result<Arc<Client>, SqlError> {
+        let mut kept = self.session.lock().await;
+        if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(sql::connect("postgres").await?);
+        *kept = Some(Arc::clone(&client));
+        Ok(client)
+    }
+}
+
+/// What is stored; none where the role isn't there, or may not use its password any more.
+async fn look_up(client: &Client, user: &str) -> Result<Option<String>, SqlError> {
     // A password that has expired is as good as none (CVE-2025-2291); the schema is named lest another's table be
-    // read (CVE-2025-12819).
+    // read (CVE-2025-12819). The cast to a name cuts what is too long for one, as a login at PostgreSQL does.
     let text = "SELECT rolpassword FROM pg_catalog.pg_authid
-                WHERE rolname = $1 AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())";
-    let row = within(client.query_opt(text, &[&user])).await?;
-    let stored: Option<String> = row.and_then(|row| row.get(0));
-    Ok(answer(stored, user, mock))
+                WHERE rolname = $1::pg_catalog.text::pg_catalog.name
+                AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())";
+    let asked = timeout(LIMIT, within(client.query_opt(text, &[&user]))).await;
+    match asked.unwrap_or(Err(SqlError::Late)) {
+        Ok(row) => Ok(row.and_then(|row| row.get(0))),
+        // A name that can't be written in the database's encoding is no role's.
+        Err(SqlError::Refused { code, .. }) if code.starts_with("22") => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn answer(stored: Option<String>, user: &str, mock: &str) -> LoginAnswer {

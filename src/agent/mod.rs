@@ -52,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::Store;
 use crate::link::{Client, Identity, LinkError};
 use crate::names;
+use crate::postgres::programs::Programs;
 use env::{Env, EnvError};
 use node::Node;
 use record::RecordStore;
@@ -84,18 +85,31 @@ pub enum AgentError {
     Link(#[from] LinkError),
 }
 
+/// The node that makes the first copy.
+const FIRST: u8 = 0;
 /// Between two tries at the volume's lock: its holder is another process and can't wake us.
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 
-/// Takes the volume; waits while a recovery Job or a dying agent still holds it.
+/// Takes the volume; waits while a recovery Job or a dying agent still holds it. A volume that was never used is left
+/// alone until a Job has put a copy there: so that the Job needn't wait for the pod to end. The first node makes the
+/// first copy itself.
 async fn take_volume(root: &Path, shared: &Shared) -> Volume {
     loop {
-        match Volume::open(root) {
-            Ok(volume) => return volume,
-            Err(error @ VolumeError::InUse(_)) => say(shared, &error.to_string()),
-            Err(error) => {
-                tracing::error!(%error, "the volume can't be used");
-                say(shared, &error.to_string());
+        // A node that the record counts has lost what it had, and that is for its driver to say.
+        if shared.env.index != FIRST && Volume::is_unused(root) && !shared.is_counted() {
+            if shared.lock().report.postgres_version.is_none() {
+                let found = Programs::find().await.ok();
+                shared.lock().report.postgres_version = found.map(|programs| programs.major);
+            }
+            say(shared, "waits for a recovery: the node has no copy of the data");
+        } else {
+            match Volume::open(root) {
+                Ok(volume) => return volume,
+                Err(error @ VolumeError::InUse(_)) => say(shared, &error.to_string()),
+                Err(error) => {
+                    tracing::error!(%error, "the volume can't be used");
+                    say(shared, &error.to_string());
+                }
             }
         }
         tokio::time::sleep(LOCK_RETRY).await;
@@ -103,8 +117,13 @@ async fn take_volume(root: &Path, shared: &Shared) -> Volume {
 }
 
 fn say(shared: &Shared, message: &str) {
-    message.clone_into(&mut shared.lock().report.message);
-    shared.changed();
+    let mut inner = shared.lock();
+    let news = inner.report.message != message;
+    message.clone_into(&mut inner.report.message);
+    drop(inner);
+    if news {
+        shared.changed();
+    }
 }
 
 async fn listen(port: u16, what: &'static str) -> Result<TcpListener, AgentError> {

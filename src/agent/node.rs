@@ -341,6 +341,7 @@ impl Node {
             return Ok(());
         }
         self.foreign = None;
+        self.shared.lock().balance.clone_from(&object.spec.load_balancing);
         if let Some(record) = &object.status {
             self.volume.note_epoch(record.epoch)?;
             let mut inner = self.shared.lock();

@@ -10,6 +10,7 @@ use super::server::{Files, Server, ServerError, Stop};
 use super::sql::{self, SqlError};
 use crate::clock::{self, Moment};
 use crate::config::hba::Gate;
+use crate::names::REPLICATION_ROLE;
 
 /// Why a step with Postgres failed.
 #[derive(Debug, Error)]
@@ -135,11 +136,15 @@ impl Postgres {
             Some(client) => client,
             None => Arc::new(sql::connect("postgres").await?),
         };
-        // A session that is still logging in has no user yet: it is ended too.
-        let text = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                    WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM 'postgres'";
+        // A session that is still logging in has no user yet: it is ended too. Whoever replicates is a user but for
+        // the other nodes and their recoveries.
+        let text = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE (backend_type = 'client backend' AND usename IS DISTINCT FROM 'postgres')
+                OR (backend_type = 'walsender' AND usename IS DISTINCT FROM '{REPLICATION_ROLE}')"
+        );
         let deadline = clock::now().after(RELOAD_LIMIT);
-        while !sql::within(client.query(text, &[])).await?.is_empty() {
+        while !sql::within(client.query(&text, &[])).await?.is_empty() {
             if clock::now() > deadline {
                 return Err(PostgresError::SessionsStay);
             }

@@ -7,7 +7,8 @@ use tokio_postgres::Client;
 
 use super::election::Probe;
 use super::env::Env;
-use crate::api::v1alpha1::{Member, PgPoolMembership, Record};
+use super::logins::Logins;
+use crate::api::v1alpha1::{LoadBalancing, Member, PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::membership::election::Heard;
 use crate::membership::handover::Answers;
@@ -31,6 +32,7 @@ pub struct Shared {
     version: watch::Sender<u64>,
     /// The secret of this data from which verifiers are made up for roles that aren't there.
     pub(super) mock: OnceLock<String>,
+    pub(super) logins: Logins,
 }
 
 /// The state behind the lock; held for moments only.
@@ -39,6 +41,8 @@ pub struct Inner {
     pub report: NodeReport,
     /// Newest record known.
     pub record: Option<Record>,
+    /// How reads shall be spread.
+    pub balance: LoadBalancing,
     /// This node's copy of the data.
     pub member: Option<Member>,
     /// Read lease of this start of Postgres.
@@ -87,6 +91,7 @@ fn empty_report(env: &Env, boot: &str) -> NodeReport {
         streaming: false,
         timeline: None,
         lsn: None,
+        weight: 1,
         lag_ms: None,
         join: Join::Unknown,
         message: "starting".into(),
@@ -113,6 +118,7 @@ impl Shared {
         let inner = Inner {
             report: empty_report(&env, boot),
             record: None,
+            balance: LoadBalancing::default(),
             member: None,
             lease: ReadLease::new(boot),
             office: None,
@@ -135,6 +141,7 @@ impl Shared {
             news: Mutex::new(None),
             version: watch::channel(0).0,
             mock: OnceLock::new(),
+            logins: Logins::default(),
         })
     }
 
@@ -146,6 +153,13 @@ impl Shared {
     /// The watch has brought a version of the object.
     pub fn bring_news(&self, object: PgPoolMembership) {
         *self.news.lock().unwrap_or_else(PoisonError::into_inner) = Some(object);
+    }
+
+    /// Whether the record that the watch has brought last counts this node.
+    pub fn is_counted(&self) -> bool {
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = news.as_ref().and_then(|object| object.status.as_ref());
+        record.is_some_and(|record| record.attached.iter().any(|member| member.index == self.env.index))
     }
 
     /// What the watch has brought last, once.
@@ -219,6 +233,7 @@ impl Inner {
             report.open &= self.lease.valid(now) && self.attached();
         }
         report.open &= !self.ending;
+        report.weight = self.balance.weight(report.index, report.role == Role::Primary);
         report
     }
 

@@ -34,6 +34,11 @@ pub enum VolumeError {
     InUse(PathBuf),
 }
 
+/// Name of the data directory.
+const DATA: &str = "pgdata";
+/// Name of the folder for configuration.
+const CONF: &str = "conf";
+
 /// The volume, held by a lock as long as this lives.
 #[derive(Debug)]
 pub struct Volume {
@@ -105,9 +110,15 @@ impl Volume {
         Ok(volume)
     }
 
+    /// True until a copy of the data was put there, or an agent has had the volume. A volume that can't be looked at
+    /// isn't.
+    pub fn is_unused(root: &Path) -> bool {
+        [DATA, CONF].iter().all(|name| matches!(root.join(name).try_exists(), Ok(false)))
+    }
+
     /// The data directory.
     pub fn data(&self) -> PathBuf {
-        self.root.join("pgdata")
+        self.root.join(DATA)
     }
 
     /// Where a new copy is made.
@@ -122,7 +133,7 @@ impl Volume {
 
     /// The agent's own files and PostgreSQL's configuration.
     pub fn conf(&self) -> PathBuf {
-        self.root.join("conf")
+        self.root.join(CONF)
     }
 
     /// The WAL archive.
@@ -211,7 +222,9 @@ mod tests {
     #[test]
     fn two_agents_never_hold_one_volume() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(Volume::is_unused(dir.path()));
         let first = Volume::open(dir.path()).unwrap();
+        assert!(!Volume::is_unused(dir.path()), "whoever had it once takes it again");
         assert!(matches!(Volume::open(dir.path()), Err(VolumeError::InUse(_))));
         drop(first);
         assert!(Volume::open(dir.path()).is_ok());

@@ -34,15 +34,18 @@ const MESSAGE: usize = 4 << 20;
 /// Of a refusal's text so much is kept, in bytes.
 const REFUSAL: usize = 1024;
 
-/// Calls other parts. Clones share the connections that are kept: one for each host and port. A call
-/// that finds it in use opens another; a call that finds it dead, or made under former certificates,
+/// Connections that are kept for a host and port; more are closed once they are done with.
+const KEPT: usize = 8;
+
+/// Calls other parts. Clones share the connections that are kept, a few for each host and port. A call
+/// that finds all of them in use opens another; a call that finds one dead, or made under former certificates,
 /// opens another too. A message may arrive twice (it is sent again when the kept connection broke
 /// before the answer came), so all of [`crate::messages`] must bear that.
 #[derive(Clone)]
 pub struct Client {
     identity: Identity,
     book: Book,
-    kept: Arc<Mutex<HashMap<(String, u16), Connection>>>,
+    kept: Arc<Mutex<Kept>>,
     proved: Proved,
 }
 
@@ -51,6 +54,9 @@ struct Connection {
     generation: u64,
     driver: AbortOnDropHandle<()>,
 }
+
+/// Connections on which nothing is asked just now, by host and port.
+type Kept = HashMap<(String, u16), Vec<Connection>>;
 
 /// One call: whom, and what.
 #[derive(Clone, Copy)]
@@ -110,6 +116,12 @@ impl Client {
     /// A client that finds hosts by `book`.
     pub fn with_book(identity: Identity, book: Book) -> Self {
         Self { identity, book, kept: Arc::default(), proved: Proved::default() }
+    }
+
+    /// One that finds hosts as this one does, by connections of its own.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { kept: Arc::default(), ..self.clone() }
     }
 
     /// Where the hosts that were called are; goes on with each call.
@@ -218,7 +230,7 @@ impl Client {
 
     async fn exchange(&self, call: Call<'_>, method: &Method, body: &Bytes) -> Result<Bytes, LinkError> {
         let place = (call.host.to_owned(), call.port);
-        let kept = self.kept().remove(&place);
+        let kept = self.kept().get_mut(&place).and_then(Vec::pop);
         let generation = self.identity.current().generation;
         if let Some(mut connection) = kept.filter(|kept| kept.generation == generation) {
             match round(&mut connection, call, method, body).await {
@@ -237,15 +249,18 @@ impl Client {
         answered
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<(String, u16), Connection>> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a connection that can be used again. A call that timed out never gets here: its connection
     /// is dropped with it.
     fn keep(&self, place: (String, u16), connection: Connection) {
-        if connection.sender.is_ready() {
-            self.kept().insert(place, connection);
+        let mut kept = self.kept();
+        let kept = kept.entry(place).or_default();
+        kept.retain(|kept| kept.sender.is_ready() && kept.generation == connection.generation);
+        if connection.sender.is_ready() && kept.len() < KEPT {
+            kept.push(connection);
         }
     }
 

@@ -66,6 +66,9 @@ pub enum Rule {
     TimelineReserved = 1 << 29,
     /// R4: to learn that it is attached counts as an answer of the node: leases from before needed none.
     AttachedIsAnswer = 1 << 30,
+    /// R7: data belongs to one pool and knows how far its record was: an object that was made anew, and counts its epochs
+    /// from the beginning, is another one's.
+    SamePool = 1 << 31,
 }
 
 /// Which parts are in force. The product always uses [`Rules::ALL`].

@@ -83,7 +83,7 @@ pub fn decide(view: &StartView<'_>) -> Start {
 
 /// [`decide`] under other rules; for tests.
 pub fn decide_with(view: &StartView<'_>, rules: Rules) -> Start {
-    if let Some(reason) = foreign(view) {
+    if let Some(reason) = foreign(view).filter(|_| rules.has(Rule::SamePool)) {
         return Start::CallPerson(reason);
     }
     match view.record {
@@ -188,7 +188,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::api::v1alpha1::{ClusteringMode, Timings};
+    use crate::api::v1alpha1::{ClusteringMode, LoadBalancing, Timings};
 
     fn spec() -> MembershipSpec {
         MembershipSpec {
@@ -213,6 +213,7 @@ mod tests {
             switchover: None,
             fenced: Vec::new(),
             restart: None,
+            load_balancing: LoadBalancing::default(),
         }
     }
 

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::{PoolKey, bytes};
 use crate::api::v1alpha1::{
-    Bootstrap, BootstrapSql, ClusteringMode, Database, Fate, KeyRef, MAX_NODES, PgPool, PgPoolSpec,
-    PodMetadata, Proxy, Resources, Storage, Timings, User, annotations,
+    Bootstrap, BootstrapSql, ClusteringMode, Database, Fate, KeyRef, LoadBalancing, MAX_NODES, PgPool,
+    PgPoolSpec, PodMetadata, Proxy, Resources, Storage, Timings, User, annotations,
 };
 use crate::names;
 
@@ -109,6 +109,8 @@ pub struct ValidPool {
     pub timings: Timings,
     /// Fewest attached nodes with which commits are acknowledged.
     pub min_attached: u8,
+    /// How sessions that read are spread.
+    pub load_balancing: LoadBalancing,
     /// What a new pool starts with.
     pub bootstrap: Bootstrap,
     /// Where its SQL stands.
@@ -186,6 +188,7 @@ impl ValidPool {
             max_rate_kib,
             timings,
             min_attached: spec.failure.min_attached,
+            load_balancing: spec.load_balancing.clone(),
             bootstrap: spec.bootstrap.clone(),
             sql,
             logins,

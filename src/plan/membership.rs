@@ -72,5 +72,6 @@ fn spec(draft: &Draft<'_>, pool_uid: String, attach: &BTreeSet<u8>) -> Membershi
         switchover: super::switchover::wish(draft),
         fenced: draft.plan.status.fenced.clone(),
         restart: draft.restart.clone(),
+        load_balancing: pool.load_balancing.clone(),
     }
 }

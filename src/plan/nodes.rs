@@ -110,7 +110,9 @@ fn template_of(set: &StatefulSet) -> Option<String> {
 /// Whether something else than the node's pod has, or is about to have, the volume.
 fn is_worked_on(draft: &Draft<'_>, index: u8) -> bool {
     let copying = draft.plan.status.recovery.as_ref().is_some_and(|recovery| {
-        recovery.node == index && matches!(recovery.stage, RecoveryStage::Stopping | RecoveryStage::Copying)
+        recovery.node == index
+            && matches!(recovery.stage, RecoveryStage::Stopping | RecoveryStage::Copying)
+            && !copying::shares(draft, recovery)
     });
     // A pod that is there already waits for the Job to be done with the volume.
     let there = draft.node(index).and_then(|seen| seen.set).is_some_and(|set| set.replicas == 1);

@@ -1,5 +1,6 @@
 //! The certificate that clients see: the user's own, or the one that the pool's authority has made for the front.
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -40,24 +41,33 @@ pub struct Certificate {
 struct State {
     served: Served,
     stamp: (usize, Stamp),
-    /// Files that can't be used, so that they are complained about once.
-    refused: Option<(usize, Stamp)>,
+    /// Files that can't be used, by place, so that they are complained about once.
+    refused: HashMap<usize, Stamp>,
 }
 
 impl Certificate {
     /// Of the first of these folders that has one.
     pub fn load(dirs: &[&Path]) -> Result<Self, LinkError> {
         let dirs: Vec<PathBuf> = dirs.iter().map(|dir| dir.to_path_buf()).collect();
-        let mut refused = None;
+        let mut refused = HashMap::new();
         let mut last = None;
         for (place, dir) in dirs.iter().enumerate() {
-            let read = stamp_of(dir, &FILES).and_then(|stamp| Ok((read(dir)?, (place, stamp))));
-            match read {
-                Ok((served, stamp)) => {
-                    return Ok(Self { dirs, state: RwLock::new(State { served, stamp, refused }) });
+            // A folder without the files is passed over; files that can't be used are worth a word.
+            let stamp = match stamp_of(dir, &FILES) {
+                Ok(stamp) => stamp,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            match read(dir) {
+                Ok(served) => {
+                    let state = State { served, stamp: (place, stamp), refused };
+                    return Ok(Self { dirs, state: RwLock::new(state) });
                 }
                 Err(error) => {
-                    refused = complain(dir, place, &error).or(refused);
+                    tracing::warn!(%error, "a certificate for clients can't be used");
+                    refused.insert(place, stamp);
                     last = Some(error);
                 }
             }
@@ -72,36 +82,46 @@ impl Certificate {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             (state.served.clone(), state.stamp.clone(), state.refused.clone())
         };
-        let found = self.dirs.iter().enumerate().find_map(|(place, dir)| {
-            let stamp = stamp_of(dir, &FILES).ok()?;
-            Some((place, stamp))
-        });
-        let Some(found) = found.filter(|found| *found != stamp && Some(found) != refused.as_ref()) else {
-            return served;
-        };
-        let read = read(&self.dirs[found.0]);
+        for (place, dir) in self.dirs.iter().enumerate() {
+            let Ok(found) = stamp_of(dir, &FILES) else { continue };
+            let served_from_here = place == stamp.0;
+            if served_from_here && found == stamp.1 {
+                break;
+            }
+            if refused.get(&place) != Some(&found)
+                && let Some(served) = self.take(place, found)
+            {
+                return served;
+            }
+            // What replaces the one that is served can't be used: the former one stays.
+            if served_from_here {
+                break;
+            }
+        }
+        served
+    }
+
+    /// Serves what is at this place from now on, if it can be used.
+    fn take(&self, place: usize, found: Stamp) -> Option<Served> {
+        let dir = &self.dirs[place];
+        let read = read(dir);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(served) => {
-                tracing::info!(dir = %self.dirs[found.0].display(), "clients see another certificate from now on");
-                *state = State { served, stamp: found, refused: None };
+                tracing::info!(dir = %dir.display(), "clients see another certificate from now on");
+                state.served = served.clone();
+                state.stamp = (place, found);
+                return Some(served);
             }
             // Files that are being replaced are looked at again.
-            Err(_) if stamp_of(&self.dirs[found.0], &FILES).ok().as_ref() != Some(&found.1) => {}
+            Err(_) if stamp_of(dir, &FILES).ok().as_ref() != Some(&found) => {}
             Err(error) => {
                 tracing::warn!(%error, "a new certificate for clients can't be used; the former one stays");
-                state.refused = Some(found);
+                state.refused.insert(place, found);
             }
         }
-        state.served.clone()
+        None
     }
-}
-
-/// A folder without the files is passed over; files that can't be used are worth a word.
-fn complain(dir: &Path, place: usize, error: &LinkError) -> Option<(usize, Stamp)> {
-    let stamp = stamp_of(dir, &FILES).ok()?;
-    tracing::warn!(%error, "a certificate for clients can't be used");
-    Some((place, stamp))
 }
 
 fn read(dir: &Path) -> Result<Served, LinkError> {
@@ -165,6 +185,18 @@ mod tests {
             fs::remove_file(users.path().join(file)).unwrap();
         }
         assert_eq!(certificate.current().binding, first, "taken away again");
+
+        fs::write(users.path().join("tls.crt"), "rubbish").unwrap();
+        fs::write(users.path().join("tls.key"), "rubbish").unwrap();
+        let certificate = Certificate::load(&[users.path(), own.path()]).unwrap();
+        assert_eq!(certificate.current().binding, first);
+        authority.write(own.path(), "u/proxy", &["front"]);
+        let renewed = certificate.current().binding;
+        assert_ne!(renewed, first, "a renewed one is taken although another place has what can't be used");
+        assert_eq!(certificate.current().binding, renewed);
+        for file in FILES {
+            fs::remove_file(users.path().join(file)).unwrap();
+        }
         assert!(Certificate::load(&[users.path()]).is_err());
     }
 }

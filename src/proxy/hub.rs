@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     metrics::Metrics,
     route::{Kind, choose, serves},
-    table::Table,
+    table::{Entry, Table},
 };
 use crate::{
     clock::{self, Moment},
@@ -30,6 +30,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Hub {
     shared: Mutex<Shared>,
     changed: watch::Sender<()>,
+    /// A lease ends earlier than the sweeper thinks.
+    hastened: Notify,
     /// Counters and gauges.
     pub metrics: Metrics,
 }
@@ -41,6 +43,8 @@ struct Shared {
     turn: usize,
     heard: Option<Moment>,
     draining: bool,
+    /// When the sweeper looks next.
+    planned: Moment,
 }
 
 /// The time for which a node may be spoken to by sessions of one kind: one start of Postgres on one copy
@@ -61,6 +65,11 @@ impl Tenure {
     pub async fn ended(&self) {
         self.end.cancelled().await;
     }
+
+    /// True once it is over: whatever the node says next belongs to another one.
+    pub fn is_over(&self) -> bool {
+        self.end.is_cancelled()
+    }
 }
 
 /// A session's place on a node; given back when dropped.
@@ -71,6 +80,18 @@ pub struct Seat {
     kind: Kind,
     /// How long it may stay.
     pub tenure: Arc<Tenure>,
+    counted: bool,
+}
+
+impl Seat {
+    /// The client is in: from now on its session counts.
+    pub fn count(&mut self) {
+        self.counted = true;
+        let mut shared = self.hub.lock();
+        shared.turn = shared.turn.wrapping_add(1);
+        drop(shared);
+        self.hub.metrics.came(self.kind, self.index);
+    }
 }
 
 impl Drop for Seat {
@@ -80,7 +101,9 @@ impl Drop for Seat {
             *busy = busy.saturating_sub(1);
         }
         drop(shared);
-        self.hub.metrics.left(self.kind, self.index);
+        if self.counted {
+            self.hub.metrics.left(self.kind, self.index);
+        }
     }
 }
 
@@ -94,10 +117,12 @@ impl Hub {
             turn: 0,
             heard: None,
             draining: false,
+            planned: Moment::ZERO,
         };
         Arc::new(Self {
             shared: Mutex::new(shared),
             changed: watch::Sender::new(()),
+            hastened: Notify::new(),
             metrics: Metrics::default(),
         })
     }
@@ -108,25 +133,35 @@ impl Hub {
 
     /// Takes a line of a node's stream.
     pub fn told(&self, index: u8, report: &NodeReport) {
-        let now = clock::now();
-        self.change(now, |shared| shared.table.told(index, report, now));
+        self.change(|shared, now| shared.table.told(index, report, now));
     }
 
     /// Takes the answer to a question that was sent at `sent`.
     pub fn answered(&self, index: u8, report: &NodeReport, sent: Moment) {
-        self.change(clock::now(), |shared| shared.table.answered(index, report, sent));
+        self.change(|shared, _| shared.table.answered(index, report, sent));
     }
 
-    fn change(&self, now: Moment, act: impl FnOnce(&mut Shared)) {
+    fn change(&self, act: impl FnOnce(&mut Shared, Moment)) {
         let mut shared = self.lock();
+        // Not before: who looked meanwhile may have found a lease that was over by then.
+        let now = clock::now();
+        let before = shared.standing(now);
         shared.heard = Some(now);
-        act(&mut shared);
-        shared.sweep(now);
+        act(&mut shared, now);
+        let next = shared.sweep(now);
+        let changed = before != shared.standing(now);
+        let hastened = next.is_some_and(|next| next < shared.planned);
         drop(shared);
-        self.changed.send_replace(());
+        // Nodes say many times a second that nothing is new, and a thousand clients may be waiting.
+        if changed {
+            self.changed.send_replace(());
+        }
+        if hastened {
+            self.hastened.notify_one();
+        }
     }
 
-    /// Wakes at each change from now on.
+    /// Wakes at each change of what nodes serve, from now on.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -142,14 +177,16 @@ impl Hub {
             end: CancellationToken::new(),
             lease_ms: AtomicU64::new(entry.lease.as_millis()),
         };
-        shared.turn = shared.turn.wrapping_add(1);
         let tenure = shared.tenures.entry((kind, index)).or_insert_with(|| Arc::new(fresh)).clone();
+        let hastened = Moment::from_millis(tenure.lease_ms.load(Ordering::Acquire)) < shared.planned;
         if let Some(busy) = shared.busy.get_mut(usize::from(index)) {
             *busy += 1;
         }
         drop(shared);
-        self.metrics.came(kind, index);
-        Some(Seat { hub: self.clone(), index, kind, tenure })
+        if hastened {
+            self.hastened.notify_one();
+        }
+        Some(Seat { hub: self.clone(), index, kind, tenure, counted: false })
     }
 
     /// The nodes that sessions of this kind may be on.
@@ -178,21 +215,35 @@ impl Hub {
 
     /// Ends what outlives its lease, for ever.
     pub async fn sweep(&self) {
-        let mut changes = self.changes();
         loop {
             let now = clock::now();
-            let next = self.lock().sweep(now);
-            let pause = next.map_or(SWEEP, |next| next.since(now).min(SWEEP));
-            // Leases are kept in milliseconds: without the last one it would wake just before the end.
-            let pause = pause + Duration::from_millis(1);
-            if let Ok(Err(_)) = tokio::time::timeout(pause, changes.changed()).await {
-                return;
-            }
+            let pause = {
+                let mut shared = self.lock();
+                let next = shared.sweep(now);
+                let pause = next.map_or(SWEEP, |next| next.since(now).min(SWEEP));
+                shared.planned = now.after(pause);
+                // Leases are kept in milliseconds: without the last one it would wake just before the end.
+                pause + Duration::from_millis(1)
+            };
+            // Either is a reason to look again.
+            let _ = tokio::time::timeout(pause, self.hastened.notified()).await;
         }
     }
 }
 
+/// What of a node decides who may be there: its start of Postgres, its epoch, whether it hands over, and for whom it
+/// serves.
+type Standing = (u8, (Option<String>, String), i64, bool, [bool; 2]);
+
 impl Shared {
+    fn standing(&self, now: Moment) -> Vec<Standing> {
+        let of = |(index, entry): (u8, &Entry)| {
+            let serves = [Kind::Primary, Kind::Read].map(|kind| serves(entry, kind, now));
+            (index, entry.tenure.clone(), entry.epoch, entry.draining, serves)
+        };
+        self.table.nodes().map(of).collect()
+    }
+
     /// Ends the tenures that are over; returns when the next one will be, should nothing be heard.
     fn sweep(&mut self, now: Moment) -> Option<Moment> {
         let Self { table, tenures, .. } = self;

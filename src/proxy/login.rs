@@ -119,6 +119,10 @@ pub fn refused(startup: &Startup) -> Option<Fatal> {
     if startup.user().is_none() {
         return Some(fatal("28000", "no PostgreSQL user name specified in startup packet", ""));
     }
+    if let Some(name) = startup.twice() {
+        let name = String::from_utf8_lossy(name);
+        return Some(fatal("08P01", format!("parameter {name:?} of the startup packet is given twice"), ""));
+    }
     startup.replicates().then(|| {
         fatal(
             "0A000",

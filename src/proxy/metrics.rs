@@ -16,9 +16,32 @@ struct Place {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Way {
+    route: &'static str,
+    node: u8,
+    to: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Route {
+    route: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Cause {
     route: &'static str,
     reason: &'static str,
+}
+
+/// The counters of one session's traffic, shared with all others of its route and node.
+#[derive(Clone, Default)]
+pub struct Traffic {
+    /// Questions that the node has to answer with a `ReadyForQuery`.
+    pub questions: Counter,
+    /// Bytes that the node was sent.
+    pub to_node: Counter,
+    /// Bytes that the client was sent.
+    pub to_client: Counter,
 }
 
 /// What is counted, and its registry.
@@ -28,6 +51,10 @@ pub struct Metrics {
     opened: Family<Place, Counter>,
     refused: Family<Cause, Counter>,
     dropped: Family<Place, Counter>,
+    questions: Family<Place, Counter>,
+    bytes: Family<Way, Counter>,
+    cancels: Family<Route, Counter>,
+    held: Family<Route, Counter>,
 }
 
 impl Default for Metrics {
@@ -43,7 +70,23 @@ impl Default for Metrics {
             "Sessions ended by the front because their node left or lost its lease",
             dropped.clone(),
         );
-        Self { registry: Mutex::new(registry), open, opened, refused, dropped }
+        let (questions, bytes) = <(Family<Place, Counter>, Family<Way, Counter>)>::default();
+        let (cancels, held) = <(Family<Route, Counter>, Family<Route, Counter>)>::default();
+        registry.register("statements", "Queries and batches that nodes were asked", questions.clone());
+        registry.register("bytes", "Bytes that were passed on, unencrypted", bytes.clone());
+        registry.register("cancels", "Cancel requests that were passed on", cancels.clone());
+        registry.register("held", "Times that a client had to wait for a node that serves", held.clone());
+        Self {
+            registry: Mutex::new(registry),
+            open,
+            opened,
+            refused,
+            dropped,
+            questions,
+            bytes,
+            cancels,
+            held,
+        }
     }
 }
 
@@ -56,6 +99,24 @@ impl Metrics {
 
     pub(super) fn left(&self, kind: Kind, node: u8) {
         self.open.get_or_create(&Place { route: kind.name(), node }).dec();
+    }
+
+    pub(super) fn traffic(&self, kind: Kind, node: u8) -> Traffic {
+        let route = kind.name();
+        let bytes = |to| self.bytes.get_or_create_owned(&Way { route, node, to });
+        Traffic {
+            questions: self.questions.get_or_create_owned(&Place { route, node }),
+            to_node: bytes("node"),
+            to_client: bytes("client"),
+        }
+    }
+
+    pub(super) fn cancelled(&self, kind: Kind) {
+        self.cancels.get_or_create(&Route { route: kind.name() }).inc();
+    }
+
+    pub(super) fn held(&self, kind: Kind) {
+        self.held.get_or_create(&Route { route: kind.name() }).inc();
     }
 
     pub(super) fn refused(&self, kind: Kind, why: Refusal) {

@@ -8,6 +8,7 @@
 mod auth;
 mod cancel;
 mod certificate;
+mod desk;
 mod feed;
 mod health;
 mod hub;
@@ -21,6 +22,7 @@ mod session;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wait;
 mod wire;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -34,7 +36,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{certificate::Certificate, feed::Agent, hub::Hub, refusal::Refusal, route::Kind};
+use self::{certificate::Certificate, desk::Desk, feed::Agent, hub::Hub, refusal::Refusal, route::Kind};
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
     names::{self, PoolArgs},
@@ -44,8 +46,14 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(20);
 /// For so long of it new clients are still let in: those that were sent here before the Service knew.
 const LATECOMERS: Duration = Duration::from_secs(3);
-/// Clients that are being told that the front is full; more than these are closed without a word.
-const TOLD_AT_ONCE: usize = 64;
+/// Clients that are logging in, for each that may have a session. They have proved nothing yet, and take no place from
+/// those who have.
+const ARRIVING: usize = 2;
+/// As many may be logging in even where very few may have a session: health checks, cancel requests, and those who are
+/// told that the front is full.
+const ARRIVING_AT_LEAST: usize = 64;
+/// Cancel requests that are passed on at once.
+const CANCELS: usize = 16;
 /// Wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -90,8 +98,14 @@ pub(in crate::proxy) struct Front {
     link: Client,
     certificate: Certificate,
     hub: Arc<Hub>,
+    desk: Desk,
+    /// For clients that have logged in.
     places: Arc<Semaphore>,
-    told: Arc<Semaphore>,
+    /// For clients that have not.
+    arriving: Arc<Semaphore>,
+    cancels: Semaphore,
+    /// Ends sessions as soon as they are idle.
+    drain: CancellationToken,
     /// Ends all sessions.
     stop: CancellationToken,
     sessions: TaskTracker,
@@ -127,20 +141,28 @@ struct Doors {
 
 impl Front {
     fn new(args: &Args, book: Book, link: Client, certificate: Certificate) -> Arc<Self> {
+        let places = args.max_connections.try_into().unwrap_or(Semaphore::MAX_PERMITS);
+        let arriving = places.saturating_mul(ARRIVING).clamp(ARRIVING_AT_LEAST, Semaphore::MAX_PERMITS);
         Arc::new(Self {
             pool: args.of.pool.clone(),
             domain: names::domain(&args.of.pool, &args.of.namespace),
             book,
-            link,
             certificate,
             hub: Hub::new(args.nodes),
-            places: Arc::new(Semaphore::new(
-                args.max_connections.try_into().unwrap_or(Semaphore::MAX_PERMITS),
-            )),
-            told: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
+            desk: Desk::new(link.apart(), args.nodes),
+            link,
+            places: Arc::new(Semaphore::new(places)),
+            arriving: Arc::new(Semaphore::new(arriving)),
+            cancels: Semaphore::new(CANCELS),
+            drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
         })
+    }
+
+    /// Whether nobody more can be let in.
+    fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
     }
 
     /// Host name of a node.
@@ -171,6 +193,7 @@ impl Front {
         sleep(LATECOMERS).await;
         accepting.shutdown().await;
         self.sessions.close();
+        self.drain.cancel();
         if timeout(DRAIN.saturating_sub(LATECOMERS), self.sessions.wait()).await.is_err() {
             self.stop.cancel();
             self.sessions.wait().await;
@@ -191,20 +214,11 @@ impl Front {
     }
 
     fn admit(self: &Arc<Self>, kind: Kind, client: TcpStream, from: SocketAddr) {
+        let Ok(arriving) = self.arriving.clone().try_acquire_owned() else {
+            self.hub.metrics.refused(kind, Refusal::Crowd);
+            return;
+        };
         let front = self.clone();
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            self.sessions.spawn(async move {
-                session::serve(front, kind, client, false).await;
-                drop(place);
-            });
-        } else if let Ok(told) = self.told.clone().try_acquire_owned() {
-            tracing::info!(%from, "the front is full: a client is turned away");
-            self.sessions.spawn(async move {
-                session::serve(front, kind, client, true).await;
-                drop(told);
-            });
-        } else {
-            front.hub.metrics.refused(kind, Refusal::Full);
-        }
+        self.sessions.spawn(session::serve(front, kind, client, from, arriving));
     }
 }

@@ -11,14 +11,20 @@ pub enum Refusal {
     NoNode,
     /// The front has as many sessions as it may have.
     Full,
+    /// So many are logging in that this one is closed without a word.
+    Crowd,
+    /// The password is wrong, or there is no such role.
+    Password,
     /// The password is stored in a form that the front can't check.
     Md5,
     /// The node of a session is no longer what the session came for.
     NodeLeft,
     /// The node of a session broke off without a word.
     NodeLost,
-    /// The front is being shut down.
+    /// The front is being shut down, and nothing was under way.
     Drained,
+    /// The front is being shut down, and what was under way has been broken off.
+    Interrupted,
     /// What came is not PostgreSQL's protocol.
     Protocol,
 }
@@ -30,10 +36,13 @@ impl Refusal {
             Self::NoPrimary => "no_primary",
             Self::NoNode => "no_node",
             Self::Full => "full",
+            Self::Crowd => "crowd",
+            Self::Password => "password",
             Self::Md5 => "md5",
             Self::NodeLeft => "node_left",
             Self::NodeLost => "node_lost",
             Self::Drained => "drained",
+            Self::Interrupted => "interrupted",
             Self::Protocol => "protocol",
         }
     }
@@ -51,11 +60,12 @@ impl Refusal {
                 "no node to read from",
                 "No node of the pool may be read from at the moment. Try again; kubectl describe pgpool says why.",
             ],
-            Self::Full => [
+            Self::Full | Self::Crowd => [
                 "53300",
                 "too many connections for the front of this pool",
                 "Use fewer connections, or raise spec.proxy.maxConnections or spec.proxy.replicas.",
             ],
+            Self::Password => ["28P01", "password authentication failed", ""],
             Self::Md5 => [
                 "28000",
                 "the password of this role is stored as md5, which the front can't check",
@@ -75,6 +85,11 @@ impl Refusal {
                 "57P01",
                 "terminating connection: this front is being shut down",
                 "Connect again: another one is there.",
+            ],
+            Self::Interrupted => [
+                "57P01",
+                "terminating connection: this front is being shut down",
+                "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
             ],
             Self::Protocol => ["08P01", "a message that is none of PostgreSQL's protocol", ""],
         }

@@ -1,4 +1,6 @@
 //! Which node a new session goes to, and which sessions may stay. Pure.
+use std::cmp::Ordering;
+
 use super::table::{Entry, Table};
 use crate::{clock::Moment, messages::Role};
 
@@ -33,9 +35,9 @@ pub fn serves(entry: &Entry, kind: Kind, now: Moment) -> bool {
         }
 }
 
-/// The node for a new session: of those that serve it and know the latest epoch among them the one with
-/// the fewest sessions; of equals, each in its turn. `busy` counts a node's sessions, `tried` are those
-/// that could not be reached just now.
+/// The node for a new session: of those that serve it and know the latest epoch among them the one that has the fewest
+/// sessions for its weight; of equals, each in its turn. Who has weight 0 comes last. `busy` counts a node's sessions,
+/// `tried` are those that could not be reached just now.
 pub fn choose(
     table: &Table,
     kind: Kind,
@@ -46,13 +48,30 @@ pub fn choose(
 ) -> Option<u8> {
     let serving = || table.nodes().filter(move |(_, entry)| serves(entry, kind, now));
     let epoch = serving().map(|(_, entry)| entry.epoch).max()?;
-    let fit: Vec<u8> = serving()
+    let fit: Vec<(u8, (u32, usize))> = serving()
         .filter(|(index, entry)| entry.epoch == epoch && !entry.draining && !tried.contains(index))
+        .map(|(index, entry)| (index, (entry.weight, busy(index))))
+        .collect();
+    let least = fit.iter().map(|(_, bears)| *bears).min_by(|one, other| by_burden(*one, *other))?;
+    let equals: Vec<u8> = fit
+        .into_iter()
+        .filter(|(_, bears)| by_burden(*bears, least).is_eq())
         .map(|(index, _)| index)
         .collect();
-    let first = turn.checked_rem(fit.len())?;
-    let ordered = fit.iter().cycle().skip(first).take(fit.len());
-    ordered.copied().min_by_key(|index| busy(*index))
+    equals.get(turn.checked_rem(equals.len())?).copied()
+}
+
+/// Compares what two nodes, of which weight and sessions are given, would bear with one session more: sessions over
+/// weight, without dividing.
+fn by_burden((weight, busy): (u32, usize), (other_weight, other_busy): (u32, usize)) -> Ordering {
+    let with_one = |busy: usize| busy.saturating_add(1) as u128;
+    let [burden, other_burden] =
+        [with_one(busy) * u128::from(other_weight), with_one(other_busy) * u128::from(weight)];
+    // Of two without any weight the less busy one; of one without and one with, the latter: its side is 0.
+    match (weight, other_weight) {
+        (0, 0) => busy.cmp(&other_busy),
+        _ => burden.cmp(&other_burden),
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +127,30 @@ mod tests {
         assert_eq!(choose(&table, Kind::Read, now, busy, &[], 0), Some(2));
         assert_eq!(choose(&table, Kind::Read, now, busy, &[2, 0], 0), Some(1));
         assert_eq!(choose(&table, Kind::Read, now, busy, &[0, 1, 2], 0), None, "never an older epoch");
+    }
+
+    #[test]
+    fn weights_share_out_the_sessions() {
+        let node = (Role::Standby, 5, true, 2000);
+        let mut table = Table::new(4);
+        for (index, weight) in (0..).zip([1, 3, 0, 2]) {
+            let mut said = report(index, node.0, node.1, node.3);
+            said.weight = weight;
+            table.told(index, &said, Moment::ZERO);
+            table.answered(index, &said, Moment::ZERO);
+        }
+        let now = Moment::from_millis(1);
+        let mut sessions = [0; 4];
+        for turn in 0..60 {
+            let busy = |index: u8| sessions[usize::from(index)];
+            let chosen = choose(&table, Kind::Read, now, busy, &[], turn).unwrap();
+            sessions[usize::from(chosen)] += 1;
+        }
+        assert_eq!(sessions, [10, 30, 0, 20]);
+        assert_eq!(choose(&table, Kind::Read, now, |_| 9, &[0, 1, 3], 0), Some(2), "where there is no other");
+        let one_by_one: Vec<_> =
+            (0..4).filter_map(|turn| choose(&table, Kind::Read, now, |_| 0, &[1], turn)).collect();
+        assert_eq!(one_by_one, [3, 3, 3, 3], "weights are of sessions that are open at once");
     }
 
     proptest! {

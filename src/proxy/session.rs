@@ -1,11 +1,12 @@
 //! One client: from its arrival to its end.
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::net::sockopt;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    time::{Instant, timeout, timeout_at},
+    sync::OwnedSemaphorePermit,
+    time::{Instant, error::Elapsed, timeout, timeout_at},
 };
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     refusal::Refusal,
     relay::{End, Relay},
     route::Kind,
+    wait::Wait,
     wire::{message::error_texts, startup::Startup},
 };
 use crate::{
@@ -25,16 +27,12 @@ use crate::{
     names,
 };
 
-/// Time that a client has to say who it is and to prove it.
+/// Time that a client has to say who it is and to prove it, as in PostgreSQL's `authentication_timeout`, but half.
 const LOGIN: Duration = Duration::from_secs(30);
 /// Time that a client is held while no node serves it.
 const HOLD: Duration = Duration::from_secs(10);
 /// Time for a connection to a node, TLS included.
 const DIAL: Duration = Duration::from_secs(2);
-/// Time for an answer of a node's agent.
-const ANSWER: Duration = Duration::from_secs(1);
-/// Pause before nodes that could not be reached are tried again, unless something changes before.
-const AGAIN: Duration = Duration::from_millis(250);
 /// Time for a last word to a client.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -46,32 +44,56 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 struct Guest {
     front: Arc<Front>,
     kind: Kind,
+    from: SocketAddr,
     client: login::Secure,
     startup: Startup,
     binding: Binding,
+    /// Until when it must have proved who it is; what it is held for by others doesn't count.
+    deadline: Instant,
 }
 
-/// Serves a client until it is done. `full`: there is no place for it, and it is told so.
-pub async fn serve(front: Arc<Front>, kind: Kind, client: TcpStream, full: bool) {
-    let begun = tokio::select! {
-        begun = begin(&front, kind, client, full) => begun,
-        () = front.stop.cancelled() => return,
-    };
+/// Serves a client until it is done. `arriving` is its place among those who are logging in.
+pub async fn serve(
+    front: Arc<Front>,
+    kind: Kind,
+    client: TcpStream,
+    from: SocketAddr,
+    arriving: OwnedSemaphorePermit,
+) {
+    let begun = begin(&front, kind, client, from).await;
+    drop(arriving);
     match begun {
-        Ok(Some((guest, seat, node))) => guest.pass(seat, node).await,
+        Ok(Some(Begun { guest, seat, node, place })) => guest.pass(place, seat, node).await,
         Ok(None) => {}
-        Err(error) => tracing::debug!(%error, route = kind.name(), "a client got no session"),
+        Err(error) => tracing::debug!(%from, %error, route = kind.name(), "a client got no session"),
     }
 }
 
-/// A session that has begun; none where there is none to be.
-type Begun = Option<(Box<Guest>, Seat, node::Secure)>;
+/// Places of a session at the front and on a node, and the connection to that.
+type Places = (OwnedSemaphorePermit, Seat, node::Secure);
 
-async fn begin(front: &Arc<Front>, kind: Kind, client: TcpStream, full: bool) -> Result<Begun, LoginError> {
+/// A session that has begun.
+struct Begun {
+    guest: Box<Guest>,
+    seat: Seat,
+    node: node::Secure,
+    place: OwnedSemaphorePermit,
+}
+
+async fn begin(
+    front: &Arc<Front>,
+    kind: Kind,
+    client: TcpStream,
+    from: SocketAddr,
+) -> Result<Option<Begun>, LoginError> {
     prepare(&client)?;
+    let deadline = Instant::now() + LOGIN;
     let served = front.certificate.current();
-    let late = |_| LoginError::Io(io::ErrorKind::TimedOut.into());
-    match timeout(LOGIN, login::arrive(client, &served)).await.map_err(late)?? {
+    let arrived = tokio::select! {
+        arrived = timeout_at(deadline, login::arrive(client, &served)) => arrived.map_err(late)??,
+        () = front.stop.cancelled() => return Ok(None),
+    };
+    match arrived {
         Arrival::Cancel(message, held) => {
             cancel::pass_on(front, kind, &message).await;
             drop(held);
@@ -79,16 +101,35 @@ async fn begin(front: &Arc<Front>, kind: Kind, client: TcpStream, full: bool) ->
         }
         Arrival::Session(client, startup) => {
             let (front, binding) = (Arc::clone(front), served.binding);
-            let guest = Box::new(Guest { front, kind, client: *client, startup, binding });
-            Box::pin(guest.come_in(full)).await
+            let guest = Guest { front, kind, from, client: *client, startup, binding, deadline };
+            Box::pin(Box::new(guest).come_in()).await
         }
     }
 }
 
+fn late(_: Elapsed) -> LoginError {
+    LoginError::Io(io::ErrorKind::TimedOut.into())
+}
+
 impl Guest {
-    async fn come_in(mut self: Box<Self>, full: bool) -> Result<Begun, LoginError> {
-        if full {
-            return self.turn_away(Refusal::Full).await;
+    /// Lets the client in, unless the front is shut down before.
+    async fn come_in(mut self: Box<Self>) -> Result<Option<Begun>, LoginError> {
+        let front = Arc::clone(&self.front);
+        let done = tokio::select! {
+            done = self.log_in() => Some(done),
+            () = front.stop.cancelled() => None,
+        };
+        match done {
+            Some(Ok(Some((place, seat, node)))) => Ok(Some(Begun { guest: self, seat, node, place })),
+            Some(Ok(None)) => Ok(None),
+            Some(Err(error)) => Err(error),
+            None => Err(self.turn_away(Refusal::Drained).await),
+        }
+    }
+
+    async fn log_in(&mut self) -> Result<Option<Places>, LoginError> {
+        if self.front.is_full() {
+            return Err(self.turn_away(Refusal::Full).await);
         }
         if let Some(fatal) = login::refused(&self.startup) {
             return Err(login::tell(&mut self.client, fatal).await);
@@ -97,80 +138,91 @@ impl Guest {
             self.client.write_all(&message).await?;
         }
         let nobody = if self.kind == Kind::Primary { Refusal::NoPrimary } else { Refusal::NoNode };
-        let deadline = Instant::now() + HOLD;
-        let Ok(found) = timeout_at(deadline, self.ask_for_verifier()).await else {
-            return self.turn_away(nobody).await;
+        let asked = Instant::now();
+        let Ok(answer) = timeout_at(asked + HOLD, self.ask_for_verifier()).await else {
+            return Err(self.turn_away(nobody).await);
         };
-        let (seat, answer) = found;
+        self.deadline += asked.elapsed();
         let Ok(verifier) = answer.verifier.parse::<Verifier>() else {
-            return self.turn_away(Refusal::Md5).await;
+            return Err(self.turn_away(Refusal::Md5).await);
         };
-        let check =
-            if answer.genuine { Check::Password(verifier.clone()) } else { Check::InVain(verifier.clone()) };
-        let user = self.startup.user().unwrap_or_default().to_owned();
-        let proof = login::prove(&mut self.client, &user, check, self.binding.clone());
-        let late = |_| LoginError::Io(io::ErrorKind::TimedOut.into());
-        let key = timeout(LOGIN, proof).await.map_err(late)??;
-        match timeout(HOLD, self.log_in(seat, &key, &verifier)).await {
-            Ok(Ok((seat, node))) => {
-                login::admit(&mut self.client).await?;
-                Ok(Some((self, seat, node)))
-            }
+        let key = self.prove(&verifier, answer.genuine).await?;
+        let Ok(place) = Arc::clone(&self.front.places).try_acquire_owned() else {
+            return Err(self.turn_away(Refusal::Full).await);
+        };
+        let (mut seat, node) = match timeout(HOLD, self.find_node(&key, &verifier)).await {
+            Ok(Ok((seat, node))) => (seat, node),
             Ok(Err(NodeError::Refused(said))) => {
-                self.client.write_all(&said.bytes()).await?;
-                self.client.shutdown().await?;
-                Ok(None)
+                last_words(&mut self.client, &said.bytes()).await;
+                return Ok(None);
             }
-            Ok(Err(_)) | Err(_) => self.turn_away(nobody).await,
+            Ok(Err(_)) | Err(_) => return Err(self.turn_away(nobody).await),
+        };
+        login::admit(&mut self.client).await?;
+        seat.count();
+        Ok(Some((place, seat, node)))
+    }
+
+    /// Has the client prove its password.
+    async fn prove(&mut self, verifier: &Verifier, genuine: bool) -> Result<ClientKey, LoginError> {
+        let (user, verifier) = (self.startup.user().unwrap_or_default().to_owned(), verifier.clone());
+        let check = if genuine { Check::Password(verifier) } else { Check::InVain(verifier) };
+        let proof = login::prove(&mut self.client, &user, check, self.binding.clone());
+        let proved = timeout_at(self.deadline, proof).await.map_err(late)?;
+        if let Err(LoginError::Told(fatal)) = &proved
+            && fatal.code == Refusal::Password.fatal().code
+        {
+            // The nodes see nothing of it: who guesses passwords is seen here or nowhere.
+            tracing::info!(from = %self.from, ?user, route = self.kind.name(), "{}", fatal.message);
+            self.front.hub.metrics.refused(self.kind, Refusal::Password);
         }
+        proved
     }
 
-    async fn turn_away(&mut self, why: Refusal) -> Result<Begun, LoginError> {
+    async fn turn_away(&mut self, why: Refusal) -> LoginError {
         self.front.hub.metrics.refused(self.kind, why);
-        Err(farewell(&mut self.client, why).await)
+        farewell(&mut self.client, why).await
     }
 
-    /// A place, and what its node has stored of the role's password; waits for them as long as it is let.
-    async fn ask_for_verifier(&self) -> (Seat, LoginAnswer) {
+    /// What a node has stored of the role's password; waits for one as long as it is let.
+    async fn ask_for_verifier(&self) -> LoginAnswer {
         let user = self.startup.user().unwrap_or_default().to_owned();
         let question = LoginQuestion { user };
         let mut wait = Wait::new(&self.front, self.kind);
         loop {
             let seat = wait.seat().await;
-            let host = self.front.host(seat.index);
-            let link = &self.front.link;
-            match link.post_json(&host, names::AGENT_PORT, "/v1/login", &question, ANSWER).await {
-                Ok(answer) => return (seat, answer),
+            match self.front.desk.verifier(seat.index, &self.front.host(seat.index), &question).await {
+                Ok(answer) => return answer,
                 Err(error) => {
                     tracing::debug!(node = seat.index, %error, "a node's agent gives no verifier");
-                    wait.tried.push(seat.index);
+                    wait.failed(&seat);
                 }
             }
         }
     }
 
-    /// Logs in to the node of the place, or of another one where that fails for its own reasons.
-    async fn log_in(
+    /// Logs in to a node, or to another one where that fails for its own reasons.
+    async fn find_node(
         &self,
-        seat: Seat,
         key: &ClientKey,
         verifier: &Verifier,
     ) -> Result<(Seat, node::Secure), NodeError> {
         let mut wait = Wait::new(&self.front, self.kind);
-        let mut seat = seat;
         loop {
+            let seat = wait.seat().await;
             match self.try_to_log_in(&seat, key, verifier).await {
-                Ok(node) => return Ok((seat, node)),
+                Ok(node) => {
+                    self.front.desk.takes_logins(seat.index);
+                    return Ok((seat, node));
+                }
                 Err(NodeError::Refused(said)) if !is_passing(&said.body) => {
                     return Err(NodeError::Refused(said));
                 }
                 Err(error) => {
-                    tracing::debug!(node = seat.index, %error, "a node can't be logged in to");
-                    wait.tried.push(seat.index);
+                    self.front.desk.refuses_logins(seat.index, &error);
+                    wait.failed(&seat);
                 }
             }
-            drop(seat);
-            seat = wait.seat().await;
         }
     }
 
@@ -194,19 +246,32 @@ impl Guest {
         }
     }
 
-    async fn pass(mut self, seat: Seat, mut node: node::Secure) {
-        let mut relay = Relay::new(&mut self.client, &mut node, &seat.tenure);
-        let (end, why) = tokio::select! {
-            () = seat.tenure.ended() => (End::Dropped, Some(Refusal::NodeLeft)),
-            () = self.front.stop.cancelled() => (End::ClientGone, Some(Refusal::Drained)),
-            end = &mut relay => {
-                let why = match end {
-                    End::Dropped => Some(Refusal::NodeLeft),
-                    End::NodeLost => Some(Refusal::NodeLost),
-                    End::Malformed => Some(Refusal::Protocol),
-                    End::ClientGone | End::NodeSaid => None,
-                };
-                (end, why)
+    async fn pass(mut self: Box<Self>, place: OwnedSemaphorePermit, seat: Seat, mut node: node::Secure) {
+        let traffic = self.front.hub.metrics.traffic(self.kind, seat.index);
+        let mut relay = Relay::new(&mut self.client, &mut node, &seat.tenure, traffic);
+        let mut draining = false;
+        let (end, why) = loop {
+            tokio::select! {
+                () = seat.tenure.ended() => break (End::Dropped, Some(Refusal::NodeLeft)),
+                () = self.front.stop.cancelled() => {
+                    let quiet = relay.is_quiet();
+                    let why = if quiet { Refusal::Drained } else { Refusal::Interrupted };
+                    break (End::ClientGone, Some(why));
+                }
+                () = self.front.drain.cancelled(), if !draining => {
+                    draining = true;
+                    relay.end_when_idle();
+                }
+                end = &mut relay => {
+                    let why = match end {
+                        End::Dropped => Some(Refusal::NodeLeft),
+                        End::NodeLost => Some(Refusal::NodeLost),
+                        End::Malformed => Some(Refusal::Protocol),
+                        End::Idle => Some(Refusal::Drained),
+                        End::ClientGone | End::NodeSaid => None,
+                    };
+                    break (end, why);
+                }
             }
         };
         let can_tell = relay.can_tell();
@@ -220,7 +285,7 @@ impl Guest {
         } else {
             timeout(FAREWELL, node.shutdown()).await.ok();
         }
-        drop((node, seat));
+        drop((node, place, seat));
         match why.filter(|_| can_tell) {
             Some(why) => {
                 farewell(&mut self.client, why).await;
@@ -232,12 +297,20 @@ impl Guest {
 
 /// Tells a client that it has to go, and waits a little until it has heard.
 async fn farewell(client: &mut login::Secure, why: Refusal) -> LoginError {
+    let fatal = why.fatal();
+    last_words(client, &fatal.bytes()).await;
+    LoginError::Told(fatal)
+}
+
+/// Says this to a client that has to go, and waits a little until it has heard.
+async fn last_words(client: &mut login::Secure, message: &[u8]) {
     let told = async {
-        let error = login::tell(client, why.fatal()).await;
+        client.write_all(message).await?;
+        client.shutdown().await?;
         login::drain(client).await;
-        error
+        Ok::<_, io::Error>(())
     };
-    timeout(FAREWELL, told).await.unwrap_or_else(|_| LoginError::Told(why.fatal()))
+    timeout(FAREWELL, told).await.ok();
 }
 
 /// Whether a node that refuses a session may give one in a moment, or another node may: it is starting or stopping, or
@@ -246,36 +319,6 @@ fn is_passing(body: &[u8]) -> bool {
     let (code, message) = error_texts(body);
     matches!(code.as_str(), "57P01" | "57P02" | "57P03")
         || (code == "28000" && message.contains("pg_hba.conf"))
-}
-
-/// Waits for places.
-struct Wait<'a> {
-    front: &'a Front,
-    kind: Kind,
-    changes: tokio::sync::watch::Receiver<()>,
-    /// Nodes that did not serve just now.
-    tried: Vec<u8>,
-}
-
-impl<'a> Wait<'a> {
-    fn new(front: &'a Front, kind: Kind) -> Self {
-        Self { front, kind, changes: front.hub.changes(), tried: Vec::new() }
-    }
-
-    async fn seat(&mut self) -> Seat {
-        loop {
-            self.changes.mark_unchanged();
-            if let Some(seat) = self.front.hub.take(self.kind, &self.tried) {
-                return seat;
-            }
-            if self.tried.is_empty() {
-                self.changes.changed().await.ok();
-            } else {
-                timeout(AGAIN, self.changes.changed()).await.ok();
-                self.tried.clear();
-            }
-        }
-    }
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {

@@ -17,6 +17,8 @@ pub struct Entry {
     pub open: bool,
     /// True while it hands over: who is there may finish, nobody new is sent there.
     pub draining: bool,
+    /// Its weight for sessions that read.
+    pub weight: u32,
     /// Its answers count for statements sent before this.
     pub lease: Moment,
 }
@@ -54,6 +56,7 @@ impl Table {
             role: report.role,
             open: report.open,
             draining: report.draining,
+            weight: report.weight,
             lease: Moment::ZERO,
         };
         if let Some(former) = place.as_ref().filter(|former| former.tenure == entry.tenure && former.open) {
@@ -102,6 +105,7 @@ pub(super) mod tests {
             streaming: role == Role::Standby,
             timeline: Some(1),
             lsn: None,
+            weight: 1,
             lag_ms: None,
             join: Join::Proved,
             message: String::new(),

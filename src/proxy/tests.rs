@@ -110,7 +110,7 @@ async fn postgres(listener: TcpListener, identity: Identity, index: u8) {
             let check = Check::Password(verifier(asked.user().unwrap()).parse().unwrap());
             login::prove(&mut socket, "app", check, Binding::None).await.unwrap();
             login::admit(&mut socket).await.unwrap();
-            socket.write_all(&encode(b'D', &[index])).await.unwrap();
+            socket.write_all(&[encode(b'D', &[index]), encode(b'Z', b"I")].concat()).await.unwrap();
             socket.flush().await.unwrap();
             let (mut from, mut to) = tokio::io::split(socket);
             tokio::io::copy(&mut from, &mut to).await.ok();
@@ -239,6 +239,8 @@ impl Pool {
         prove(&mut session, "secret").await.unwrap();
         let hello = timeout(PATIENCE, message::read(&mut session)).await.unwrap().unwrap();
         assert_eq!(hello.tag, b'D');
+        let ready = timeout(PATIENCE, message::read(&mut session)).await.unwrap().unwrap();
+        assert_eq!(ready.tag, b'Z');
         (session, hello.body[0])
     }
 }
@@ -388,6 +390,10 @@ async fn strangers_learn_nothing() {
     assert_eq!(ended(&mut nameless).await, "28000");
     let mut replica = pool.knock(pool.primary, &[("user", "app"), ("replication", "database")]).await;
     assert_eq!(ended(&mut replica).await, "0A000");
+    let twice = [("user", "app"), ("replication", "off"), ("replication", "database")];
+    assert_eq!(ended(&mut pool.knock(pool.primary, &twice).await).await, "08P01");
+    let metrics = pool.health("/metrics").await;
+    assert!(metrics.contains("refused_total{route=\"primary\",reason=\"password\"} 2\n"), "{metrics}");
 }
 
 #[tokio::test]
@@ -423,19 +429,47 @@ async fn a_cancel_request_reaches_the_nodes_before_the_client_is_let_go() {
 }
 
 #[tokio::test]
+async fn whoever_says_nothing_takes_no_place() {
+    let pool = Pool::start(&POOL, 1).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(pool.primary).await.unwrap());
+        silent.push(TcpStream::connect(pool.read).await.unwrap());
+    }
+    let _unproved = pool.knock(pool.primary, &[("user", "app")]).await;
+    assert!(echoes(&mut pool.connect(pool.primary).await.0).await);
+}
+
+#[tokio::test]
 async fn a_front_that_is_shut_down_lets_sessions_finish() {
     let mut pool = Pool::start(&POOL, 100).await;
-    let (mut session, _) = pool.connect(pool.primary).await;
+    let (mut idle, _) = pool.connect(pool.primary).await;
+    let (mut busy, _) = pool.connect(pool.primary).await;
+    busy.write_all(&encode(b'Q', b"")).await.unwrap();
+    assert_eq!(message::read(&mut busy).await.unwrap().tag, b'Q');
+    let mut unproved = pool.knock(pool.primary, &[("user", "app")]).await;
+    assert_eq!(message::read(&mut unproved).await.unwrap().tag, b'R');
     pool.quit.take().unwrap().send(()).unwrap();
     while pool.health("/readyz").await.starts_with("HTTP/1.1 200") {
         tokio::task::yield_now().await;
     }
     let (mut latecomer, _) = pool.connect(pool.primary).await;
-    assert!(echoes(&mut session).await && echoes(&mut latecomer).await);
+    assert!(echoes(&mut idle).await && echoes(&mut latecomer).await);
     drop(latecomer);
+    // Who has nothing under way goes first, and knows that nothing was lost.
+    let said = timeout(PATIENCE, message::read(&mut idle)).await.unwrap().unwrap();
+    assert_eq!(message::error_texts(&said.body).0, "57P01");
+    assert!(!String::from_utf8_lossy(&said.body).contains("committed or not"));
+    drop(idle);
+    assert!(echoes(&mut busy).await);
+    let metrics = pool.health("/metrics").await;
+    assert!(metrics.contains("pgpool_front_statements_total{route=\"primary\",node=\"0\"} 1\n"), "{metrics}");
     // Who stays to the end of the time is told so.
-    assert_eq!(ended(&mut session).await, "57P01");
-    drop(session);
+    let said = timeout(PATIENCE, message::read(&mut busy)).await.unwrap().unwrap();
+    assert_eq!(message::error_texts(&said.body).0, "57P01");
+    assert!(String::from_utf8_lossy(&said.body).contains("committed or not"));
+    assert_eq!(ended(&mut unproved).await, "57P01");
+    drop((busy, unproved));
     timeout(Duration::from_secs(10), &mut pool.running).await.expect("it waits for nobody").unwrap();
     assert!(TcpStream::connect(pool.primary).await.is_err());
 }

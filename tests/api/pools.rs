@@ -38,8 +38,8 @@ const GOOD: &[(&str, &str)] = &[
         "{nodes: 2, storage: {size: 1Gi}, users: [{name: reader, inRoles: [pg_read_all_data]}, {name: Odd-Name, secret: odd}], databases: [{name: second, owner: app}, {name: third, owner: reader}]}",
     ),
     (
-        "weights-of-one",
-        "{nodes: 2, storage: {size: 1Gi}, loadBalancing: {weights: {'0': 1, '1': 1}, primary: true}}",
+        "weights",
+        "{nodes: 2, storage: {size: 1Gi}, loadBalancing: {weights: {'0': 0, '1': 3}, primary: false}}",
     ),
     (
         "bounded-recovery",
@@ -173,18 +173,18 @@ const BAD: &[(&str, &str, &str)] = &[
     ("days", "{nodes: 3, storage: {size: 1Gi}, walArchive: {retention: 7d}}", "spec.walArchive.retention"),
     (
         "weights",
-        "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {weights: {'1': 3}}}",
-        "weights other than 1 come with the front",
+        "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {weights: {'1': 1001}}}",
+        "spec.loadBalancing.weights: at most 1000 each",
+    ),
+    (
+        "negative-weight",
+        "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {weights: {'1': -1}}}",
+        "spec.loadBalancing.weights",
     ),
     (
         "weight-of-nobody",
         "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {weights: {'3': 1}}}",
         "the keys are indices of nodes",
-    ),
-    (
-        "without-primary",
-        "{nodes: 3, storage: {size: 1Gi}, loadBalancing: {primary: false}}",
-        "leaving the primary out comes with the front",
     ),
     (
         "no-front",

@@ -6,6 +6,7 @@
 //! choose steps; `--keep` leaves everything as it is at the end, for a look.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
+mod authority;
 mod changes;
 mod failover;
 mod faults;
@@ -91,6 +92,8 @@ fn beginning() -> Vec<Step> {
         step("install::names_are_as_promised", |w| Box::pin(install::contract(w))),
         step("sessions::a_new_password_counts_for_new_ones", |w| Box::pin(sessions::password(w))),
         step("sessions::a_new_certificate_ends_none", |w| Box::pin(sessions::leaf(w))),
+        step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
+        step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
         step("sessions::a_certificate_of_ones_own_is_shown", |w| Box::pin(sessions::own_certificate(w))),
         groundwork("load::starts", |w| Box::pin(load::start(w))),
         step("requests::detached_stays_out_and_attaches_without_copy", |w| {

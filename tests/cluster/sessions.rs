@@ -1,15 +1,17 @@
 //! What changes under open sessions: passwords and certificates.
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use pgpool_operator::api::v1alpha1::PgPoolStatus;
 use pgpool_operator::names;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::harness::{Failure, Outcome, ensure};
 use super::install::{CLIENT, as_app};
-use super::pool::{WHOLE, selector};
+use super::pool::{NODES, WHOLE, selector};
 use super::world::{POOL, SPACE, World, call, until};
 
 /// What the open session of the application is asked before and after a change.
@@ -20,12 +22,12 @@ const OWN: &str = "own-certificate";
 const SERVICES: [&str; 2] = [POOL, "demo-ro"];
 
 /// Runs a shell in the application's pod.
-async fn client(world: &World, script: &str) -> Outcome<String> {
+pub async fn client(world: &World, script: &str) -> Outcome<String> {
     world.here(&["exec", CLIENT, "--", "bash", "-c", script]).await
 }
 
 /// Opens a session of the application that asks again once [`still_open`] tells it to.
-async fn open(world: &World) -> Outcome {
+pub async fn open(world: &World) -> Outcome {
     let script = format!(
         "rm -f /tmp/go /tmp/said; mkfifo /tmp/go; \
          {{ (echo '{WHO}'; cat /tmp/go; echo '{WHO}') | psql -XAtq 'host={POOL} sslmode=verify-full'; }} \
@@ -40,7 +42,7 @@ async fn open(world: &World) -> Outcome {
 }
 
 /// The session that was opened before goes on.
-async fn still_open(world: &World) -> Outcome {
+pub async fn still_open(world: &World) -> Outcome {
     client(world, "timeout 5 bash -c 'true > /tmp/go'").await?;
     until("the old session to answer", WHOLE, || async {
         let said = client(world, "cat /tmp/said").await?;
@@ -83,7 +85,7 @@ async fn login(world: &World, host: &str, password: &str) -> Outcome {
     world.feed(&words, &format!("{password}\n")).await.map(drop)
 }
 
-async fn secret(world: &World, name: &str, key: &str) -> Outcome<String> {
+pub async fn secret(world: &World, name: &str, key: &str) -> Outcome<String> {
     let api: Api<Secret> = Api::namespaced(world.client.clone(), SPACE);
     let value = api.get(name).await?.data.unwrap_or_default().remove(key);
     let value = value.ok_or_else(|| Failure(format!("Secret {name} has no key {key}")))?;
@@ -129,7 +131,7 @@ pub async fn password(world: &World) -> Outcome {
 }
 
 /// Who runs in the pods of nodes and fronts: another one after a restart.
-async fn containers(world: &World) -> Outcome<Vec<String>> {
+pub async fn containers(world: &World) -> Outcome<Vec<String>> {
     let label = format!("{}={POOL}", names::LABEL_POOL);
     let pods = world.pods().list(&ListParams::default().labels(&label)).await?;
     let ids = |pod: &Pod| {
@@ -174,7 +176,7 @@ async fn bring(world: &World, files: &[String; 2]) -> Outcome {
 }
 
 /// Every front that there is shows this certificate: they learn of a new one at different times.
-async fn is_shown(world: &World, serial: &str) -> Outcome {
+pub async fn is_shown(world: &World, serial: &str) -> Outcome {
     let fronts = ListParams::default().labels(&selector("proxy"));
     until("the certificate to be shown", WHOLE, || async {
         let fronts = world.pods().list(&fronts).await?.items;
@@ -191,7 +193,7 @@ async fn is_shown(world: &World, serial: &str) -> Outcome {
 }
 
 /// The serial number of the certificate that the pool's authority has issued for the front.
-async fn issued(world: &World) -> Outcome<String> {
+pub async fn issued(world: &World) -> Outcome<String> {
     let leaf = secret(world, &names::part_tls_secret(POOL, "proxy"), "tls.crt").await?;
     call("openssl", &["x509", "-noout", "-serial"], Some(&leaf)).await
 }
@@ -239,6 +241,47 @@ pub async fn own_certificate(world: &World) -> Outcome {
     is_shown(world, &usual).await?;
     world.here(&["delete", "secret", OWN]).await?;
     world.whole(WHOLE).await.map(drop)
+}
+
+/// The names of the nodes on which so many sessions that read come to be.
+async fn readers(world: &World, many: usize) -> Outcome<BTreeSet<String>> {
+    let read = names::read_service(POOL);
+    let mut nodes = BTreeSet::new();
+    for _ in 0..many {
+        nodes.insert(as_app(world, &read, "SHOW cluster_name").await?);
+    }
+    Ok(nodes)
+}
+
+/// Weights say where new sessions that read go; those that are there stay, and nothing restarts.
+pub async fn weights(world: &World) -> Outcome {
+    let running = containers(world).await?;
+    open(world).await?;
+    let patch = async |balance: Value| {
+        let patch = json!({"spec": {"loadBalancing": balance}}).to_string();
+        world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await
+    };
+    let primary = super::failover::primary(world).await?;
+    let standbys: Vec<u8> = NODES.into_iter().filter(|index| *index != primary).collect();
+    let (none, all) = (standbys[0], standbys[1]);
+    let shell =
+        ["exec", &names::node_pod(POOL, all), "-c", "postgres", "--", "psql", "-XAtqc", "SHOW cluster_name"];
+    let only = BTreeSet::from([world.here(&shell).await?]);
+    patch(json!({"primary": false, "weights": {none.to_string(): 0}})).await?;
+    until("all sessions that read to be on one node", WHOLE, || async {
+        let nodes = readers(world, 2 * NODES.len()).await?;
+        ensure(nodes == only, || format!("they are on {nodes:?}, not on {only:?}"))
+    })
+    .await?;
+    patch(json!({"primary": true, "weights": null})).await?;
+    until("sessions that read on every node", WHOLE, || async {
+        let nodes = readers(world, 2 * NODES.len()).await?;
+        ensure(nodes.len() == NODES.len(), || format!("they are on {nodes:?}"))
+    })
+    .await?;
+    still_open(world).await?;
+    let now = containers(world).await?;
+    ensure(now == running, || format!("{running:?} became {now:?}"))
 }
 
 /// A certificate that is issued anew is shown to new sessions; no process restarts, and no session ends.

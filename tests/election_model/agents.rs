@@ -170,6 +170,33 @@ impl World {
         self.carry_out(s, i, &decision, &record);
     }
 
+    /// The object is there anew, with another uid and without a record: what its first node does with its data.
+    pub fn remake(&self, s: &mut State) -> Option<()> {
+        let (spec, n) = (self.spec(s), &s.nodes[0]);
+        let incarnation = views::member(0, n.copy).incarnation;
+        let epoch = i64::from(n.view.epoch);
+        let file = NodeFile { pool_uid: "the one before".to_owned(), index: 0, incarnation, epoch };
+        let view = StartView {
+            me: 0,
+            spec: &spec,
+            record: None,
+            file: Some(&file),
+            data: true,
+            timeline: Some(u32::from(n.wal.timeline())),
+            standby: !n.primary,
+            ended: false,
+            word: None,
+            join: &Join::Unknown,
+        };
+        let Start::WriteFirst(member) = starting::decide_with(&view, self.rules) else { return None };
+        s.api = views::rec(&record::first(member, u32::from(n.wal.timeline()), 0));
+        s.left.remakes -= 1;
+        for n in &mut s.nodes {
+            (n.must_read, n.write) = (true, None);
+        }
+        Some(())
+    }
+
     fn carry_out(&self, s: &mut State, i: usize, decision: &Start, record: &Record) {
         match decision {
             Start::StartPrimary => self.launch_primary(s, i),

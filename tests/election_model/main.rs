@@ -93,7 +93,7 @@ impl Model for World {
 const FULL_STATES: usize = 24_000_000;
 
 fn budget() -> Budget {
-    Budget { commits: 1, crashes: 0, deaths: 0, ticks: 0, switches: 0, wishes: 0 }
+    Budget { commits: 1, crashes: 0, deaths: 0, ticks: 0, switches: 0, wishes: 0, remakes: 0 }
 }
 
 fn crash() -> Budget {
@@ -344,6 +344,17 @@ mod mutations {
         world.script.extend([Agent(1), Read(0), Run(0), Stream(0), Stream(0), Read(2), Suspect(2), Land(2)]);
         world.script.extend([Read(2), Vote(2), Choose(2, 0b100, 0), Land(2), Read(2), Promote(2), Agent(2)]);
         misses(&[Rule::TimelineReserved, Rule::TablesCompared], world);
+    }
+
+    /// The object is made anew, and epochs are used again, while the data is that of the pool before.
+    #[test]
+    fn an_epoch_used_again() {
+        let mut world = world(2, 4, Budget { crashes: 1, remakes: 1, ..budget() });
+        world.script =
+            vec![Crash(0), Suspect(1), Land(1), Read(1), Vote(1), Choose(1, 0b10, 0), Land(1), Read(1)];
+        world.script.extend([Promote(1), Agent(1), Start(0)]);
+        holds("an epoch used again", world.clone(), &[SECOND]);
+        misses(&[Rule::SamePool], world);
     }
 
     #[test]

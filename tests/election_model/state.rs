@@ -204,6 +204,8 @@ pub struct Budget {
     pub switches: u8,
     /// Wishes that change: a node is wanted, or isn't any more.
     pub wishes: u8,
+    /// Times that the object of the record is deleted and made anew.
+    pub remakes: u8,
 }
 
 /// The world.

@@ -2,7 +2,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pgpool_operator::api::v1alpha1::{ClusteringMode, Member, MembershipSpec, Phase, Record, Timings};
+use pgpool_operator::api::v1alpha1::{
+    ClusteringMode, LoadBalancing, Member, MembershipSpec, Phase, Record, Timings,
+};
 use pgpool_operator::clock::Moment;
 use pgpool_operator::membership::handover::{Answered, Answers, Handover, Rest};
 use pgpool_operator::membership::joining::TableCheck;
@@ -195,6 +197,7 @@ impl World {
             switchover: None,
             fenced: Vec::new(),
             restart: None,
+            load_balancing: LoadBalancing::default(),
         }
     }
 

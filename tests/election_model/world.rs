@@ -50,6 +50,8 @@ pub enum Step {
     Tick,
     /// Somebody wants the node in, or out.
     Wish(usize),
+    /// The object of the record was deleted and made anew; the agent of its first node finds data.
+    Remake,
 }
 
 /// What is switched on.
@@ -100,6 +102,9 @@ impl World {
         }
         if s.left.ticks > 0 {
             out.push(Step::Tick);
+        }
+        if s.left.remakes > 0 && s.nodes[0].up && !s.nodes[0].running {
+            out.push(Step::Remake);
         }
     }
 
@@ -238,6 +243,7 @@ impl World {
             Step::Promote(i) => self.promote(&mut s, i),
             Step::Agent(i) => self.agent(&mut s, i),
             Step::HandOver(i, j) => self.hand_over(&mut s, i, j)?,
+            Step::Remake => self.remake(&mut s)?,
             _ => self.after_postgres(&mut s, step),
         }
         self.settle(&mut s, last);

@@ -1,5 +1,5 @@
 //! Crashes, starts and lost volumes.
-use pgpool_operator::api::v1alpha1::{ClusteringMode, MembershipSpec};
+use pgpool_operator::api::v1alpha1::{ClusteringMode, LoadBalancing, MembershipSpec};
 use pgpool_operator::membership::lease::Contact;
 use pgpool_operator::membership::names::Names;
 use pgpool_operator::membership::rules::{Rule, Rules};
@@ -28,6 +28,7 @@ fn spec(s: &State) -> MembershipSpec {
         switchover: None,
         fenced: Vec::new(),
         restart: None,
+        load_balancing: LoadBalancing::default(),
     }
 }
 

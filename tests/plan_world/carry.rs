@@ -111,7 +111,9 @@ impl World {
                 if self.is_attached(order.node) {
                     self.broken.push(format!("attached node {} is copied over", order.node));
                 }
-                if self.pods.get(&order.node).is_some_and(|pod| !pod.deleting || !self.local) {
+                let runs = self.pods.get(&order.node).is_some_and(|pod| !pod.deleting);
+                let there = self.pods.contains_key(&order.node);
+                if (runs && !self.is_unused(order.node)) || (there && !self.local) {
                     self.broken.push(format!("node {} is copied over while its pod runs", order.node));
                 }
                 if order.donor == order.node {

@@ -133,22 +133,30 @@ impl World {
     fn watch_start(&mut self, index: u8) {
         let job = self.running().into_iter().find(|name| self.jobs[name].node == index);
         if let Some(name) = job.filter(|_| !self.pods.contains_key(&index))
-            && !(self.local && self.begun.contains(&name))
+            && !(self.local && (self.begun.contains(&name) || self.is_unused(index)))
         {
             self.broken.push(format!("the pod of node {index} starts before Job {name} has the volume"));
         }
     }
 
-    /// A Job takes the volume once the node's pod is gone, works, and ends.
+    /// Whether an agent leaves the volume to a Job.
+    pub fn is_unused(&self, index: u8) -> bool {
+        let new = self.claims.get(&index).is_some_and(|claim| !claim.filled);
+        index != 0 && new && self.data[&index].incarnation.is_none()
+    }
+
+    /// A Job takes the volume once the node's pod is gone or leaves it alone, works, and ends.
     fn jobs_end(&mut self) {
         for name in self.running() {
-            let Some(job) = self.jobs.get_mut(&name) else { continue };
+            let Some(node) = self.jobs.get(&name).map(|job| job.node) else { continue };
             if !self.begun.contains(&name) {
-                if !self.pods.contains_key(&job.node) {
+                let beside = self.local && self.is_unused(node) && !self.starving;
+                if beside || !self.pods.contains_key(&node) {
                     self.begun.insert(name);
                 }
                 continue;
             }
+            let Some(job) = self.jobs.get_mut(&name) else { continue };
             self.begun.remove(&name);
             job.outcome = JobOutcome::Succeeded;
             let copy = Data { incarnation: self.job_orders.get(&name).cloned(), good: true };

@@ -58,6 +58,8 @@ pub struct World {
     pub pending: BTreeSet<u8>,
     /// Whether the storage class keeps volumes as they are.
     pub fixed_volumes: bool,
+    /// Whether a Job finds no room beside the pod of its node.
+    pub starving: bool,
     /// Whether primaries refuse to hand over.
     pub refuses: bool,
     pub refused: Option<RefusedHandover>,
@@ -117,6 +119,7 @@ impl World {
             boots: BTreeMap::new(),
             pending: BTreeSet::new(),
             fixed_volumes: false,
+            starving: false,
             refuses: false,
             refused: None,
             local: true,
@@ -237,6 +240,7 @@ impl World {
             streaming: !primary && data.good && self.runs(index),
             timeline: Some(1),
             lsn: Some(0x300_0000),
+            weight: 1,
             lag_ms: None,
             join,
             message: String::new(),

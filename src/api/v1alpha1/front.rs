@@ -7,17 +7,27 @@ use serde::{Deserialize, Serialize};
 use super::rules::{OBJECT_NAME, rules};
 use super::{Resources, Span};
 
-/// How reads are spread over the attached nodes.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+/// How new sessions of `NAME-ro` are spread over the attached nodes. Sessions that are there stay where they are.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancing {
-    /// Weight by node index; 1 where left out.
+    /// Weight by node index; 1 where left out. Of sessions that are open at once a node with twice the weight gets twice as
+    /// many, those that write counted; one with 0 gets only what no other node can take.
     #[schemars(extend("maxProperties" = 15))]
-    #[schemars(extend("x-kubernetes-validations" = rules(&[("self.all(k, self[k] == 1)", "spec.loadBalancing.weights: weights other than 1 come with the front; leave them out for now")])))]
+    #[schemars(extend("x-kubernetes-validations" = rules(&[("self.all(k, self[k] <= 1000)", "spec.loadBalancing.weights: at most 1000 each")])))]
     pub weights: BTreeMap<String, u32>,
-    /// Whether `demo-ro` uses the primary as well.
-    #[schemars(extend("x-kubernetes-validations" = rules(&[("self", "spec.loadBalancing.primary: leaving the primary out comes with the front; leave it out for now")])))]
+    /// Whether the primary takes reads by its weight as well; if not, it has weight 0.
     pub primary: bool,
+}
+
+impl LoadBalancing {
+    /// What counts for a node.
+    pub fn weight(&self, index: u8, primary: bool) -> u32 {
+        if primary && !self.primary {
+            return 0;
+        }
+        self.weights.get(&index.to_string()).copied().unwrap_or(1)
+    }
 }
 
 impl Default for LoadBalancing {

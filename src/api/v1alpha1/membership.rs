@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ClusteringMode;
+use super::{ClusteringMode, LoadBalancing};
 
 /// What the controller wants of the agents, and (in its status) the record that the agents keep.
 ///
@@ -97,6 +97,9 @@ pub struct MembershipSpec {
     /// A node whose Postgres shall be restarted in place; carried out once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
+    /// How sessions that read are spread: agents tell it to the fronts.
+    #[serde(default)]
+    pub load_balancing: LoadBalancing,
 }
 
 /// Another primary is wanted. It holds only as long as the record has the timeline that it names: every

@@ -7,9 +7,12 @@ use crate::messages::BackupProgress;
 use crate::model::JobOutcome;
 use crate::names;
 use crate::plan::draft::Draft;
+use crate::plan::membership::BOOTSTRAP;
 use crate::plan::{AT_ONCE, Action};
 use crate::resources::JobOrder;
 
+/// How long a Job may take to come to work beside the node's pod.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 /// How often progress is written into status.
 const PROGRESS_EVERY: SignedDuration = SignedDuration::from_secs(2);
 
@@ -28,7 +31,7 @@ pub(super) fn perform(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
     }
     let name = names::recovery_job(draft.pool.name(), node, &recovery.id);
     match draft.seen.jobs.get(&name) {
-        None if may_begin(draft, node) => create(draft, recovery),
+        None if may_begin(draft, recovery) => create(draft, recovery),
         None => {}
         Some(job) if job.deleting => {}
         Some(job) => match &job.outcome {
@@ -50,14 +53,45 @@ pub(super) fn begin_early(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
     let usable =
         claim.is_some_and(|claim| !claim.deleting && claim.lost.is_none() && claim.given_up.is_none());
     let free = !others_work_on_it(draft, recovery) && !draft.seen.jobs.contains_key(&name);
-    if usable && free && may_begin(draft, node) {
+    if usable && free && may_begin(draft, recovery) {
         create(draft, recovery);
     }
 }
 
+/// Whether the node's pod may stay through the copy: its volume has never had data, so that its agent leaves the volume
+/// alone until there is some (see the agent's `take_volume`), and no other machine has the volume. After a failure the
+/// usual way is gone; and a Job that doesn't come to work may lack the room that the pod takes.
+pub(in crate::plan) fn shares(draft: &Draft<'_>, recovery: &RecoveryStatus) -> bool {
+    let node = recovery.node;
+    let claim = draft.node(node).and_then(|seen| seen.claim.as_ref());
+    let new = claim.is_some_and(|claim| {
+        !claim.filled && !claim.deleting && claim.lost.is_none() && claim.given_up.is_none()
+    });
+    let empty = draft.report(node).is_none_or(|report| report.incarnation.is_none());
+    node != BOOTSTRAP
+        && recovery.attempt == 0
+        && new
+        && empty
+        && is_on_one_machine(draft, node)
+        && !is_starved(draft, recovery)
+}
+
+/// Whether the Job of a new volume has not come to work for long.
+fn is_starved(draft: &Draft<'_>, recovery: &RecoveryStatus) -> bool {
+    let claim = draft.node(recovery.node).and_then(|seen| seen.claim.as_ref());
+    claim.is_some_and(|claim| !claim.filled)
+        && recovery.stage == RecoveryStage::Copying
+        && recovery.total == 0
+        && draft.seen.now.duration_since(recovery.stage_since) > PATIENCE
+}
+
 /// Whether the Job may be made: the node's pod is gone, or it ends for good on the only machine that has the
 /// volume, where the Job waits for the lock.
-fn may_begin(draft: &Draft<'_>, node: u8) -> bool {
+fn may_begin(draft: &Draft<'_>, recovery: &RecoveryStatus) -> bool {
+    let node = recovery.node;
+    if shares(draft, recovery) {
+        return true;
+    }
     let Some(seen) = draft.node(node) else { return false };
     let stopped = seen.set.is_none_or(|set| set.replicas == 0);
     stopped && seen.pod.as_ref().is_none_or(|pod| pod.deleting && is_on_one_machine(draft, node))
@@ -77,7 +111,8 @@ pub(in crate::plan) fn hands_over(draft: &Draft<'_>, recovery: &RecoveryStatus) 
         return false;
     }
     let there = draft.node(node).and_then(|seen| seen.set).is_some_and(|set| set.replicas == 1);
-    there || (is_on_one_machine(draft, node) && backup(draft, recovery, &name).is_some())
+    (there && !is_starved(draft, recovery))
+        || (is_on_one_machine(draft, node) && backup(draft, recovery, &name).is_some())
 }
 
 /// Whether the Job has received everything, so that the pod that waits may have the volume any moment.

@@ -7,7 +7,8 @@
 //! ```
 //! Where the node's volume belongs to one machine, the Job is made while the pod still ends, and the pod while the
 //! Job still copies: whoever comes second waits for the volume's lock, which is what starting a pod takes.
-//! Elsewhere each waits until the other is gone: a lock says nothing of what a machine that was cut off does.
+//! Elsewhere each waits until the other is gone: a lock says nothing of what a machine that was cut off does. A pod
+//! whose volume never had data stays through the copy.
 //!
 //! Each stage has a time limit; a recovery that fails leaves the node detached, with what data it has.
 pub mod automatic;
@@ -172,6 +173,7 @@ fn facts(draft: &Draft<'_>, recovery: &RecoveryStatus) -> Facts {
         attached_new: member.is_some_and(|member| member.incarnation == expected),
         wished_out: !draft.seen.membership.as_ref().is_some_and(|m| m.spec.attach.contains(&node)),
         pod: seen.is_some_and(|seen| seen.pod.is_some()),
+        shares: copying::shares(draft, recovery),
         stopped: seen.is_none_or(|seen| seen.set.is_none_or(|set| set.replicas == 0)),
         join: report.map(|report| report.join.clone()),
         has_data: report.is_some_and(|report| report.incarnation.is_some()),

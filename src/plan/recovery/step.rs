@@ -33,6 +33,8 @@ pub struct Facts {
     pub wished_out: bool,
     /// Its pod is there.
     pub pod: bool,
+    /// The pod may stay: it leaves its volume, which is new, to the Job.
+    pub shares: bool,
     /// Its StatefulSet is told to have no pod, or isn't there.
     pub stopped: bool,
     /// What its agent says about following without a copy; none when it doesn't answer.
@@ -114,7 +116,7 @@ fn detaching(facts: &Facts, seconds: i64) -> Next {
 }
 
 fn stopping(facts: &Facts, seconds: i64) -> Next {
-    if facts.stopped && !facts.pod {
+    if facts.shares || (facts.stopped && !facts.pod) {
         return Next::Go(RecoveryStage::Copying, CopyKind::BaseBackup);
     }
     if seconds > STOP_SECONDS {
@@ -203,6 +205,7 @@ mod tests {
             attached_new: false,
             wished_out: true,
             pod: true,
+            shares: false,
             stopped: false,
             join: Some(Join::Unknown),
             has_data: true,
@@ -293,6 +296,14 @@ mod tests {
         let there = Facts { new_data: true, ..running };
         let next = Next::Go(RecoveryStage::CatchingUp, CopyKind::BaseBackup);
         assert_eq!(after(&there, RecoveryStage::Copying, 9), next);
+    }
+
+    #[test]
+    fn the_pod_of_a_new_volume_needn_t_stop() {
+        let next = Next::Go(RecoveryStage::Copying, CopyKind::BaseBackup);
+        let new = Facts { shares: true, filled: false, has_data: false, ..facts() };
+        assert_eq!(after(&new, RecoveryStage::Stopping, 0), next);
+        assert_eq!(after(&facts(), RecoveryStage::Stopping, 0), Next::Stay);
     }
 
     #[test]

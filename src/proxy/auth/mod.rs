@@ -2,12 +2,13 @@
 //!
 //! The front knows no password. A node's agent gives it what the node has stored of a role's password, the verifier.
 //! With it the front checks the client's proof, and the proof gives away the client's key: with that the front logs in
-//! to the node in the client's place. The key is in memory while the session is.
+//! to the node in the client's place. The key is in memory until that login is over, and is wiped then.
 mod client;
 mod server;
 mod verifier;
 
 use ring::{digest, hmac};
+use zeroize::Zeroize as _;
 
 pub use client::Login;
 pub use server::{Binding, Exchange};
@@ -26,6 +27,12 @@ pub const PLUS: &str = "SCRAM-SHA-256-PLUS";
 /// What a client proves to have: with it one can log in wherever the verifier is the same.
 #[derive(Clone)]
 pub struct ClientKey([u8; KEY]);
+
+impl Drop for ClientKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl std::fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

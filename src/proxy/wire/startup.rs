@@ -68,6 +68,15 @@ impl Startup {
         self.get("replication").is_some_and(|value| !off.contains(&value.to_ascii_lowercase().as_str()))
     }
 
+    /// A parameter that is given twice: of two values PostgreSQL takes the last, others may look at the first.
+    pub fn twice(&self) -> Option<&[u8]> {
+        let names = || self.parameters.iter().map(|(name, _)| name.as_slice());
+        names()
+            .enumerate()
+            .find(|(place, name)| names().skip(place + 1).any(|other| other == *name))
+            .map(|(_, n)| n)
+    }
+
     /// Options of the protocol itself, which this server doesn't know.
     fn extensions(&self) -> impl Iterator<Item = &[u8]> {
         self.parameters.iter().map(|(name, _)| name.as_slice()).filter(|name| name.starts_with(b"_pq_."))
@@ -89,10 +98,11 @@ impl Startup {
         Some(super::message::encode(b'v', &body))
     }
 
-    /// The message for a node: protocol 3.0, and no options that were not agreed on.
+    /// The message for a node: protocol 3.0, no options that were not agreed on, and never a wish to replicate.
     pub fn bytes(&self) -> Vec<u8> {
         let mut body = (3_u32 << 16).to_be_bytes().to_vec();
-        for (name, value) in self.parameters.iter().filter(|(name, _)| !name.starts_with(b"_pq_.")) {
+        let passed_on = |name: &[u8]| !name.starts_with(b"_pq_.") && name != b"replication";
+        for (name, value) in self.parameters.iter().filter(|(name, _)| passed_on(name)) {
             for part in [name, value] {
                 body.extend_from_slice(part);
                 body.push(0);
@@ -204,13 +214,17 @@ mod tests {
             assert_eq!(startup(0, &[("replication", value)]).replicates(), wanted, "{value}");
         }
         assert!(!startup(0, &[("user", "replication")]).replicates());
+        let sly = startup(0, &[("replication", "off"), ("user", "app"), ("replication", "database")]);
+        assert_eq!(sly.twice(), Some(b"replication".as_slice()));
+        assert_eq!(sly.bytes(), startup(0, &[("user", "app")]).bytes(), "no node hears of it");
+        assert_eq!(startup(0, &[("user", "app"), ("database", "app")]).twice(), None);
     }
 
     proptest! {
         #[test]
         fn any_parameters_survive(parameters in prop::collection::vec(("[^\0]{1,9}", "[^\0]{0,9}"), 0..6)) {
             let parameters: Vec<(&str, &str)> =
-                parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).filter(|(n, _)| !n.starts_with("_pq_.")).collect();
+                parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).filter(|(n, _)| !n.starts_with("_pq_.") && *n != "replication").collect();
             let asked = startup(0, &parameters);
             let bytes = asked.bytes();
             let parsed = parse(u32::from_be_bytes(bytes[4..8].try_into().unwrap()), &bytes[8..]).unwrap();

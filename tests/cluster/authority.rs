@@ -1,0 +1,116 @@
+//! The pool's certificate authority is replaced, step by step, while clients come and stay.
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, Patch, PatchParams};
+use pgpool_operator::names;
+use pgpool_operator::resources::{ANNOTATION_NEXT_SINCE, ANNOTATION_PREVIOUS_SINCE};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::json;
+
+use super::harness::{Outcome, ensure, failed};
+use super::pool::{NODES, WHOLE};
+use super::sessions::{client, containers, is_shown, issued, open, secret, still_open};
+use super::world::{POOL, SPACE, World, until};
+
+/// Years for which the authority has been in use, and after which it ends: more than two thirds have passed.
+const YEARS: (i32, i32) = (9, 1);
+/// A time that lies long enough back for everybody to have heard of what was changed then.
+const LONG_AGO: &str = "2020-01-01T00:00:00Z";
+/// Logins that must have been tried.
+const LOGINS: usize = 40;
+/// Logs in again and again, until it is told to stop; one letter each time.
+const COME_AND_GO: &str = "rm -f /tmp/stop /tmp/came; touch /tmp/came; { while [ ! -e /tmp/stop ]; do \
+    psql -XAtq 'host=demo sslmode=verify-full' -c 'SELECT 1' >/dev/null 2>>/tmp/came && printf . >>/tmp/came; \
+    done; } >/dev/null 2>&1 </dev/null &";
+
+/// The pool's authority as it would be after years: the same key and the same name, but soon to end.
+fn aged(cert_pem: &str, key_pem: &str) -> Outcome<String> {
+    let pem = x509_parser::pem::Pem::iter_from_buffer(cert_pem.as_bytes()).next();
+    let Some(Ok(pem)) = pem else { return failed("the authority's certificate can't be read") };
+    let cert = pem.parse_x509()?;
+    let name = cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, name.unwrap_or_default());
+    let year = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).year();
+    params.not_before = rcgen::date_time_ymd(i32::from(year) - YEARS.0, 1, 1);
+    params.not_after = rcgen::date_time_ymd(i32::from(year) + YEARS.1, 12, 31);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params.self_signed(&KeyPair::from_pem(key_pem)?)?.pem())
+}
+
+async fn patch(world: &World, change: serde_json::Value) -> Outcome {
+    let api: Api<Secret> = Api::namespaced(world.client.clone(), SPACE);
+    let name = names::ca_secret(POOL);
+    api.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await?;
+    Ok(())
+}
+
+/// Waits until the Secret of the authority says so.
+async fn noted(world: &World, annotation: &str, wanted: bool) -> Outcome {
+    let api: Api<Secret> = Api::namespaced(world.client.clone(), SPACE);
+    until("the next step of the authority", WHOLE, || async {
+        let secret = api.get(&names::ca_secret(POOL)).await?;
+        let there = secret.metadata.annotations.is_some_and(|all| all.contains_key(annotation));
+        ensure(there == wanted, || format!("{annotation} there: {there}"))
+    })
+    .await
+}
+
+/// Waits until all nodes, fronts and the client have what is in the Secrets now.
+async fn spread(world: &World) -> Outcome {
+    let bundle = secret(world, &names::ca_secret(POOL), "ca.crt").await?;
+    for index in NODES {
+        let pod = names::node_pod(POOL, index);
+        // The agent's own copy: Postgres reads it again in the same step.
+        let path = format!("{}/ca.crt", names::RUN_DIR);
+        until("a node to trust whom it shall", WHOLE, || async {
+            let now = world.here(&["exec", &pod, "-c", "postgres", "--", "cat", &path]).await?;
+            ensure(now.trim() == bundle.trim(), || format!("{pod} trusts others"))
+        })
+        .await?;
+    }
+    until("the client to trust whom it shall", WHOLE, || async {
+        let now = client(world, "cat /ca/ca.crt").await?;
+        ensure(now.trim() == bundle.trim(), || "it trusts others".to_owned())
+    })
+    .await?;
+    // Its certificate and what it trusts come to a front together.
+    is_shown(world, &issued(world).await?).await
+}
+
+/// The authority is near its end: a successor is trusted, then signs, then is the only one. No login fails, no session
+/// ends, nothing restarts.
+pub async fn replaced(world: &World) -> Outcome {
+    let running = containers(world).await?;
+    open(world).await?;
+    client(world, COME_AND_GO).await?;
+    let replaced = rotate(world).await;
+    client(world, "touch /tmp/stop").await?;
+    replaced?;
+    let came = client(world, "cat /tmp/came").await?;
+    println!("    {} logins", came.matches('.').count());
+    ensure(came.chars().all(|c| c == '.'), || format!("a login failed: {came}"))?;
+    ensure(came.len() >= LOGINS, || format!("only {} logins", came.len()))?;
+    still_open(world).await?;
+    let now = containers(world).await?;
+    ensure(now == running, || format!("{running:?} became {now:?}"))?;
+    world.whole(WHOLE).await.map(drop)
+}
+
+async fn rotate(world: &World) -> Outcome {
+    let name = names::ca_secret(POOL);
+    let (cert, key) = (secret(world, &name, "tls.crt").await?, secret(world, &name, "tls.key").await?);
+    let old = aged(&cert, &key)?;
+    patch(world, json!({"stringData": {"tls.crt": old, "ca.crt": old}})).await?;
+    noted(world, ANNOTATION_NEXT_SINCE, true).await?;
+    spread(world).await?;
+    let since = |annotation: &str| json!({"metadata": {"annotations": {annotation: LONG_AGO}}});
+    patch(world, since(ANNOTATION_NEXT_SINCE)).await?;
+    noted(world, ANNOTATION_PREVIOUS_SINCE, true).await?;
+    spread(world).await?;
+    patch(world, since(ANNOTATION_PREVIOUS_SINCE)).await?;
+    noted(world, ANNOTATION_PREVIOUS_SINCE, false).await?;
+    spread(world).await?;
+    let now = secret(world, &name, "ca.crt").await?;
+    ensure(!now.contains(old.trim()), || "the old authority is still trusted".to_owned())
+}
