@@ -147,12 +147,9 @@ impl ValidPool {
         let key = PoolKey { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
         let spec = &pool.spec;
         let mut problems = Vec::new();
-        let volume = bytes(&spec.storage.size);
-        if volume.is_none() {
-            problems.push(invalid("spec.storage.size", "is no size; write it such as 1Gi"));
-        }
-        let archive =
-            archive_bytes(spec, volume.unwrap_or_default()).unwrap_or_else(|e| note(&mut problems, e));
+        let unusable = || invalid("spec.storage.size", "is no size; write it such as 1Gi");
+        let volume = bytes(&spec.storage.size).unwrap_or_else(|| note(&mut problems, unusable()));
+        let archive = archive_bytes(spec, volume).unwrap_or_else(|e| note(&mut problems, e));
         let max_rate_kib = max_rate(spec).unwrap_or_else(|e| note(&mut problems, e));
         let timings = timings(spec).unwrap_or_else(|e| {
             problems.push(e);
@@ -179,7 +176,7 @@ impl ValidPool {
             preload: spec.postgres.shared_preload_libraries.clone(),
             parameters: parameters(spec),
             storage: spec.storage.clone(),
-            storage_bytes: volume.unwrap_or_default(),
+            storage_bytes: volume,
             archive_max_bytes: archive,
             archive_retention_seconds: seconds(spec.wal_archive.retention.get()),
             proxy: spec.proxy.clone(),

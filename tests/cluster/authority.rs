@@ -74,6 +74,11 @@ async fn spread(world: &World) -> Outcome {
         ensure(now.trim() == bundle.trim(), || "it trusts others".to_owned())
     })
     .await?;
+    until("the front's certificate to be issued anew", WHOLE, || async {
+        let trusts = secret(world, &names::part_tls_secret(POOL, "proxy"), "ca.crt").await?;
+        ensure(trusts == bundle, || "its Secret trusts others".to_owned())
+    })
+    .await?;
     // Its certificate and what it trusts come to a front together.
     is_shown(world, &issued(world).await?).await
 }

@@ -26,6 +26,8 @@ pub const POOL: &str = "demo";
 const LOOK: Duration = Duration::from_millis(250);
 /// Longest time for one call of kubectl or helm.
 const CALL: Duration = Duration::from_secs(120);
+/// A wait that is worth a word.
+const LONG: Duration = Duration::from_secs(15);
 
 /// The cluster.
 pub struct World {
@@ -156,14 +158,25 @@ pub async fn output(program: &str, args: &[&str], input: Option<&str>) -> Outcom
 
 /// Looks again and again until it holds: `look` gives what was waited for, or what it saw instead.
 pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Outcome<T>) -> Outcome<T> {
-    let end = Instant::now() + limit;
+    let begun = Instant::now();
+    let end = begun + limit;
+    let mut last = String::new();
     loop {
         match look().await {
-            Ok(found) => return Ok(found),
+            Ok(found) => {
+                let took = begun.elapsed();
+                if took > LONG {
+                    println!("    {what}: {} s; seen before: {last}", took.as_secs());
+                }
+                return Ok(found);
+            }
             Err(seen) if Instant::now() >= end => {
                 return failed(format!("waited {} s for {what}; seen at last: {seen}", limit.as_secs()));
             }
-            Err(_) => tokio::time::sleep(LOOK).await,
+            Err(Failure(seen)) => {
+                last = seen;
+                tokio::time::sleep(LOOK).await;
+            }
         }
     }
 }
