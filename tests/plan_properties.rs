@@ -316,6 +316,24 @@ fn a_job_that_finds_no_room_beside_the_pod_of_a_new_volume_gets_it() {
 }
 
 #[test]
+fn commits_that_wait_for_more_nodes_are_told_of() {
+    let mut world = World::new(2);
+    world.pool.min_attached = 2;
+    settle(&mut world);
+    let degraded = |world: &World| {
+        let found = world.status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+        (found.status.clone(), found.reason.clone())
+    };
+    assert_eq!(degraded(&world).0, "False");
+    world.suffer(&Fault::DataGone(1));
+    world.environment();
+    world.live_on(1);
+    assert_eq!(degraded(&world), ("True".to_owned(), "CommitsWait".to_owned()));
+    settle(&mut world);
+    assert_eq!(degraded(&world).0, "False");
+}
+
+#[test]
 fn a_deleted_pool_leaves_nothing_and_keeps_its_volumes_unless_told_otherwise() {
     for delete in [false, true] {
         let mut world = made(3);

@@ -36,6 +36,7 @@ pub(super) fn ensure(draft: &mut Draft<'_>) -> bool {
 
 /// Brings the membership's spec in step.
 pub(super) fn plan(draft: &mut Draft<'_>) {
+    look_whether_enough(draft);
     let Some(membership) = &draft.seen.membership else { return };
     // Whatever was interrupted: who was detached by wish stays out, and so does who isn't there any more.
     let nodes = nodes(draft);
@@ -47,6 +48,23 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         draft.act(Action::UpdateMembership(wanted));
         draft.requeue(AT_ONCE);
     }
+}
+
+/// Where fewer nodes are attached than there shall be, commits wait (R15): that is to be seen.
+fn look_whether_enough(draft: &mut Draft<'_>) {
+    const KEY: &str = "commits-wait";
+    let least = usize::from(draft.pool.min_attached);
+    let attached = draft.record().map_or(least, |record| record.attached.len());
+    // A pool that is being made has never had more.
+    if attached >= least || !draft.plan.status.bootstrapped {
+        return draft.untell(KEY);
+    }
+    let message = format!(
+        "commits wait: {attached} of the {least} nodes are attached that spec.failure.minAttached asks for; bring one \
+         back, or lower it"
+    );
+    draft.tell_once(KEY.to_owned(), Happening::warning("CommitsWait", message.clone()));
+    draft.troubles.push(("CommitsWait", message));
 }
 
 /// Agents count the nodes that are being removed until these are gone.

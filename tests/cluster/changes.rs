@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 use kube::ResourceExt as _;
+use kube::api::EvictParams;
 use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
-use super::harness::{Outcome, ensure};
+use super::harness::{Outcome, ensure, failed};
 use super::install;
 use super::load;
 use super::pool::{NODES, WHOLE, attached};
@@ -37,6 +38,29 @@ pub async fn switchover(world: &World) -> Outcome {
     world.ask_for("switchover", &to.to_string()).await?;
     let new = taken_over(world, old).await?;
     ensure(new == to, || format!("node {new} took over, not node {to}"))?;
+    load::unharmed(world).await?;
+    let after = world.incarnations().await?;
+    ensure(copies == after, || format!("copied without need: {copies:?} became {after:?}"))
+}
+
+/// A primary whose pod is evicted, as by a drain of its machine, hands over before it stops; no second node is evicted
+/// meanwhile.
+pub async fn evicted(world: &World) -> Outcome {
+    let (old, other) = (primary(world).await?, standby(world).await?);
+    let copies = world.incarnations().await?;
+    let evict =
+        async |node: u8| world.pods().evict(&names::node_pod(POOL, node), &EvictParams::default()).await;
+    evict(old).await?;
+    match evict(other).await {
+        Err(kube::Error::Api(refused)) if refused.code == 429 => {}
+        answer => return failed(format!("a second node may go at once: {answer:?}")),
+    }
+    taken_over(world, old).await?;
+    world
+        .when("the story of the handover", WHOLE, |status| {
+            status.last_failover.as_ref().is_some_and(|last| last.from == old && last.reason.contains("pod"))
+        })
+        .await?;
     load::unharmed(world).await?;
     let after = world.incarnations().await?;
     ensure(copies == after, || format!("copied without need: {copies:?} became {after:?}"))

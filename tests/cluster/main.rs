@@ -14,6 +14,7 @@ mod harness;
 mod install;
 mod load;
 mod machines;
+mod options;
 mod pool;
 mod processes;
 mod recoveries;
@@ -125,6 +126,7 @@ fn beginning() -> Vec<Step> {
 fn another_primary() -> Vec<Step> {
     vec![
         step("changes::another_primary", |w| Box::pin(changes::switchover(w))),
+        step("changes::an_evicted_primary_hands_over", |w| Box::pin(changes::evicted(w))),
         step("changes::a_fenced_node", |w| Box::pin(changes::fence(w))),
         step("changes::every_pod_anew", |w| Box::pin(changes::restart(w))),
         step("changes::another_image_and_other_resources", |w| Box::pin(changes::image(w))),
@@ -170,6 +172,10 @@ fn ending() -> Vec<Step> {
             Box::pin(strangers::foreign_certificate(w))
         }),
         step("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
+        step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
+        step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
+        step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
+        step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
         step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
         step("removal::other_namespaces_can_be_left_alone", |w| Box::pin(removal::watched_namespaces(w))),
         step("removal::an_upgrade_changes_no_pool", |w| Box::pin(removal::upgrade(w))),

@@ -139,7 +139,7 @@ pub async fn sweep(world: &World) -> Outcome {
     if world.kubectl(&["get", "crd", "pgpools.pgpool-operator.dev"]).await.is_ok() {
         world.kubectl(&pools).await?;
     }
-    for space in [SPACE, ELSEWHERE] {
+    for space in [SPACE, ELSEWHERE, super::options::SPACE] {
         world.kubectl(&["delete", "namespace", space, "--ignore-not-found", "--timeout=90s"]).await?;
     }
     world.helm(&["uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait"]).await?;

@@ -1,0 +1,235 @@
+//! A pool with all the wishes that the first one doesn't have, and what comes of each.
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Api;
+use pgpool_operator::names;
+use serde_json::{Value, json};
+
+use super::harness::{Outcome, ensure};
+use super::install::{IMAGE, client_pod, namespace};
+use super::pool::WHOLE;
+use super::world::{World, until};
+
+/// Namespace of the pool.
+pub const SPACE: &str = "cluster-test-wishes";
+const POOL: &str = "wishes";
+const CLIENT: &str = "reader";
+/// The password that somebody has chosen: every character that a shell, a URI or a file of passwords could trip over.
+const PASSWORD: &str = r#"it's "€5": \100%&?/@=#"#;
+/// A change that must not come is waited for so long.
+const NOTHING: Duration = Duration::from_secs(4);
+
+async fn here(world: &World, args: &[&str]) -> Outcome<String> {
+    world.kubectl(&[&["-n", SPACE], args].concat()).await
+}
+
+fn spec() -> Value {
+    json!({
+        "nodes": 2, "image": IMAGE,
+        "storage": {"size": "2Gi", "whenDeleted": "Delete"},
+        "postgres": {"parameters": {"work_mem": "8MB"}, "sharedPreloadLibraries": ["pg_stat_statements"]},
+        "walArchive": {"timeout": "30s", "retention": "1h", "maxSize": "256Mi"},
+        "failure": {"detachAfter": "3s", "lease": "4s", "grace": "6s", "detachLag": "20s", "minAttached": 2},
+        "recovery": {"automatic": true, "timeout": "10m", "bandwidth": "50Mi"},
+        "bootstrap": {
+            "database": "shop", "owner": "keeper", "provider": "icu", "icuLocale": "de-DE", "walSegmentSize": 64,
+            "sql": {"configMap": {"name": "start", "key": "start.sql"}},
+        },
+        "users": [
+            {"name": "report", "inRoles": ["pg_read_all_data"]},
+            {"name": "Odd-Name", "secret": "odd-login", "createDb": true},
+        ],
+        "databases": [{"name": "second", "owner": "report"}],
+        "proxy": {
+            "replicas": 1, "maxConnections": 50,
+            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+            "service": {"type": "NodePort", "annotations": {"example.com/team": "databases"}},
+        },
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "databases", "operator": "Exists", "effect": "NoSchedule"}],
+        "topologySpread": [{
+            "topologyKey": "kubernetes.io/hostname", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {names::LABEL_POOL: POOL}},
+        }],
+        "podMetadata": {"labels": {"example.com/team": "databases"}, "annotations": {"example.com/page": "yes"}},
+    })
+}
+
+/// The pool becomes Ready, and is as it was asked for.
+pub async fn granted(world: &World) -> Outcome {
+    world.apply(&namespace(SPACE)).await?;
+    until("the namespace's ServiceAccount", WHOLE, || async {
+        here(world, &["get", "serviceaccount", "default"]).await.map(drop)
+    })
+    .await?;
+    let metadata = |name: &str| json!({"name": name, "namespace": SPACE});
+    let sql = "CREATE TABLE start AS SELECT 'hello' AS said;";
+    let start = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("start"), "data": {"start.sql": sql}});
+    world.apply(&start).await?;
+    let login = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth", "metadata": metadata("odd-login"),
+        "stringData": {"username": "Odd-Name", "password": PASSWORD},
+    });
+    world.apply(&login).await?;
+    let pool = json!({
+        "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool", "metadata": metadata(POOL), "spec": spec(),
+    });
+    world.apply(&pool).await?;
+    here(world, &["wait", "--for=condition=Ready", "pgpool", POOL, "--timeout=180s"]).await?;
+    by_postgres(world).await?;
+    by_kubernetes(world).await?;
+    by_clients(world).await
+}
+
+/// What PostgreSQL says on each node.
+async fn by_postgres(world: &World) -> Outcome {
+    let asked = [
+        ("shop", "SHOW wal_segment_size", "64MB"),
+        ("shop", "SHOW data_checksums", "on"),
+        ("shop", "SHOW shared_preload_libraries", "pg_stat_statements"),
+        ("shop", "SHOW archive_timeout", "30s"),
+        ("shop", "SHOW work_mem", "8MB"),
+        ("shop", "SELECT datlocprovider || datlocale FROM pg_database WHERE datname = 'shop'", "ide-DE"),
+        ("shop", "SELECT said || tableowner FROM start, pg_tables WHERE tablename = 'start'", "hellokeeper"),
+        ("second", "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'second'", "report"),
+        ("second", "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'Odd-Name'", "t"),
+        ("second", "SELECT pg_has_role('report', 'pg_read_all_data', 'member')", "t"),
+    ];
+    for index in 0..2 {
+        let pod = names::node_pod(POOL, index);
+        for (database, sql, wanted) in asked {
+            let words = ["exec", &pod, "-c", "postgres", "--", "psql", "-XAtd", database, "-c", sql];
+            let said = here(world, &words).await?;
+            ensure(said == wanted, || format!("node {index}, {sql}: {said:?}, not {wanted:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What Kubernetes says of the parts.
+async fn by_kubernetes(world: &World) -> Outcome {
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), SPACE);
+    for index in 0..2 {
+        let pod = pods.get(&names::node_pod(POOL, index)).await?;
+        let (spec, metadata) = (pod.spec.unwrap_or_default(), pod.metadata);
+        let spread = spec.topology_spread_constraints.unwrap_or_default();
+        ensure(spread.len() == 1 && spread[0].max_skew == 2, || format!("{spread:?}"))?;
+        let tolerated = spec.tolerations.unwrap_or_default();
+        ensure(tolerated.iter().any(|t| t.key.as_deref() == Some("databases")), || format!("{tolerated:?}"))?;
+        let selector = spec.node_selector.unwrap_or_default();
+        ensure(selector.contains_key("kubernetes.io/os"), || format!("{selector:?}"))?;
+        let container = spec.containers.iter().find(|container| container.name == "postgres");
+        let limits = container.and_then(|container| container.resources.as_ref()?.limits.as_ref());
+        ensure(limits.is_some_and(|limits| limits["memory"].0 == "1Gi"), || format!("{limits:?}"))?;
+        let (labels, notes) = (metadata.labels.unwrap_or_default(), metadata.annotations.unwrap_or_default());
+        ensure(labels.get("example.com/team").is_some_and(|team| team == "databases"), || {
+            format!("{labels:?}")
+        })?;
+        ensure(notes.get("example.com/page").is_some_and(|page| page == "yes"), || format!("{notes:?}"))?;
+    }
+    let services: Api<Service> = Api::namespaced(world.client.clone(), SPACE);
+    for name in [POOL.to_owned(), names::read_service(POOL)] {
+        let service = services.get(&name).await?;
+        let notes = service.metadata.annotations.unwrap_or_default();
+        ensure(notes.contains_key("example.com/team"), || format!("{name}: {notes:?}"))?;
+        let kind = service.spec.and_then(|spec| spec.type_);
+        ensure(kind.as_deref() == Some("NodePort"), || format!("{name}: {kind:?}"))?;
+    }
+    let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), SPACE);
+    let front = deployments.get(&names::proxy(POOL)).await?.spec.unwrap_or_default();
+    let containers = front.template.spec.map(|spec| spec.containers).unwrap_or_default();
+    let limits = containers.first().and_then(|container| container.resources.as_ref()?.limits.as_ref());
+    ensure(front.replicas == Some(1) && limits.is_some_and(|limits| limits["memory"].0 == "256Mi"), || {
+        format!("{:?} {limits:?}", front.replicas)
+    })
+}
+
+/// Who has a login logs in: with the password that was made up, and with the one that was given.
+async fn by_clients(world: &World) -> Outcome {
+    world.apply(&client_pod(CLIENT, SPACE, None)).await?;
+    here(world, &["wait", "--for=condition=Ready", "pod", CLIENT, "--timeout=60s"]).await?;
+    let secret = format!("secret/{}", names::user_secret(POOL, "report"));
+    let made = here(world, &["get", &secret, "-o", r"jsonpath={.data.password}"]).await?;
+    let authority = format!("secret/{}", names::ca_secret(POOL));
+    let trusted = here(world, &["get", &authority, "-o", r"jsonpath={.data.ca\.crt}"]).await?;
+    let given = super::world::call("base64", &["-w0"], Some(PASSWORD)).await?;
+    let read = names::read_service(POOL);
+    for (user, password) in [("report", &made), ("Odd-Name", &given)] {
+        for host in [POOL, &read] {
+            // By standard input: neither is to stand in the arguments of a process.
+            let script = format!(
+                "read -r ca; echo $ca | base64 -d >/tmp/ca.crt; read -r p; PGPASSWORD=$(echo $p | base64 -d); export PGPASSWORD; \
+                 psql -XAtd 'host={host} user={user} dbname=second sslmode=verify-full sslrootcert=/tmp/ca.crt connect_timeout=10' \
+                 -c 'SELECT session_user'"
+            );
+            let words = ["-n", SPACE, "exec", "-i", CLIENT, "--", "bash", "-c", &script];
+            let said = until("a login", WHOLE, || async {
+                super::world::call("kubectl", &words, Some(&format!("{trusted}\n{password}\n"))).await
+            })
+            .await?;
+            ensure(said == user, || format!("{user} at {host}: {said:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What would leave fewer than `minAttached` nodes is refused.
+pub async fn kept_enough(world: &World) -> Outcome {
+    for request in ["detach=1", "fence=1"] {
+        let annotation = format!("pgpool-operator.dev/{request}");
+        here(world, &["annotate", "pgpool", POOL, &annotation]).await?;
+        let (name, value) = request.split_once('=').unwrap_or_default();
+        let path = "jsonpath={.status.lastRequest.request}={.status.lastRequest.value} {.status.lastRequest.accepted} \
+                    {.status.lastRequest.message}";
+        until("an answer", WHOLE, || async {
+            let answer = here(world, &["get", "pgpool", POOL, "-o", path]).await?;
+            let refused =
+                answer.starts_with(&format!("{name}={value} false")) && answer.contains("minAttached");
+            ensure(refused, || answer.clone())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// A suspended pool is left alone, and taken care of again afterwards.
+pub async fn suspended(world: &World) -> Outcome {
+    let suspend = async |wish: bool| {
+        let patch = json!({"spec": {"suspend": wish}}).to_string();
+        here(world, &["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await
+    };
+    let phase = async |wanted: &str| {
+        until("the phase", WHOLE, || async {
+            let phase = here(world, &["get", "pgpool", POOL, "-o", "jsonpath={.status.phase}"]).await?;
+            ensure(phase == wanted, || phase.clone())
+        })
+        .await
+    };
+    suspend(true).await?;
+    phase("Suspended").await?;
+    let service = format!("service/{}", names::read_service(POOL));
+    here(world, &["delete", &service]).await?;
+    tokio::time::sleep(NOTHING).await;
+    let there = here(world, &["get", &service, "--ignore-not-found", "-o", "name"]).await?;
+    ensure(there.is_empty(), || format!("{there} was made anew"))?;
+    suspend(false).await?;
+    until("the Service to be made anew", WHOLE, || async { here(world, &["get", &service]).await.map(drop) })
+        .await?;
+    phase("Ready").await
+}
+
+/// The pool goes, and everything of it.
+pub async fn gone(world: &World) -> Outcome {
+    here(world, &["delete", "pgpool", POOL, "--timeout=100s"]).await?;
+    until("everything of the pool to be gone", WHOLE, || async {
+        let left =
+            here(world, &["get", "pods,services,deployments,statefulsets,pvc,jobs", "-o", "name"]).await?;
+        let left: Vec<&str> = left.lines().filter(|name| *name != format!("pod/{CLIENT}")).collect();
+        ensure(left.is_empty(), || format!("{left:?}"))
+    })
+    .await?;
+    world.kubectl(&["delete", "namespace", SPACE, "--timeout=100s"]).await.map(drop)
+}
