@@ -325,6 +325,7 @@ fn commits_that_wait_for_more_nodes_are_told_of() {
         (found.status.clone(), found.reason.clone())
     };
     assert_eq!(degraded(&world).0, "False");
+    assert!(world.bootstrapped && world.broken.is_empty(), "{:?}", world.broken);
     world.suffer(&Fault::DataGone(1));
     world.environment();
     world.live_on(1);

@@ -72,6 +72,11 @@ fn ensure(draft: &mut Draft<'_>, logins: Vec<(Login, Sensitive)>, sql: Option<Se
     if draft.seen.memory.ensured.as_ref() == Some(&fingerprint) && report.bootstrapped {
         return;
     }
+    // Its commits would wait for nodes that are missing (R15), and this pass with them, which has to bring those back.
+    let attached = draft.record().map_or(0, |record| record.attached.len());
+    if attached < usize::from(draft.pool.min_attached) {
+        return;
+    }
     draft.act(Action::Ensure(EnsureOrder { primary, logins, databases, sql, fingerprint }));
     draft.requeue(UNDER_WAY);
 }

@@ -78,7 +78,7 @@ pub async fn granted(world: &World) -> Outcome {
         "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool", "metadata": metadata(POOL), "spec": spec(),
     });
     world.apply(&pool).await?;
-    here(world, &["wait", "--for=condition=Ready", "pgpool", POOL, "--timeout=180s"]).await?;
+    here(world, &["wait", "--for=condition=Ready", "pgpool", POOL, "--timeout=110s"]).await?;
     by_postgres(world).await?;
     by_kubernetes(world).await?;
     by_clients(world).await
@@ -92,7 +92,11 @@ async fn by_postgres(world: &World) -> Outcome {
         ("shop", "SHOW shared_preload_libraries", "pg_stat_statements"),
         ("shop", "SHOW archive_timeout", "30s"),
         ("shop", "SHOW work_mem", "8MB"),
-        ("shop", "SELECT datlocprovider || datlocale FROM pg_database WHERE datname = 'shop'", "ide-DE"),
+        (
+            "shop",
+            "SELECT datlocprovider::text || datlocale FROM pg_database WHERE datname = 'shop'",
+            "ide-DE",
+        ),
         ("shop", "SELECT said || tableowner FROM start, pg_tables WHERE tablename = 'start'", "hellokeeper"),
         ("second", "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'second'", "report"),
         ("second", "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'Odd-Name'", "t"),

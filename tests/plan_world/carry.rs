@@ -107,6 +107,14 @@ impl World {
                     self.broken.push(format!("node {index} is taken apart though it is wanted or runs"));
                 }
             }
+            Action::Ensure(_) => {
+                let attached = self.record().map_or(0, |record| record.attached.len());
+                if attached < usize::from(self.pool.min_attached) {
+                    self.broken.push(
+                        "roles are made whose commits would wait for nodes that are missing".to_owned(),
+                    );
+                }
+            }
             Action::CreateJob(order) => {
                 if self.is_attached(order.node) {
                     self.broken.push(format!("attached node {} is copied over", order.node));
