@@ -107,14 +107,7 @@ impl World {
                     self.broken.push(format!("node {index} is taken apart though it is wanted or runs"));
                 }
             }
-            Action::Ensure(_) => {
-                let attached = self.record().map_or(0, |record| record.attached.len());
-                if attached < usize::from(self.pool.min_attached) {
-                    self.broken.push(
-                        "roles are made whose commits would wait for nodes that are missing".to_owned(),
-                    );
-                }
-            }
+            Action::Ensure(_) => self.watch_roles(),
             Action::CreateJob(order) => {
                 if self.is_attached(order.node) {
                     self.broken.push(format!("attached node {} is copied over", order.node));
@@ -147,6 +140,14 @@ impl World {
                 self.broken.push("the API server refuses: an attached node is beyond spec.nodes".to_owned());
             }
             _ => {}
+        }
+    }
+
+    /// Roles are made only where their commits needn't wait for nodes that are missing.
+    fn watch_roles(&mut self) {
+        let attached = self.record().map_or(0, |record| record.attached.len());
+        if attached < usize::from(self.pool.min_attached) {
+            self.broken.push("roles are made whose commits would wait for nodes that are missing".to_owned());
         }
     }
 
