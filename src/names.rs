@@ -25,6 +25,9 @@ pub const HEALTH_PORT: u16 = 5481;
 
 /// Name of the Postgres container.
 pub const POSTGRES_CONTAINER: &str = "postgres";
+/// Index of the node that makes the first copy of the data.
+pub const BOOTSTRAP: u8 = 0;
+
 /// User and group id of everything that runs in a node's pod.
 pub const NODE_UID: i64 = 5432;
 

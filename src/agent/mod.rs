@@ -85,8 +85,6 @@ pub enum AgentError {
     Link(#[from] LinkError),
 }
 
-/// The node that makes the first copy.
-const FIRST: u8 = 0;
 /// Between two tries at the volume's lock: its holder is another process and can't wake us.
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 
@@ -96,7 +94,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(100);
 async fn take_volume(root: &Path, shared: &Shared) -> Volume {
     loop {
         // A node that the record counts has lost what it had, and that is for its driver to say.
-        if shared.env.index != FIRST && Volume::is_unused(root) && !shared.is_counted() {
+        if shared.env.index != names::BOOTSTRAP && Volume::is_unused(root) && !shared.is_counted() {
             if shared.lock().report.postgres_version.is_none() {
                 let found = Programs::find().await.ok();
                 shared.lock().report.postgres_version = found.map(|programs| programs.major);

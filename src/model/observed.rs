@@ -70,6 +70,18 @@ pub struct ClaimSeen {
     pub size: ClaimSize,
 }
 
+impl ClaimSeen {
+    /// True while a volume, made or still to be made, can be used for it.
+    pub fn is_usable(&self) -> bool {
+        !self.deleting && self.lost.is_none() && self.given_up.is_none()
+    }
+
+    /// True while it can be used and never had data.
+    pub fn is_new(&self) -> bool {
+        self.is_usable() && !self.filled
+    }
+}
+
 /// The size of a claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimSize {

@@ -147,6 +147,11 @@ impl<'a> Draft<'a> {
         self.seen.membership.as_ref().and_then(|m| m.record.as_ref())
     }
 
+    /// How many nodes the record counts.
+    pub fn attached(&self) -> usize {
+        self.record().map_or(0, |record| record.attached.len())
+    }
+
     pub fn is_attached(&self, index: u8) -> bool {
         self.record().is_some_and(|record| record.attached.iter().any(|member| member.index == index))
     }

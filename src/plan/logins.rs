@@ -73,8 +73,7 @@ fn ensure(draft: &mut Draft<'_>, logins: Vec<(Login, Sensitive)>, sql: Option<Se
         return;
     }
     // Its commits would wait for nodes that are missing (R15), and this pass with them, which has to bring those back.
-    let attached = draft.record().map_or(0, |record| record.attached.len());
-    if attached < usize::from(draft.pool.min_attached) {
+    if draft.attached() < usize::from(draft.pool.min_attached) {
         return;
     }
     draft.act(Action::Ensure(EnsureOrder { primary, logins, databases, sql, fingerprint }));

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use super::draft::Draft;
 use super::{AT_ONCE, Action, Happening};
 use crate::api::v1alpha1::MembershipSpec;
-
-/// The node that makes the first copy of the data.
-pub(super) const BOOTSTRAP: u8 = 0;
+use crate::names::BOOTSTRAP;
 
 /// Sees to it that there is a membership object; false while there is none.
 ///
@@ -54,9 +52,9 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
 fn look_whether_enough(draft: &mut Draft<'_>) {
     const KEY: &str = "commits-wait";
     let least = usize::from(draft.pool.min_attached);
-    let attached = draft.record().map_or(least, |record| record.attached.len());
+    let attached = draft.attached();
     // A pool that is being made has never had more.
-    if attached >= least || !draft.plan.status.bootstrapped {
+    if attached >= least || !draft.plan.status.bootstrapped || draft.record().is_none() {
         return draft.untell(KEY);
     }
     let message = format!(

@@ -3,11 +3,10 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 
 use super::Action;
 use super::draft::Draft;
-use super::membership::BOOTSTRAP;
 use super::recovery::{GIVEN_UP, copying};
 use crate::api::v1alpha1::{CopyKind, RecoveryStage};
-use crate::model::JobOutcome;
-use crate::names;
+use crate::model::{ClaimSeen, JobOutcome};
+use crate::names::{self, BOOTSTRAP};
 use crate::resources::{self as r, ANNOTATION_TEMPLATE, BuildError, NodeOrder};
 
 pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
@@ -46,10 +45,7 @@ fn is_filled(draft: &Draft<'_>, index: u8) -> bool {
 /// Whether the node has never had data. Its pod has nothing to do yet, but a volume is made for the pod, on the machine
 /// that is the pod's: the first copy needn't wait for that.
 fn is_new(draft: &Draft<'_>, index: u8) -> bool {
-    let claim = draft.node(index).and_then(|seen| seen.claim.as_ref());
-    claim.is_some_and(|claim| {
-        !claim.filled && !claim.deleting && claim.lost.is_none() && claim.given_up.is_none()
-    })
+    draft.node(index).and_then(|seen| seen.claim.as_ref()).is_some_and(ClaimSeen::is_new)
 }
 
 fn plan_claim(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), BuildError> {

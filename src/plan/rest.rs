@@ -36,9 +36,8 @@ pub(super) fn serves(draft: &Draft<'_>, index: u8) -> bool {
 
 /// Whether one attached node may go without the pool falling below its least size.
 pub(super) fn can_spare_one(draft: &Draft<'_>) -> Result<(), String> {
-    let attached = draft.record().map_or(0, |record| record.attached.len());
     let least = usize::from(draft.pool.min_attached);
-    if attached > least {
+    if draft.attached() > least {
         return Ok(());
     }
     Err(format!(

@@ -15,6 +15,9 @@ use super::wire::startup::{self, First, Startup, StartupError, TLS_HANDSHAKE};
 /// Questions for encryption before the session: one of each kind.
 const QUESTIONS: usize = 2;
 
+/// The SQLSTATE of a wrong password, and of a role that isn't there (PostgreSQL docs, "PostgreSQL Error Codes").
+pub const WRONG_PASSWORD: &str = "28P01";
+
 /// A client behind TLS.
 pub type Secure = TlsStream<TcpStream>;
 
@@ -164,7 +167,7 @@ pub async fn prove<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Ok(_) | Err(LoginError::Scram(ScramError::WrongProof)) => {
             let message = format!("password authentication failed for user \"{user}\"");
-            Err(tell(client, fatal("28P01", message, "")).await)
+            Err(tell(client, fatal(WRONG_PASSWORD, message, "")).await)
         }
         Err(LoginError::Scram(error)) => Err(tell(client, fatal("08P01", error.to_string(), "")).await),
         Err(error) => Err(error),

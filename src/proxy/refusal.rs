@@ -1,6 +1,6 @@
 //! Why the front itself turns a client away or ends its session, and what the client is told (PostgreSQL
 //! documentation, "PostgreSQL Error Codes").
-use super::wire::message::Fatal;
+use super::{login::WRONG_PASSWORD, wire::message::Fatal};
 
 /// The reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Refusal {
                 "too many connections for the front of this pool",
                 "Use fewer connections, or raise spec.proxy.maxConnections or spec.proxy.replicas.",
             ],
-            Self::Password => ["28P01", "password authentication failed", ""],
+            Self::Password => [WRONG_PASSWORD, "password authentication failed", ""],
             Self::Md5 => [
                 "28000",
                 "the password of this role is stored as md5, which the front can't check",

@@ -170,7 +170,7 @@ impl Guest {
         let proof = login::prove(&mut self.client, &user, check, self.binding.clone());
         let proved = timeout_at(self.deadline, proof).await.map_err(late)?;
         if let Err(LoginError::Told(fatal)) = &proved
-            && fatal.code == Refusal::Password.fatal().code
+            && fatal.code == login::WRONG_PASSWORD
         {
             // The nodes see nothing of it: who guesses passwords is seen here or nowhere.
             tracing::info!(from = %self.from, ?user, route = self.kind.name(), "{}", fatal.message);

@@ -8,8 +8,10 @@ pub struct Stopwatch(Instant);
 
 impl Stopwatch {
     /// Starts at zero.
-    // The ban on `now` keeps time out of decisions elsewhere; this is the exempted place.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the ban on `now` keeps time out of decisions; this is the exempted place"
+    )]
     pub fn start() -> Self {
         Self(Instant::now())
     }

@@ -4,10 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::donor;
 use crate::api::v1alpha1::{RecoveryStage, RecoveryStatus};
 use crate::messages::BackupProgress;
-use crate::model::JobOutcome;
-use crate::names;
+use crate::model::{ClaimSeen, JobOutcome};
+use crate::names::{self, BOOTSTRAP};
 use crate::plan::draft::Draft;
-use crate::plan::membership::BOOTSTRAP;
 use crate::plan::{AT_ONCE, Action};
 use crate::resources::JobOrder;
 
@@ -50,8 +49,7 @@ pub(super) fn begin_early(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
     let node = recovery.node;
     let name = names::recovery_job(draft.pool.name(), node, &recovery.id);
     let claim = draft.node(node).and_then(|seen| seen.claim.as_ref());
-    let usable =
-        claim.is_some_and(|claim| !claim.deleting && claim.lost.is_none() && claim.given_up.is_none());
+    let usable = claim.is_some_and(ClaimSeen::is_usable);
     let free = !others_work_on_it(draft, recovery) && !draft.seen.jobs.contains_key(&name);
     if usable && free && may_begin(draft, recovery) {
         create(draft, recovery);
@@ -64,9 +62,7 @@ pub(super) fn begin_early(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
 pub(in crate::plan) fn shares(draft: &Draft<'_>, recovery: &RecoveryStatus) -> bool {
     let node = recovery.node;
     let claim = draft.node(node).and_then(|seen| seen.claim.as_ref());
-    let new = claim.is_some_and(|claim| {
-        !claim.filled && !claim.deleting && claim.lost.is_none() && claim.given_up.is_none()
-    });
+    let new = claim.is_some_and(ClaimSeen::is_new);
     let empty = draft.report(node).is_none_or(|report| report.incarnation.is_none());
     node != BOOTSTRAP
         && recovery.attempt == 0

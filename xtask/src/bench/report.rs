@@ -52,8 +52,10 @@ fn stages(turns: &[Turn]) -> Vec<&str> {
 
 /// Millions of bytes a second.
 fn rate(turn: &Turn, seconds: f64) -> f64 {
-    // The bytes of a disk are far below the 2^53 up to which a f64 is exact.
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a disk has far fewer bytes than the 2^53 up to which a f64 is exact"
+    )]
     let megabytes = turn.data as f64 / 1e6;
     megabytes / seconds
 }
