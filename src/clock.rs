@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 /// A moment on the machine's monotonic clock that goes on while the machine is suspended
 /// (`CLOCK_BOOTTIME`). Compared only with moments of the same machine; never sent as a time of day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Moment(Duration);
 
 impl Moment {

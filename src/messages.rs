@@ -149,6 +149,9 @@ pub struct NodeReport {
     /// Parameters that were changed and need a restart of Postgres (`pg_settings.pending_restart`).
     #[serde(default)]
     pub pending_restart: Vec<String>,
+    /// On a primary: settings of roles and databases that belong to the operator, as the command that takes each back.
+    #[serde(default)]
+    pub unsafe_settings: Vec<String>,
     /// On a primary: the last switchover that it gave up, and why.
     #[serde(default)]
     pub refused_handover: Option<RefusedHandover>,
@@ -245,6 +248,9 @@ pub struct Beat {
     /// Length in milliseconds of the lease that the echo grants: the primary's to say, or the two would
     /// count differently while `spec.failure.lease` is being changed.
     pub lease_ms: u32,
+    /// The longest lease that may be alive, in milliseconds: longer than that while `spec.failure.lease` is lowered.
+    #[serde(default)]
+    pub longest_ms: u32,
     /// The primary's flush position, as bytes: a standby's first lease waits until it has applied this.
     pub flush_lsn: u64,
 }

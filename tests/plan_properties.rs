@@ -368,11 +368,47 @@ fn a_pool_over_old_volumes_waits_for_a_person() {
 }
 
 #[test]
-fn a_suspended_pool_is_left_alone() {
+fn a_suspended_pool_is_left_alone_and_told_of() {
     let mut world = made(3);
     world.pool.suspend = true;
     world.suffer(&Fault::Diverges(1));
+    world.environment();
     let (_, made) = world.plan();
     assert!(made.is_empty());
     assert_eq!(made.status.phase, Some(Health::Suspended));
+    let told = made.status.membership.map(|view| view.attached.len());
+    assert_eq!(
+        told,
+        world.record().map(|record| record.attached.len()),
+        "agents go on, and so does the status"
+    );
+}
+
+/// Also when the operator itself is started anew each time.
+#[test]
+fn a_node_that_cannot_be_recovered_is_tried_five_times_and_then_a_person_is_called() {
+    for forgets in [false, true] {
+        let mut world = made(3);
+        world.suffer(&Fault::Diverges(1));
+        let (mut ids, mut told) = (std::collections::BTreeSet::new(), Vec::new());
+        for _ in 0..2000 {
+            let (seen, made) = world.plan();
+            ids.extend(made.status.recovery.as_ref().map(|recovery| recovery.id.clone()));
+            told.extend(
+                made.events.iter().filter(|event| event.reason == "RecoveryGivenUp").map(|e| e.note.clone()),
+            );
+            world.carry_out(&seen, &made, usize::MAX);
+            world.suffer(&Fault::JobFails);
+            world.environment();
+            world.pass_time(10);
+            if forgets && seen.status.last_recovery != world.status.last_recovery {
+                world.suffer(&Fault::OperatorForgets);
+            }
+        }
+        let degraded = world.status.conditions.iter().find(|c| c.type_ == "Degraded").unwrap();
+        assert_eq!((ids.len(), degraded.reason.as_str()), (5, "RecoveryGivenUp"), "{degraded:?}");
+        assert!(told.first().is_some_and(|note| note.contains("recover=1")), "{told:?}");
+        assert!(ask(&mut world, annotations::RECOVER, "1").0);
+        settle(&mut world);
+    }
 }

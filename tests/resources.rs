@@ -46,7 +46,7 @@ fn full() -> ValidPool {
 }
 
 fn runtime() -> Runtime {
-    Runtime { operator_image: "registry.example/tool:1".to_owned() }
+    Runtime { operator_image: "registry.example/tool:1".to_owned(), operator_namespace: "system".to_owned() }
 }
 
 const UID: &str = "0123456789abcdef";
@@ -83,7 +83,10 @@ fn a_pod_is_made_anew_for_what_it_is_made_of_and_for_nothing_else() {
     for pool in other {
         assert_ne!(mark(&pool, &runtime(), &order()), before);
     }
-    let newer = Runtime { operator_image: "registry.example/tool:2".to_owned() };
+    let newer = Runtime {
+        operator_image: "registry.example/tool:2".to_owned(),
+        operator_namespace: "system".to_owned(),
+    };
     assert_ne!(mark(&full(), &newer, &order()), before);
     assert_ne!(mark(&full(), &runtime(), &NodeOrder { storage_bytes: 6 << 30, ..order() }), before);
     let restarted = NodeOrder { restarted_at: Some(jiff::Timestamp::UNIX_EPOCH), ..order() };
@@ -117,7 +120,7 @@ fn services() {
 fn protection() {
     golden!("budget_nodes", r::node_budget(&full()));
     golden!("budget_proxy", r::proxy_budget(&full()));
-    golden!("policy_nodes", r::node_policy(&full()));
+    golden!("policy_nodes", r::node_policy(&full(), &runtime()));
     golden!("policy_proxy", r::proxy_policy(&full()));
     golden!("policy_recovery", r::recovery_policy(&full()));
 }
@@ -127,9 +130,20 @@ fn workloads() {
     golden!("stateful_set", r::stateful_set(&full(), &runtime(), UID, &order()).unwrap());
     golden!("deployment", r::deployment(&full(), &runtime(), UID));
     golden!("claim", r::claim(&full(), 1, "5Gi", true, Some("0badcafe")));
-    let order =
-        JobOrder { id: "0badcafe".to_owned(), node: 1, donor: 0, primary: 0, epoch: 7, may_destroy: false };
+    let order = JobOrder {
+        id: "0badcafe".to_owned(),
+        node: 1,
+        donor: 0,
+        primary: 0,
+        epoch: 7,
+        may_destroy: false,
+        placed: false,
+    };
     golden!("recovery_job", r::recovery_job(&full(), &runtime(), UID, &order));
+    // Beside the pod of its node: in a pool of fewer nodes than machines no spread would let it there.
+    let placed = r::recovery_job(&full(), &runtime(), UID, &JobOrder { placed: true, ..order });
+    let pod = placed.spec.unwrap().template.spec.unwrap();
+    assert!(pod.topology_spread_constraints.is_none() && pod.node_selector.is_some());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use futures::stream;
 
 use super::shared::Shared;
-use super::{epochs, roles, sql};
+use super::{epochs, lease, roles, sql};
 use crate::archive::Store;
 use crate::clock;
 use crate::link::Caller;
@@ -68,6 +68,14 @@ async fn beat(caller: Caller, State(shared): State<Arc<Shared>>, Json(beat): Jso
     if beat.pool_uid != inner.report.pool_uid {
         drop(inner);
         return refuse(StatusCode::CONFLICT, "another pool's beat");
+    }
+    if let Some(length) = inner.longest_to_write(clock::now(), &beat) {
+        // Rare, and short: the length has changed.
+        if let Err(error) = lease::write(&shared.env.volume, length) {
+            drop(inner);
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+        }
+        inner.longest_written = length;
     }
     let newer = beat.epoch > inner.record.as_ref().map_or(0, |r| r.epoch);
     let leased = inner.lease.valid(clock::now());

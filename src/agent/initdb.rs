@@ -19,7 +19,7 @@ pub enum InitError {
 }
 
 /// Arguments of initdb (PostgreSQL docs, "initdb").
-fn arguments(options: &InitDb, major: u32, data: &str) -> Vec<String> {
+fn arguments(options: &InitDb, data: &str) -> Vec<String> {
     let mut args: Vec<String> = vec![
         format!("--pgdata={data}"),
         "--username=postgres".into(),
@@ -35,12 +35,26 @@ fn arguments(options: &InitDb, major: u32, data: &str) -> Vec<String> {
         (LocaleProvider::Icu, Some(locale)) => {
             args.extend(["--locale-provider=icu".into(), format!("--icu-locale={locale}")]);
         }
-        (LocaleProvider::Builtin, _) if major >= 17 => {
+        (LocaleProvider::Builtin, _) => {
             args.extend(["--locale-provider=builtin".into(), format!("--builtin-locale={}", options.locale)]);
         }
         _ => args.push("--locale-provider=libc".into()),
     }
     args
+}
+
+/// Oldest major version with collations of its own (PostgreSQL docs, release notes of 17).
+const BUILTIN: u32 = 17;
+
+/// Why the image can't make what the spec asks for: what a person has to change.
+pub fn obstacle(options: &InitDb, major: u32) -> Option<String> {
+    let lacking = options.provider == LocaleProvider::Builtin && major < BUILTIN;
+    lacking.then(|| {
+        format!(
+            "spec.bootstrap.provider: builtin needs PostgreSQL {BUILTIN} or newer, and the image has {major}: delete \
+             the pool and make it with provider libc or icu, or with a newer image"
+        )
+    })
 }
 
 /// A new random id of a copy of the data.
@@ -59,7 +73,7 @@ pub async fn run(
 ) -> Result<NodeFile, InitError> {
     let data = volume.data_new();
     volume.remove(&data)?;
-    let args = arguments(options, programs.major, &data.display().to_string());
+    let args = arguments(options, &data.display().to_string());
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     programs.output("initdb", &args).await?;
     let node = NodeFile { pool_uid: pool_uid.to_owned(), index, incarnation: new_incarnation(), epoch: 0 };
@@ -80,13 +94,29 @@ mod tests {
             icu_locale: None,
             wal_segment_size: 4,
         };
-        let args = arguments(&options, 17, "/x");
+        let args = arguments(&options, "/x");
         assert!(
             args.contains(&"--wal-segsize=4".to_owned()) && args.contains(&"--data-checksums".to_owned())
         );
         options.provider = LocaleProvider::Icu;
         options.icu_locale = Some("de".into());
-        assert!(arguments(&options, 15, "/x").contains(&"--icu-locale=de".to_owned()));
+        assert!(arguments(&options, "/x").contains(&"--icu-locale=de".to_owned()));
+    }
+
+    #[test]
+    fn an_image_without_collations_of_its_own_is_told_of_instead_of_others_being_taken() {
+        let mut options = InitDb {
+            encoding: "UTF8".into(),
+            locale: "C.UTF-8".into(),
+            provider: LocaleProvider::Builtin,
+            icu_locale: None,
+            wal_segment_size: 16,
+        };
+        assert!(obstacle(&options, 16).is_some_and(|why| why.contains("the image has 16")));
+        assert_eq!(obstacle(&options, 17), None);
+        assert!(arguments(&options, "/x").contains(&"--builtin-locale=C.UTF-8".to_owned()));
+        options.provider = LocaleProvider::Libc;
+        assert_eq!(obstacle(&options, 15), None);
     }
 
     #[test]

@@ -51,14 +51,32 @@ impl Node {
         if self.lineage == Some(record.timeline) || !follows {
             return Ok(());
         }
-        let path = self.volume.data().join("pg_wal").join(format!("{:08X}.history", record.timeline));
-        let history = match std::fs::read_to_string(&path) {
-            Ok(text) => joining::parse_history(&text),
-            Err(_) => (record.timeline == 1).then(Vec::new),
-        };
-        match history {
+        match self.streamed_history(record.timeline) {
             Some(history) => self.write_lineage(record.timeline, &history),
             None => Ok(()),
         }
+    }
+
+    /// The history file that came with a timeline. One without a line keeps a number from being used
+    /// (`make_room` in `office.rs`), and says nothing.
+    fn streamed_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
+        if timeline == 1 {
+            return Some(Vec::new());
+        }
+        let path = self.volume.data().join("pg_wal").join(format!("{timeline:08X}.history"));
+        let history = joining::parse_history(&std::fs::read_to_string(path).ok()?)?;
+        Some(history).filter(|history| !history.is_empty())
+    }
+
+    /// What this node itself has of a timeline's history: the file that came with it, or what it noted when it voted.
+    pub(super) fn own_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
+        self.streamed_history(timeline).or_else(|| {
+            let noted: Lineage = read_json(&self.lineage_path()).ok()??;
+            let whole =
+                noted.branches.last().is_some_and(|last| last.timeline == timeline && last.end.is_none());
+            let fork = |branch: &Branch| Some(joining::Fork { timeline: branch.timeline, at: branch.end? });
+            let forks: Vec<joining::Fork> = noted.branches.iter().filter_map(fork).collect();
+            (whole && forks.len() + 1 == noted.branches.len()).then_some(forks)
+        })
     }
 }

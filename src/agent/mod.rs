@@ -17,6 +17,7 @@ mod http;
 mod initdb;
 pub mod install;
 mod lag;
+mod lease;
 mod lineage;
 mod locks;
 mod logins;

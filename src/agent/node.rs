@@ -125,6 +125,10 @@ pub struct Node {
     pub(super) slots_at: Moment,
     /// The election that this agent saw last.
     pub(super) election: Option<Election>,
+    /// The epoch in which this node was chosen last, and when it began to take office.
+    pub(super) chosen: Option<(i64, Moment)>,
+    /// The checkpoint before a switchover: its id, and when it began.
+    pub(super) checkpoint: Option<(String, tokio::task::JoinHandle<()>, Moment)>,
     /// Primary and timeline that the running standby follows.
     pub(super) followed: Option<(u8, u32)>,
     /// Where that primary is.
@@ -174,6 +178,8 @@ impl Node {
             looked_again: false,
             slots_at: Moment::ZERO,
             election: None,
+            chosen: None,
+            checkpoint: None,
             followed: None,
             upstream: UpstreamAddress::default(),
             ended: false,
@@ -191,6 +197,16 @@ impl Node {
 
     /// Runs until SIGTERM, then stops Postgres in order.
     pub async fn run(mut self, mut term: Signal) {
+        // Nothing is started, nor answered as an attached node, before that is known.
+        while let Err(error) = self.remember_leases() {
+            tracing::error!(%error, "the volume can't be read");
+            self.say(&error.to_string());
+            tokio::select! {
+                biased;
+                _ = term.recv() => return self.finish().await,
+                () = tokio::time::sleep(IDLE) => {}
+            }
+        }
         if let Err(error) = self.volume.empty_trash() {
             tracing::warn!(%error, "a discarded copy of the data could not be removed");
         }

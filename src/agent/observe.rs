@@ -3,6 +3,7 @@ use tokio_postgres::Client;
 
 use super::sql::{self, SqlError};
 use crate::membership::names::parse_application_name;
+use crate::membership::settings;
 use crate::messages::{BackupProgress, Replica};
 
 /// A standby's own view.
@@ -78,6 +79,27 @@ pub async fn drained(client: &Client) -> Result<Option<u64>, SqlError> {
 pub async fn pending_restart(client: &Client) -> Result<Vec<String>, SqlError> {
     let text = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name";
     Ok(sql::within(client.query(text, &[])).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Settings of roles and databases that belong to the operator (R11): for each the command that takes it back.
+pub async fn unsafe_settings(client: &Client) -> Result<Vec<String>, SqlError> {
+    let rows = sql::within(client.query(
+        "SELECT split_part(setting, '=', 1),
+                CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'ALTER ROLE ALL'
+                     WHEN s.setrole = 0 THEN format('ALTER DATABASE %I', d.datname)
+                     WHEN s.setdatabase = 0 THEN format('ALTER ROLE %I', r.rolname)
+                     ELSE format('ALTER ROLE %I IN DATABASE %I', r.rolname, d.datname) END
+         FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) setting
+              LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
+         ORDER BY 2, 1 LIMIT 1000",
+        &[],
+    ))
+    .await?;
+    let command = |row: &tokio_postgres::Row| {
+        let (setting, owner): (String, Option<String>) = (row.get(0), row.get(1));
+        settings::is_unsafe(&setting).then(|| format!("{} RESET {setting}", owner.unwrap_or_default()))
+    };
+    Ok(rows.iter().filter_map(command).collect())
 }
 
 /// Asks a primary. The walsenders are asked first: what they report is never ahead of the flush position.

@@ -28,7 +28,7 @@ const PROMOTION: Duration = Duration::from_secs(20);
 #[derive(Debug, Error)]
 pub enum OfficeError {
     /// It is still a standby.
-    #[error("the promotion did not end in {} s", PROMOTION.as_secs())]
+    #[error("it could not take office within {} s", PROMOTION.as_secs())]
     Late,
     /// It writes another timeline than the record gave it.
     #[error("the promotion led to timeline {found}, the record gave out {wanted}")]
@@ -86,7 +86,12 @@ impl Node {
         if !record.attached.contains(&member) {
             return self.stop_and_think("the record names this node with another copy of the data").await;
         }
-        let begun = clock::now();
+        let begun = self.chosen_since(record.epoch);
+        if clock::now().since(begun) > PROMOTION {
+            // It beats all the while, so nobody else would ask for another primary.
+            self.end_postgres(super::server::Stop::Immediate).await?;
+            return self.depose_self(None, &OfficeError::Late.to_string()).await;
+        }
         self.say("chosen: takes office");
         self.begin_office(record)?;
         self.load_for_office(&member).await?;
@@ -106,10 +111,24 @@ impl Node {
         Ok(Next::Again)
     }
 
+    /// Since when this node has tried to take the office of that epoch.
+    fn chosen_since(&mut self, epoch: i64) -> Moment {
+        match self.chosen {
+            Some((known, since)) if known == epoch => since,
+            _ => {
+                let now = clock::now();
+                self.chosen = Some((epoch, now));
+                now
+            }
+        }
+    }
+
     /// From now on this node is the primary: it beats, or it would be deposed while it promotes.
     fn begin_office(&mut self, record: &Record) -> Result<(), StepError> {
         let now = clock::now();
-        let lease = self.object.as_ref().map_or(0, |(object, _)| object.spec.timings.lease_ms);
+        let wished = self.object.as_ref().map_or(0, |(object, _)| object.spec.timings.lease_ms);
+        // What the office before gave may be longer than what this one will.
+        let lease = u32::try_from(self.shared.lock().longest_lease(wished).as_millis()).unwrap_or(u32::MAX);
         // N of the new office: who is attached. Names of an office long ago have no place in it.
         self.names = Names::at_start(record, self.me(), None, lease);
         write_json(&self.names_path(), &self.names)?;

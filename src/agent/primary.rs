@@ -90,7 +90,12 @@ impl Node {
             tracing::info!(slot = name, "replication slot made");
         }
         let pending = observe::pending_restart(client).await?;
-        self.shared.lock().report.pending_restart = pending;
+        let unsafe_settings = observe::unsafe_settings(client).await?;
+        {
+            let mut inner = self.shared.lock();
+            inner.report.pending_restart = pending;
+            inner.report.unsafe_settings = unsafe_settings;
+        }
         self.slots_at = now;
         Ok(())
     }
@@ -116,6 +121,7 @@ impl Node {
         inner.report.replicas.clone_from(&facts.replicas);
         inner.report.synchronous = self.names.listed.iter().map(|l| l.member.index).collect();
         inner.report.open = open;
+        inner.longest.hear(self.names.lease_ms, now);
         let office = inner.office.as_mut()?;
         office.now = now;
         office.record = record;
@@ -353,7 +359,11 @@ impl Node {
         if let Some(pg) = self.pg.as_mut() {
             pg.open(&self.conf).await?;
         }
-        self.shared.lock().report.open = true;
+        {
+            let mut inner = self.shared.lock();
+            inner.report.open = true;
+            inner.report.draining = false;
+        }
         self.note_bootstrapped(client).await
     }
 }

@@ -44,6 +44,14 @@ fn note(answer: &mut Ensured, what: &str, done: Result<Option<&'static str>, Sql
     }
 }
 
+/// From this major version on CREATEROLE reaches only roles that it made itself (PostgreSQL docs, release notes of 16).
+const OWN_ROLES: i32 = 16;
+
+async fn major(client: &Client) -> Result<i32, SqlError> {
+    let text = "SELECT current_setting('server_version_num')::int / 10000";
+    Ok(sql::within(client.query_one(text, &[])).await?.get(0))
+}
+
 /// A statement whose text is not logged, whatever the user's `log_statement` says: it holds a verifier.
 async fn quietly(client: &Client, statement: &str) -> Result<(), SqlError> {
     let text = format!(
@@ -68,6 +76,11 @@ async fn ensure_role(client: &Client, role: &RoleSpec) -> Result<Option<&'static
         &[&role.name, &role.verifier, &role.create_db, &role.create_role],
     ))
     .await?;
+    if role.create_role && major(client).await? < OWN_ROLES {
+        return Err(SqlError::Unsafe(format!(
+            "createRole is for PostgreSQL {OWN_ROLES} and newer: before, such a role may give itself any right"
+        )));
+    }
     let name = identifier(&role.name);
     let flag = |on: bool, word: &str| format!("{}{word}", if on { "" } else { "NO" });
     let options = format!(

@@ -12,7 +12,7 @@ use crate::api::v1alpha1::{LoadBalancing, Member, PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::membership::election::Heard;
 use crate::membership::handover::Answers;
-use crate::membership::lease::ReadLease;
+use crate::membership::lease::{LongestLease, ReadLease};
 use crate::membership::primary::{PrimaryView, grants, own_lease};
 use crate::membership::rules::Rules;
 use crate::membership::standby;
@@ -59,8 +59,9 @@ pub struct Inner {
     pub answers: Answers,
     /// Start of this agent: what it answered before is forgotten.
     pub agent_started: Moment,
-    /// The longest lease that a beat named, in milliseconds.
-    pub lease_known: u32,
+    /// The longest lease that may be alive, and what of it stands in the volume, in milliseconds.
+    pub longest: LongestLease,
+    pub longest_written: u32,
     /// Votes of the election under way, one for each index.
     pub votes: Vec<Heard>,
     /// When Postgres last answered a question, or was started.
@@ -107,6 +108,7 @@ fn empty_report(env: &Env, boot: &str) -> NodeReport {
         attach_note: String::new(),
         bootstrapped: false,
         pending_restart: Vec::new(),
+        unsafe_settings: Vec::new(),
         refused_handover: None,
         office: None,
     }
@@ -127,7 +129,8 @@ impl Shared {
             silence: Duration::ZERO,
             answers: Answers::default(),
             agent_started: clock::now(),
-            lease_known: 0,
+            longest: LongestLease::default(),
+            longest_written: 0,
             votes: Vec::new(),
             postgres_seen: clock::now(),
             ending: false,
@@ -246,7 +249,7 @@ impl Inner {
             self.beaten = Some(now);
         }
         if known == beat.epoch {
-            self.lease_known = self.lease_known.max(beat.lease_ms);
+            self.longest.hear(beat.lease_ms.max(beat.longest_ms), now);
             let lease = self.longest_lease(beat.lease_ms);
             if let Some(record) = &self.record {
                 self.answers.note(record, now, lease);
@@ -303,6 +306,7 @@ impl Inner {
             from,
             echo: flush_lsn.and_then(|_| grants(office, index)),
             lease_ms: office.wish.timings.lease_ms,
+            longest_ms: office.names.lease_ms,
             flush_lsn: flush_lsn.unwrap_or(u64::MAX),
         };
         office.others.entry(index).or_default().contact.sent(now, &beat);
@@ -311,7 +315,15 @@ impl Inner {
 
     /// The longest lease that may be alive: one that a beat has named, or `wished_ms`.
     pub fn longest_lease(&self, wished_ms: u32) -> Duration {
-        Duration::from_millis(u64::from(self.lease_known.max(wished_ms)))
+        Duration::from_millis(u64::from(self.longest.length_ms().max(wished_ms)))
+    }
+
+    /// The length that has to stand in the volume before this beat is answered, or a start of the agent would not know
+    /// how long to wait; none where it does.
+    pub fn longest_to_write(&self, now: Moment, beat: &Beat) -> Option<u32> {
+        let mut next = self.longest;
+        next.hear(beat.lease_ms.max(beat.longest_ms), now);
+        (self.attached() && next.length_ms() != self.longest_written).then_some(next.length_ms())
     }
 
     /// Takes a vote; true when it says something new.

@@ -24,6 +24,9 @@ pub enum SqlError {
     /// The session could not be made, or broke off.
     #[error("postgres: {0}")]
     Session(String),
+    /// What is asked for isn't safe with this PostgreSQL; why, for people.
+    #[error("{0}")]
+    Unsafe(String),
     /// No answer in time.
     #[error("postgres did not answer in {} s", LIMIT.as_secs())]
     Late,
@@ -35,7 +38,7 @@ impl SqlError {
     pub fn is_broken(&self) -> bool {
         match self {
             Self::Refused { code, .. } => !matches!(code.as_str(), "57P03" | "57P01" | "57P02" | "53300"),
-            Self::Session(_) | Self::Late => false,
+            Self::Session(_) | Self::Unsafe(_) | Self::Late => false,
         }
     }
 }
@@ -59,6 +62,11 @@ pub async fn within<T>(
     }
 }
 
+/// Whatever the user's parameters say, a session of the agent works: on a standby too, and when it has been idle.
+const SETTINGS: &str = "-c synchronous_commit=local -c statement_timeout=60s -c search_path=pg_catalog \
+     -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off -c lock_timeout=0 \
+     -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0";
+
 /// Logs in to a database as the superuser. The session commits without waiting for standbys, unless
 /// it says otherwise, and has a limit on each statement.
 pub async fn connect(database: &str) -> Result<Client, SqlError> {
@@ -69,13 +77,17 @@ pub async fn connect(database: &str) -> Result<Client, SqlError> {
         .dbname(database)
         .application_name("pgpool-agent")
         .connect_timeout(LIMIT)
-        .options("-c synchronous_commit=local -c statement_timeout=60s -c search_path=pg_catalog");
+        .options(SETTINGS);
     let (client, connection) = within(config.connect(NoTls)).await?;
+    let major = connection.parameter("server_version").and_then(|v| v.split('.').next()?.parse::<u32>().ok());
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "session of the agent ended");
         }
     });
+    if major.is_some_and(|major| major >= 17) {
+        within(client.batch_execute("SET transaction_timeout = 0")).await?;
+    }
     Ok(client)
 }
 

@@ -142,10 +142,14 @@ impl Node {
     }
 
     async fn init(&mut self, spec: &MembershipSpec) -> Result<Next, StepError> {
-        self.say("making the first copy of the data");
-        self.shared.changed();
         let Some(programs) = self.programs.clone() else { return Ok(Next::Wait) };
         let options = self.shared.env.initdb.clone();
+        if let Some(why) = initdb::obstacle(&options, programs.major) {
+            self.call_person(&why);
+            return Ok(Next::Wait);
+        }
+        self.say("making the first copy of the data");
+        self.shared.changed();
         initdb::run(&programs, &self.volume, &options, &spec.pool_uid, self.me()).await?;
         Ok(Next::Again)
     }
@@ -202,35 +206,49 @@ impl Node {
             history: Vec::new(),
             primary_system_id: None,
         };
-        if self.lineage != Some(record.timeline) && control.timeline == record.timeline {
+        let newest = control.newest_timeline();
+        if self.lineage != Some(record.timeline) && newest == record.timeline {
             // For restore-wal alone: without it WAL comes by streaming only.
-            if let Some(history) = self.fetch_history(record.primary, record.timeline).await {
+            if let Some(history) = self.history(record).await {
                 self.write_lineage(record.timeline, &history)?;
             }
         }
-        if control.timeline < record.timeline {
-            let Some(history) = self.fetch_history(record.primary, record.timeline).await else {
+        if newest < record.timeline {
+            let Some(history) = self.history(record).await else {
                 return Ok((Some(control), Join::Unknown));
             };
             self.write_lineage(record.timeline, &history)?;
+            view.wal_end = self.wal_end(newest, control.looked_from(&history)).await?;
             view.history = history;
-            view.wal_end = self.wal_end(&control).await?;
         }
         Ok((Some(control), joining::decide(&view)))
     }
 
-    async fn wal_end(&self, control: &ControlData) -> Result<Option<u64>, StepError> {
+    async fn wal_end(&self, timeline: u32, from: u64) -> Result<Option<u64>, StepError> {
         let Some(programs) = &self.programs else { return Ok(None) };
-        let said = programs.wal_end(&self.volume.data(), control.timeline, &lsn::print(control.redo)).await?;
+        let said = programs.wal_end(&self.volume.data(), timeline, &lsn::print(from)).await?;
         Ok(joining::parse_wal_end(&said))
     }
 
-    async fn fetch_history(&self, primary: u8, timeline: u32) -> Option<Vec<joining::Fork>> {
-        if timeline == 1 {
-            return Some(Vec::new());
+    /// The history of the record's timeline: what this node has of it, else what the primary has, else any other
+    /// attached node. A node that needed the primary for it could not vote once that is lost.
+    async fn history(&self, record: &crate::api::v1alpha1::Record) -> Option<Vec<joining::Fork>> {
+        if let Some(own) = self.own_history(record.timeline) {
+            return Some(own);
         }
+        let others =
+            record.attached.iter().map(|member| member.index).filter(|index| *index != record.primary);
+        for index in [record.primary].into_iter().chain(others).filter(|index| *index != self.me()) {
+            if let Some(history) = self.fetch_history(index, record.timeline).await {
+                return Some(history);
+            }
+        }
+        None
+    }
+
+    async fn fetch_history(&self, node: u8, timeline: u32) -> Option<Vec<joining::Fork>> {
         let (object, _) = self.object.as_ref()?;
-        let host = names::node_host(&self.shared.env.pool, primary, &object.spec.domain);
+        let host = names::node_host(&self.shared.env.pool, node, &object.spec.domain);
         let path = format!("/v1/wal/{timeline:08X}.history");
         let mut text = Vec::new();
         self.link.download(&host, names::AGENT_PORT, &path, FETCH, &mut text).await.ok()?;
@@ -354,6 +372,7 @@ impl Node {
 
     /// N belongs to an office; a standby has none.
     fn forget_office(&mut self) -> Result<(), StepError> {
+        self.keep_leases()?;
         self.names = Names::default();
         Ok(write_json(&self.names_path(), &self.names)?)
     }

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use super::node::{Next, Node, StepError};
 use super::server::Stop;
 use super::{observe, sql};
-use crate::api::v1alpha1::{Phase, Record};
+use crate::api::v1alpha1::{Member, Phase, Record};
 use crate::clock;
 use crate::membership::names::application_name;
 use crate::messages::RefusedHandover;
@@ -54,13 +54,17 @@ impl Node {
         due.then(|| (Wanted { to: wish.to, why, ending: false }, wish.id.clone()))
     }
 
-    /// Carries it out, or says why not.
+    /// Carries it out, or says why not. The checkpoint comes first, beside the office: a standby that dies meanwhile
+    /// is removed as ever.
     pub(super) async fn switch_over(
         &mut self,
         wanted: &Wanted,
         id: &str,
         client: &Client,
     ) -> Result<Next, StepError> {
+        if self.cannot(wanted).is_none() && !self.has_checkpoint(id) {
+            return Ok(Next::Wait);
+        }
         match self.hand_over(wanted, client).await? {
             Ok(()) => Ok(Next::Again),
             Err(why) => {
@@ -68,6 +72,24 @@ impl Node {
                 self.shared.lock().report.refused_handover = Some(RefusedHandover { id: id.to_owned(), why });
                 self.shared.changed();
                 Ok(Next::Again)
+            }
+        }
+    }
+
+    /// Whether the checkpoint for this switchover is done, or takes too long; begins it.
+    fn has_checkpoint(&mut self, id: &str) -> bool {
+        match &self.checkpoint {
+            Some((known, task, begun)) if known == id => {
+                task.is_finished() || clock::now().since(*begun) >= CHECKPOINT
+            }
+            _ => {
+                let shared = self.shared.clone();
+                let task = tokio::spawn(async move {
+                    checkpoint().await;
+                    shared.wake.notify_one();
+                });
+                self.checkpoint = Some((id.to_owned(), task, clock::now()));
+                false
             }
         }
     }
@@ -102,7 +124,10 @@ impl Node {
         }
         tracing::info!(?wanted, "hands over");
         self.say("hands over to another primary");
-        checkpoint(if wanted.ending { CHECKPOINT_ENDING } else { CHECKPOINT }).await;
+        if wanted.ending && tokio::time::timeout(CHECKPOINT_ENDING, tokio::spawn(checkpoint())).await.is_err()
+        {
+            tracing::info!("the checkpoint goes on beside the handover");
+        }
         // The fronts send nobody new here; who is in a transaction may finish it.
         self.shared.lock().report.draining = true;
         self.shared.changed();
@@ -123,7 +148,13 @@ impl Node {
                 return Err(error);
             }
         }
-        let senders = self.senders(client).await?;
+        let senders = match self.senders(client).await {
+            Ok(senders) => senders,
+            Err(error) => {
+                self.take_back(client).await?;
+                return Err(error);
+            }
+        };
         if self.wind_up(&senders).await {
             let told = self.give_word(wanted).await;
             // Whatever came of that: what is left of Postgres is ended, or nobody would.
@@ -210,9 +241,13 @@ impl Node {
                         && r.replay_lsn.is_some_and(|l| l >= flush)
                 })
             };
-            let mut others = record.attached.iter().filter(|m| m.index != self.me());
-            if others.all(|m| applied(m.index, &m.incarnation)) {
+            let others = || record.attached.iter().filter(|m| m.index != self.me());
+            if others().all(|m| applied(m.index, &m.incarnation)) {
                 return Ok(true);
+            }
+            let gone = |m: &Member| !facts.replicas.iter().any(|r| r.index == m.index);
+            if others().any(gone) {
+                return Ok(false);
             }
             tokio::time::sleep(POLL).await;
         }
@@ -238,17 +273,13 @@ impl Node {
     }
 }
 
-/// A checkpoint before the sessions are cut, so that the one at the stop has little to write. One that takes
-/// long goes on by itself.
-async fn checkpoint(limit: Duration) {
+/// A checkpoint before the sessions are cut, so that the one at the stop has little to write.
+async fn checkpoint() {
     let work = async {
         let session = sql::connect("postgres").await.map_err(|e| e.to_string())?;
         session.batch_execute("CHECKPOINT").await.map_err(|e| e.to_string())
     };
-    match tokio::time::timeout(limit, tokio::spawn(work)).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::warn!(error, "checkpoint before a handover"),
-        Ok(Err(error)) => tracing::warn!(%error, "checkpoint before a handover"),
-        Err(_) => tracing::info!("the checkpoint goes on beside the handover"),
+    if let Err(error) = work.await {
+        tracing::warn!(error, "checkpoint before a handover");
     }
 }

@@ -37,7 +37,7 @@ pub enum VolumeError {
 /// Name of the data directory.
 const DATA: &str = "pgdata";
 /// Name of the folder for configuration.
-const CONF: &str = "conf";
+pub(super) const CONF: &str = "conf";
 
 /// The volume, held by a lock as long as this lives.
 #[derive(Debug)]

@@ -136,7 +136,7 @@ async fn work(
     metrics.leading.set(1);
     tracing::info!("leading");
     let shared = Arc::new(Shared {
-        runtime: Runtime { operator_image: args.image.clone() },
+        runtime: Runtime { operator_image: args.image.clone(), operator_namespace: args.namespace.clone() },
         agents: Agents::new(args.certificate_dir.clone()),
         executor: Executor::new(client.clone()),
         events: Events::new(client.clone(), args.pod.clone()),

@@ -24,6 +24,23 @@ pub struct ControlData {
     pub system_id: u64,
 }
 
+impl ControlData {
+    /// The newest timeline of which the data is known to hold WAL: a standby's latest restartpoint may be older.
+    pub fn newest_timeline(&self) -> u32 {
+        self.timeline.max(self.min_recovery_timeline)
+    }
+
+    /// From where the WAL of the newest timeline is looked through for its end, given the history of a later one: from
+    /// the latest checkpoint, or from where that timeline began.
+    pub fn looked_from(&self, history: &[Fork]) -> u64 {
+        if self.newest_timeline() == self.timeline {
+            return self.redo;
+        }
+        let before = history.iter().filter(|fork| fork.timeline < self.newest_timeline());
+        before.map(|fork| fork.at).max().unwrap_or(self.redo)
+    }
+}
+
 /// "Database cluster state".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -133,7 +150,7 @@ pub struct JoinView {
     /// True for a base backup that hasn't been started yet (`backup_label` is there): what its control
     /// file says of its state is the donor's.
     pub fresh_copy: bool,
-    /// End of the valid WAL of `control.timeline` in the node's `pg_wal` ([`parse_wal_end`]).
+    /// End of the valid WAL of [`ControlData::newest_timeline`] in the node's `pg_wal` ([`parse_wal_end`]).
     pub wal_end: Option<u64>,
     /// Timeline of the primary.
     pub primary_timeline: u32,
@@ -156,7 +173,7 @@ fn obstacle(view: &JoinView) -> Option<String> {
     if view.primary_system_id.is_some_and(|id| id != control.system_id) {
         return Some("it comes from another database system".to_owned());
     }
-    let timeline = control.timeline.max(control.min_recovery_timeline);
+    let timeline = control.newest_timeline();
     if timeline > view.primary_timeline {
         return Some(format!("it is on timeline {timeline}, the primary on {}", view.primary_timeline));
     }
@@ -166,8 +183,7 @@ fn obstacle(view: &JoinView) -> Option<String> {
     let Some(fork) = view.history.iter().find(|f| f.timeline == timeline) else {
         return Some(format!("timeline {timeline} is not in the history of the primary's"));
     };
-    // Only `control.timeline` was looked through for its end.
-    let Some(end) = view.wal_end.filter(|_| timeline == control.timeline) else {
+    let Some(end) = view.wal_end else {
         return Some(format!("the end of its WAL on timeline {timeline} is not known"));
     };
     let end = end.max(control.min_recovery_end).max(control.redo);
@@ -272,6 +288,25 @@ Min recovery ending loc's timeline:   1
         assert!(matches!(at("0/3651038", end), Join::NeedsCopy(why) if why.contains("past the fork")));
         assert!(matches!(at("0/4858238", None), Join::NeedsCopy(why) if why.contains("not known")));
         assert!(matches!(at("0/3000050", Some(0x0300_0050)), Join::NeedsCopy(_)), "replay has to go further");
+    }
+
+    /// A standby that has followed from timeline 1 to 2, with its latest restartpoint before that.
+    #[test]
+    fn a_standby_is_judged_by_the_newest_timeline_that_it_holds() {
+        let text = CONTROL.replace("loc's timeline:   1", "loc's timeline:   2");
+        let control = ControlData::parse(&text).unwrap();
+        assert_eq!(control.newest_timeline(), 2);
+        let same = JoinView { control: control.clone(), primary_timeline: 2, ..view() };
+        assert_eq!(decide(&same), Join::Proved);
+        let history = parse_history("1\t0/3000060\tno\n2\t0/3000200\tno\n").unwrap();
+        assert_eq!(control.looked_from(&history), 0x0300_0060, "from the beginning of timeline 2");
+        let at = |wal_end| {
+            let history = history.clone();
+            decide(&JoinView { control: control.clone(), wal_end, primary_timeline: 3, history, ..view() })
+        };
+        assert_eq!(at(Some(0x0300_0200)), Join::Proved);
+        assert!(matches!(at(Some(0x0300_0238)), Join::NeedsCopy(why) if why.contains("past the fork")));
+        assert!(matches!(at(None), Join::NeedsCopy(why) if why.contains("not known")));
     }
 
     #[test]

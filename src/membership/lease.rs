@@ -21,6 +21,30 @@ pub fn waited(length: Duration) -> Duration {
     length + length / DRIFT_PART
 }
 
+/// The longest lease that may be alive, as a node knows it from the beats that it hears: all leases of an office are as
+/// long as its beats say, and one that was given before a beat that names a shorter one is over, and what a front knows of
+/// it too, two such lengths after that beat at the latest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LongestLease {
+    length_ms: u32,
+    heard: Moment,
+}
+
+impl LongestLease {
+    /// Takes over a length that a beat names, or the volume.
+    pub fn hear(&mut self, length_ms: u32, now: Moment) {
+        let before = Duration::from_millis(u64::from(self.length_ms));
+        if length_ms >= self.length_ms || now > self.heard.after(waited(before) * 2) {
+            *self = Self { length_ms, heard: now };
+        }
+    }
+
+    /// Its length in milliseconds.
+    pub fn length_ms(&self) -> u32 {
+        self.length_ms
+    }
+}
+
 /// A lease that a node may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -222,7 +246,7 @@ mod tests {
     }
 
     fn beat(echo: Option<Stamp>, flush_lsn: u64) -> Beat {
-        Beat { pool_uid: String::new(), epoch: 3, from: 0, echo, lease_ms: 2000, flush_lsn }
+        Beat { pool_uid: String::new(), epoch: 3, from: 0, echo, lease_ms: 2000, longest_ms: 2000, flush_lsn }
     }
 
     fn answer(stamp: Stamp, epoch: i64, serves_nobody: bool) -> Answer {
@@ -240,6 +264,19 @@ mod tests {
             timeline: Some(1),
             replay_lsn: None,
         }
+    }
+
+    #[test]
+    fn a_longer_lease_is_remembered_until_none_can_be_alive() {
+        let at = Moment::from_millis;
+        let mut longest = LongestLease::default();
+        longest.hear(10_000, at(1_000));
+        longest.hear(2_000, at(21_000));
+        assert_eq!(longest.length_ms(), 10_000, "one given just before may live on, and a front may know it");
+        longest.hear(2_000, at(21_201));
+        assert_eq!(longest.length_ms(), 2_000);
+        longest.hear(3_000, at(21_202));
+        assert_eq!(longest.length_ms(), 3_000);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 /// One part of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u64)]
 pub enum Rule {
     /// R1: a node leaves the record before its name leaves N.
     ShrinkRecordFirst = 1 << 0,
@@ -69,24 +69,26 @@ pub enum Rule {
     /// R7: data belongs to one pool and knows how far its record was: an object that was made anew, and counts its epochs
     /// from the beginning, is another one's.
     SamePool = 1 << 31,
+    /// R5: the word stands in the volume, and binds the agent that is started after it was given.
+    WordSurvives = 1 << 32,
 }
 
 /// Which parts are in force. The product always uses [`Rules::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules(u32);
+pub struct Rules(u64);
 
 impl Rules {
     /// The protocol.
-    pub const ALL: Self = Self(u32::MAX);
+    pub const ALL: Self = Self(u64::MAX);
 
     /// The protocol with one part missing; for tests.
     #[must_use]
     pub const fn without(self, rule: Rule) -> Self {
-        Self(self.0 & !(rule as u32))
+        Self(self.0 & !(rule as u64))
     }
 
     /// Whether a part is in force.
     pub const fn has(self, rule: Rule) -> bool {
-        self.0 & rule as u32 != 0
+        self.0 & rule as u64 != 0
     }
 }

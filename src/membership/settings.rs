@@ -51,6 +51,11 @@ const OWNED: &[Owned] = &[
         prefixes: &["primary_", "recovery_", "wal_receiver_"],
         reason: "replication and recovery are the operator's: the membership of the nodes rests on them",
     },
+    Owned {
+        names: &["track_activities", "superuser_reserved_connections", "default_transaction_isolation"],
+        prefixes: &[],
+        reason: "the agents watch the nodes by it, or no standby could be read; set the isolation by ALTER ROLE",
+    },
     Owned { names: &[], prefixes: &["archive_"], reason: "see spec.walArchive" },
     Owned {
         names: &[
@@ -106,6 +111,12 @@ pub fn owned(parameter: &str) -> Option<&'static str> {
     hit.map(|o| o.reason)
 }
 
+/// Whether it is against the promise of the pool that a role or a database has a setting of its own for this.
+/// The isolation is theirs to choose.
+pub fn is_unsafe(parameter: &str) -> bool {
+    owned(parameter).is_some() && !parameter.eq_ignore_ascii_case("default_transaction_isolation")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -154,5 +165,10 @@ mod tests {
         for ours in ["fsync", "FSYNC", "primary_conninfo", "ssl_min_protocol_version", "archive_mode"] {
             assert!(owned(ours).is_some(), "{ours}");
         }
+        assert!(
+            is_unsafe("synchronous_commit")
+                && !is_unsafe("default_transaction_isolation")
+                && !is_unsafe("work_mem")
+        );
     }
 }

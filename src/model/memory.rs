@@ -32,6 +32,17 @@ pub struct Restarted {
     pub last: Timestamp,
 }
 
+/// A copy under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopySeen {
+    /// Name of its Job.
+    pub job: String,
+    /// When.
+    pub at: Timestamp,
+    /// Bytes that had been copied.
+    pub bytes: i64,
+}
+
 /// What is kept between two passes over a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -59,8 +70,10 @@ pub struct Memory {
     pub switchover_failed: Option<(Timestamp, String)>,
     /// Restarts of a node's Postgres for parameters that it still asks for.
     pub restarts: BTreeMap<u8, Restarted>,
-    /// The copy under way as last measured: job, bytes, moment of the first byte seen.
-    pub copy_begun: Option<(String, Timestamp)>,
+    /// The copy under way, as it was seen first: its rate counts from there.
+    pub copy_begun: Option<CopySeen>,
     /// When its progress was last written into status.
     pub progress_at: Option<Timestamp>,
+    /// When the nodes' positions were last written into status.
+    pub positions_at: Option<Timestamp>,
 }

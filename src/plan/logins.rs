@@ -67,7 +67,9 @@ fn ensure(draft: &mut Draft<'_>, logins: Vec<(Login, Sensitive)>, sql: Option<Se
     let databases = draft.pool.databases.clone();
     let databases =
         databases.into_iter().filter(|d| logins.iter().any(|(login, _)| login.role == d.owner)).collect();
-    let fingerprint = fingerprint(&logins, &databases, sql.as_ref());
+    // A database that was made a moment before its primary was lost may be missing on the next one.
+    let timeline = draft.record().map_or(0, |record| record.timeline);
+    let fingerprint = format!("{timeline}/{}", fingerprint(&logins, &databases, sql.as_ref()));
     draft.status().bootstrapped = report.bootstrapped;
     if draft.seen.memory.ensured.as_ref() == Some(&fingerprint) && report.bootstrapped {
         return;

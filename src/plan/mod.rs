@@ -88,6 +88,7 @@ pub fn plan(pool: &ValidPool, runtime: &Runtime, seen: &Observed) -> Result<Plan
     fixed(&mut draft)?;
     certificates::plan(&mut draft);
     logins::plan(&mut draft);
+    recovery::remember(&mut draft);
     requests::answer(&mut draft);
     recovery::plan(&mut draft);
     switchover::plan(&mut draft);
@@ -110,7 +111,7 @@ fn fixed(draft: &mut Draft<'_>) -> Result<(), BuildError> {
     draft.want(&r::role_binding(pool))?;
     draft.want(&r::passwd(pool))?;
     // Policies come before pods: nothing runs unprotected.
-    draft.want(&r::node_policy(pool))?;
+    draft.want(&r::node_policy(pool, runtime))?;
     draft.want(&r::proxy_policy(pool))?;
     draft.want(&r::recovery_policy(pool))?;
     draft.want(&r::nodes_service(pool))?;

@@ -1,17 +1,20 @@
 //! The status of the PgPool: what was seen, in words for people. Written only where it changed, so
-//! nothing in here may move by itself: positions are kept until the state of their node changes.
+//! nothing in here may move by itself: positions are kept for a while, or until the state of their node changes.
 use super::conditions;
 use super::draft::Draft;
 use super::rest::other_major;
 use super::{Happening, UNDER_WAY};
 use crate::api::v1alpha1::{
-    Health, MembershipView, NodeState, NodeStatus, PgPoolStatus, Phase, RecoveryStage,
+    FailedRecoveries, Health, MembershipView, NodeRecovery, NodeState, NodeStatus, PgPoolStatus, Phase,
+    RecoveryStage,
 };
 use crate::messages::{NodeReport, Role};
 use crate::model::{InvalidSpec, Observed};
 use crate::names;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+/// How long the positions of nodes are kept as they are.
+const POSITIONS_EVERY: SignedDuration = SignedDuration::from_secs(30);
 /// Bytes of a volume that must stay free, whatever its size, before it is called nearly full.
 const FREE_FLOOR: u64 = 64 << 20;
 
@@ -24,8 +27,9 @@ pub(super) fn summarise(draft: &mut Draft<'_>) {
     if let Some(version) = draft.primary().and_then(|(_, report)| report.postgres_version) {
         draft.status().postgres_version = Some(version);
     }
+    let anew = positions_are_due(draft);
     for index in draft.seen.nodes.keys().copied() {
-        node(draft, index);
+        node(draft, index, anew);
     }
     let seen = draft.seen;
     draft.status().nodes.retain(|node| seen.nodes.contains_key(&node.index));
@@ -98,7 +102,18 @@ fn expected(draft: &Draft<'_>, index: u8) -> bool {
         || draft.seen.status.switchover.as_ref().is_some_and(|switchover| switchover.from == index)
 }
 
-fn node(draft: &mut Draft<'_>, index: u8) {
+/// Whether the nodes' positions are to be looked at anew.
+fn positions_are_due(draft: &mut Draft<'_>) -> bool {
+    let now = draft.seen.now;
+    let lately = |at: Timestamp| now.duration_since(at) < POSITIONS_EVERY;
+    if draft.plan.memory.positions_at.is_some_and(lately) {
+        return false;
+    }
+    draft.plan.memory.positions_at = Some(now);
+    true
+}
+
+fn node(draft: &mut Draft<'_>, index: u8, anew: bool) {
     let fresh = node_status(draft, index);
     tell_node(draft, index);
     let list = &mut draft.status().nodes;
@@ -113,7 +128,7 @@ fn node(draft: &mut Draft<'_>, index: u8) {
                 lag_seconds: old.lag_seconds,
                 ..fresh.clone()
             };
-            *old = if same && old.lsn.is_some() { kept } else { fresh };
+            *old = if same && old.lsn.is_some() && !anew { kept } else { fresh };
         }
     }
 }
@@ -121,15 +136,10 @@ fn node(draft: &mut Draft<'_>, index: u8) {
 fn node_status(draft: &Draft<'_>, index: u8) -> NodeStatus {
     let seen = draft.node(index);
     let report = draft.report(index);
-    let recovering = draft
-        .plan
-        .status
-        .recovery
-        .as_ref()
-        .is_some_and(|r| r.node == index && r.stage != RecoveryStage::Requested);
+    let recovery = draft.plan.status.recovery.as_ref().filter(|r| r.node == index);
     let state = if draft.is_attached(index) {
         NodeState::Attached
-    } else if recovering {
+    } else if recovery.is_some_and(|r| r.stage != RecoveryStage::Requested) {
         NodeState::Recovering
     } else if report.is_some() {
         NodeState::Detached
@@ -152,6 +162,13 @@ fn node_status(draft: &Draft<'_>, index: u8) -> NodeStatus {
             _ => None,
         },
         lag_seconds: report.and_then(|r| r.lag_ms).and_then(|ms| i64::try_from(ms / 1000).ok()),
+        recovery: recovery.map(NodeRecovery::from),
+        failed_recoveries: draft
+            .plan
+            .memory
+            .backoff
+            .get(&index)
+            .map(|failed| FailedRecoveries { count: failed.failures, last: failed.last }),
     }
 }
 
@@ -201,6 +218,20 @@ fn tell_node(draft: &mut Draft<'_>, index: u8) {
         )
     });
     draft.warn(&format!("full/{index}"), "VolumeNearlyFull", full);
+    if draft.primary().is_some_and(|(primary, _)| primary == index) {
+        unsafe_settings(draft, &report.unsafe_settings);
+    }
+}
+
+/// Commits under such a setting are acknowledged before the other nodes have them (R11).
+fn unsafe_settings(draft: &mut Draft<'_>, commands: &[String]) {
+    let told = (!commands.is_empty()).then(|| {
+        format!(
+            "a role or database has a setting of its own that breaks the pool's promise: run {} on the primary",
+            commands.join("; ")
+        )
+    });
+    draft.warn("unsafe-settings", "UnsafeSetting", told);
 }
 
 /// Below a tenth, or below 64Mi: checkpoints and WAL need room before anything can be freed.
@@ -272,10 +303,16 @@ pub(super) fn is_down(report: Option<&NodeReport>) -> bool {
     report.is_none_or(|report| report.role == Role::Stopped)
 }
 
-/// Hands off: only the status says so.
+/// Hands off: only the status says so. Agents go on, so what they have made of the pool is told as ever.
 pub(super) fn suspended(draft: &mut Draft<'_>) {
     let generation = draft.pool.generation;
     draft.status().observed_generation = Some(generation);
+    record(draft);
+    super::office::note(draft);
+    let anew = positions_are_due(draft);
+    for index in draft.seen.nodes.keys().copied() {
+        node(draft, index, anew);
+    }
     draft.status().phase = Some(Health::Suspended);
     let now = draft.seen.now;
     conditions::set(draft, Health::Suspended, now);

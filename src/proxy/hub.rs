@@ -149,12 +149,14 @@ impl Hub {
         shared.heard = Some(now);
         act(&mut shared, now);
         let next = shared.sweep(now);
-        let changed = before != shared.standing(now);
+        let after = shared.standing(now);
+        let changed = before != after;
         let hastened = next.is_some_and(|next| next < shared.planned);
         drop(shared);
         // Nodes say many times a second that nothing is new, and a thousand clients may be waiting.
         if changed {
             self.changed.send_replace(());
+            tell(&before, &after);
         }
         if hastened {
             self.hastened.notify_one();
@@ -234,6 +236,19 @@ impl Hub {
 /// What of a node decides who may be there: its start of Postgres, its epoch, whether it hands over, and for whom it
 /// serves.
 type Standing = (u8, (Option<String>, String), i64, bool, [bool; 2]);
+
+/// Says which node takes the sessions that write, when that begins and ends.
+fn tell(before: &[Standing], after: &[Standing]) {
+    let writes = |all: &[Standing]| all.iter().find(|(.., [primary, _])| *primary).map(|(index, ..)| *index);
+    match (writes(before), writes(after)) {
+        (old, Some(node)) if old != Some(node) => tracing::info!(node, "{PRIMARY_SERVES}"),
+        (Some(node), None) => tracing::info!(node, "the primary serves no more"),
+        _ => {}
+    }
+}
+
+/// By this line of a front's log it is seen how soon it knew (`cargo xtask bench failover`).
+const PRIMARY_SERVES: &str = "the primary serves";
 
 impl Shared {
     fn standing(&self, now: Moment) -> Vec<Standing> {

@@ -121,6 +121,7 @@ pub(super) mod tests {
             attach_note: String::new(),
             bootstrapped: true,
             pending_restart: Vec::new(),
+            unsafe_settings: Vec::new(),
             refused_handover: None,
             office: None,
         }

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::labels::{Part, metadata, parts};
+use super::pod::Runtime;
 use crate::model::ValidPool;
 use crate::names;
 
@@ -39,10 +40,14 @@ fn of_the_pool(pool: &ValidPool) -> NetworkPolicyPeer {
     }
 }
 
-/// The operator's pods, in whatever namespace they run: only certificates say what they are, so the label is enough.
-fn operator() -> NetworkPolicyPeer {
+/// The operator's pods. Kubernetes itself puts its name on each namespace.
+fn operator(namespace: &str) -> NetworkPolicyPeer {
+    let name = ("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
     NetworkPolicyPeer {
-        namespace_selector: Some(LabelSelector::default()),
+        namespace_selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([name])),
+            ..LabelSelector::default()
+        }),
         pod_selector: Some(LabelSelector {
             match_labels: Some(BTreeMap::from([(names::LABEL_OPERATOR.to_owned(), "true".to_owned())])),
             ..LabelSelector::default()
@@ -52,14 +57,14 @@ fn operator() -> NetworkPolicyPeer {
 }
 
 /// Nodes: Postgres for the pool alone, the agent for the operator too.
-pub fn node_policy(pool: &ValidPool) -> NetworkPolicy {
+pub fn node_policy(pool: &ValidPool, runtime: &Runtime) -> NetworkPolicy {
     let rules = vec![
         NetworkPolicyIngressRule {
             from: Some(vec![of_the_pool(pool)]),
             ports: Some(vec![port(names::POSTGRES_PORT)]),
         },
         NetworkPolicyIngressRule {
-            from: Some(vec![of_the_pool(pool), operator()]),
+            from: Some(vec![of_the_pool(pool), operator(&runtime.operator_namespace)]),
             ports: Some(vec![port(names::AGENT_PORT)]),
         },
     ];

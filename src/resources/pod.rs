@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeClaimVolumeSource, PodDNSConfig, PodDNSConfigOption, PodSecurityContext, Probe,
     SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::labels::parts;
@@ -17,6 +18,8 @@ use crate::names;
 pub struct Runtime {
     /// Image of the operator.
     pub operator_image: String,
+    /// Namespace of the operator.
+    pub operator_namespace: String,
 }
 
 pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
@@ -178,11 +181,18 @@ pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
     }
 }
 
-/// The spread of nodes and their recovery Jobs: the spec's, or each on a Kubernetes node of its own.
-///
-/// The Job counts too: it may be the first to use the volume, and so chooses its place.
+/// The spread of nodes: the spec's, or each on a Kubernetes node of its own. Recovery Jobs don't count: a node's pod is
+/// made beside its Job.
 pub(super) fn spread(pool: &ValidPool) -> Vec<TopologySpreadConstraint> {
-    let pods = parts(pool, &["node", "recovery"]);
+    spread_of(pool, &parts(pool, &["node"]))
+}
+
+/// The spread of a recovery Job among the nodes: it may be the first to use the volume, and so chooses its place.
+pub(super) fn job_spread(pool: &ValidPool) -> Vec<TopologySpreadConstraint> {
+    spread_of(pool, &parts(pool, &["node", "recovery"]))
+}
+
+fn spread_of(pool: &ValidPool, pods: &LabelSelector) -> Vec<TopologySpreadConstraint> {
     match &pool.topology_spread {
         Some(list) => list
             .iter()
@@ -195,7 +205,7 @@ pub(super) fn spread(pool: &ValidPool) -> Vec<TopologySpreadConstraint> {
             max_skew: 1,
             topology_key: "kubernetes.io/hostname".to_owned(),
             when_unsatisfiable: "DoNotSchedule".to_owned(),
-            label_selector: Some(pods),
+            label_selector: Some(pods.clone()),
             // Machines that no node of the pool may run on must not count as empty ones.
             node_taints_policy: Some("Honor".to_owned()),
             ..TopologySpreadConstraint::default()

@@ -8,7 +8,8 @@ use super::labels::{Part, metadata};
 use super::manifest::fingerprint;
 use super::node::{placement, pod_metadata};
 use super::pod::{
-    Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env, pool_env,
+    Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env,
+    job_spread, pool_env, some,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -31,6 +32,8 @@ pub struct JobOrder {
     pub epoch: i64,
     /// Whether the old data may be destroyed first.
     pub may_destroy: bool,
+    /// Whether the volume says where it runs: beside the node's pod, which no spread would allow.
+    pub placed: bool,
 }
 
 /// The id of the new copy of the data: follows from the recovery's, so that every pass knows it.
@@ -62,6 +65,8 @@ pub fn recovery_job(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: 
 fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrder) -> PodSpec {
     let mut volumes = data_volumes(pool, names::part_tls_secret(pool.name(), "recovery"));
     volumes.push(claim_volume(names::claim(pool.name(), order.node)));
+    let mut place = placement(pool);
+    place.topology_spread_constraints = if order.placed { None } else { some(&job_spread(pool)) };
     PodSpec {
         restart_policy: Some("Never".to_owned()),
         init_containers: Some(vec![bootstrap_container(runtime)]),
@@ -79,7 +84,7 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrde
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         volumes: Some(volumes),
-        ..placement(pool)
+        ..place
     }
 }
 

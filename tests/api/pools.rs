@@ -116,6 +116,11 @@ const BAD: &[(&str, &str, &str)] = &[
         "the membership of the nodes rests on them",
     ),
     (
+        "isolation",
+        "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {default_transaction_isolation: serializable}}}",
+        "set the isolation by ALTER ROLE",
+    ),
+    (
         "archive-command",
         "{nodes: 3, storage: {size: 1Gi}, postgres: {parameters: {archive_command: cp}}}",
         "see spec.walArchive",
@@ -167,8 +172,8 @@ const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "archive-larger-than-volume",
-        "{nodes: 3, storage: {size: 1Gi}, walArchive: {maxSize: 2Gi}}",
-        "must be less than spec.storage.size",
+        "{nodes: 3, storage: {size: 1Gi}, walArchive: {maxSize: 600Mi}}",
+        "spec.walArchive.maxSize: at most half of spec.storage.size",
     ),
     ("days", "{nodes: 3, storage: {size: 1Gi}, walArchive: {retention: 7d}}", "spec.walArchive.retention"),
     (

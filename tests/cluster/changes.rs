@@ -87,8 +87,9 @@ pub async fn fence(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// Waits until every pod is another, and the pool is unharmed.
+/// Waits until every pod is another, that of the old primary last, and the pool is unharmed.
 async fn rolled(world: &World, before: &BTreeMap<u8, String>) -> Outcome {
+    let old = primary(world).await?;
     until("every pod to be another", ROLLED, || async {
         let now = uids(world).await?;
         let old: Vec<&u8> =
@@ -96,7 +97,15 @@ async fn rolled(world: &World, before: &BTreeMap<u8, String>) -> Outcome {
         ensure(old.is_empty(), || format!("the pods of {old:?} are the old ones"))
     })
     .await?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    let mut made = BTreeMap::new();
+    for node in NODES {
+        made.insert(node, world.pods().get(&names::node_pod(POOL, node)).await?.creation_timestamp());
+    }
+    let last = made.values().max();
+    ensure(made.get(&old) == last, || {
+        format!("node {old} was the primary, and its pod not the last: {made:?}")
+    })
 }
 
 /// Every pod is made anew, one at a time; the pool goes on.
@@ -128,6 +137,30 @@ pub async fn image(world: &World) -> Outcome {
         ensure(image == "docker.io/library/postgres:17" && memory == "96Mi", || format!("{image} {memory}"))?;
     }
     Ok(())
+}
+
+/// An image that can't be had stops the roll at its first node, and the others go on.
+pub async fn bad_image(world: &World) -> Outcome {
+    let before = uids(world).await?;
+    let record = world.record().await?;
+    patch(world, r#"{"image":"docker.io/library/postgres:17-absent"}"#).await?;
+    let status = world
+        .when("the roll to stop", ROLLED, |status| {
+            status.conditions.iter().any(|c| c.reason == "RollingStopped" && c.message.contains("17-absent"))
+        })
+        .await?;
+    let told = status.conditions.iter().find(|c| c.reason == "RollingStopped");
+    println!("    {}", told.map(|c| c.message.clone()).unwrap_or_default());
+    load::goes_on(world).await?;
+    let now = uids(world).await?;
+    let changed: Vec<&u8> =
+        now.iter().filter(|(node, uid)| before.get(node) != Some(uid)).map(|(n, _)| n).collect();
+    let kept = world.record().await?;
+    ensure(changed.len() == 1 && kept.primary == record.primary, || {
+        format!("the pods of {changed:?} are new, node {} is the primary", kept.primary)
+    })?;
+    patch(world, r#"{"image":"docker.io/library/postgres:17"}"#).await?;
+    load::unharmed(world).await
 }
 
 /// The operator is upgraded to another image: so is the agent of every node, one at a time.

@@ -2,15 +2,18 @@
 //! whole again without a hand.
 use std::time::Duration;
 
-use pgpool_operator::api::v1alpha1::Phase;
+use pgpool_operator::api::v1alpha1::{Phase, Record};
 use pgpool_operator::names;
 use rustix::process::Signal;
 
-use super::harness::{Outcome, ensure, failed};
-use super::processes::{agent, freeze, kill_agent, kill_postgres, signal, thaw};
+use super::harness::{Failure, Outcome, ensure, failed};
+use super::processes::{agent, freeze, kill_agent, kill_postgres, postmaster, signal, startup_process, thaw};
+use super::witness::Witness;
 use super::world::{POOL, SYSTEM, World, until};
 use super::{load, machines, sessions};
 
+/// After that time commits that have to wait do.
+const STANDS_STILL: Duration = Duration::from_secs(5);
 /// How long processes are frozen.
 const FROZEN: Duration = Duration::from_secs(20);
 /// Time for another primary to be in office.
@@ -127,22 +130,142 @@ async fn scale_operator(world: &World, count: &str) -> Outcome {
 
 const OPERATOR: &str = "app.kubernetes.io/instance=pgpool-operator";
 
-/// The primary and a standby are killed within a second.
+/// The primary and a standby are killed at once.
 pub async fn two_killed(world: &World) -> Outcome {
     let (old, other) = (primary(world).await?, standby(world).await?);
-    kill_agent(world, other).await?;
-    kill_postgres(world, old).await?;
+    let (first, second) = (agent(world, other).await?, postmaster(world, old).await?);
+    signal(first, Signal::KILL)?;
+    signal(second, Signal::KILL)?;
     load::goes_on(world).await?;
     load::unharmed(world).await
 }
 
-/// The chosen node is killed as soon as the record names it.
+/// Only the replay of a standby is frozen: commits wait for it, until it has lagged for too long and is removed.
+pub async fn standby_lags(world: &World) -> Outcome {
+    set_lag(world, "8s").await?;
+    let node = standby(world).await?;
+    let replay = startup_process(world, node).await?;
+    let before = world.record().await?;
+    signal(replay, Signal::STOP)?;
+    let removed = until("the standby to be removed", TAKEN_OVER, || async {
+        let record = world.record().await?;
+        let gone = record.primary == before.primary && record.attached.iter().all(|m| m.index != node);
+        ensure(gone, || format!("{record:?}"))?;
+        Ok(record.reason)
+    })
+    .await;
+    let went_on = load::goes_on(world).await;
+    thaw(&[replay]);
+    let reason = removed?;
+    went_on?;
+    ensure(reason.contains("lags behind"), || format!("removed for another reason: {reason}"))?;
+    println!("    {reason}");
+    load::unharmed(world).await?;
+    set_lag(world, "30s").await
+}
+
+async fn set_lag(world: &World, lag: &str) -> Outcome {
+    let patch = format!(r#"{{"spec":{{"failure":{{"detachLag":"{lag}"}}}}}}"#);
+    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await.map(drop)
+}
+
+/// A switchover is given up when a standby can't follow in time: the primary opens again, in the same office.
+pub async fn switchover_given_up(world: &World) -> Outcome {
+    let (old, to) = (primary(world).await?, standby(world).await?);
+    let before = world.record().await?;
+    let replay = startup_process(world, to).await?;
+    signal(replay, Signal::STOP)?;
+    let asked = world.ask_for("switchover", &to.to_string()).await;
+    let told = until("the switchover to be given up", TAKEN_OVER, || async {
+        let events = world.events("SwitchoverFailed").await?;
+        let own = events.into_iter().find(|note| note.contains("did not apply everything in time"));
+        own.ok_or_else(|| Failure("no event tells of it".to_owned()))
+    })
+    .await;
+    thaw(&[replay]);
+    asked?;
+    println!("    {}", told?);
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    let same = after.primary == old && after.timeline == before.timeline;
+    ensure(same, || format!("{before:?} became {after:?}"))
+}
+
+/// The node that asked for the election is lost before anybody is chosen: the others choose without it. A standby's
+/// walreceiver is frozen, so that its vote has to be waited for, and the election is met.
 pub async fn second_election(world: &World) -> Outcome {
-    let old = primary(world).await?;
-    kill_postgres(world, old).await?;
-    let chosen = taken_over(world, old).await?;
-    kill_agent(world, chosen).await?;
+    let before = world.record().await?;
+    let others: Vec<u8> = before.attached.iter().map(|m| m.index).filter(|i| *i != before.primary).collect();
+    let [first, second] = others[..] else { return failed(format!("not whole: {before:?}")) };
+    let (agent, late) = (agent(world, first).await?, startup_process(world, second).await?);
+    // It can't say how far it is, so the election goes on until its patience ends.
+    signal(late, Signal::STOP)?;
+    let met = async {
+        kill_postgres(world, before.primary).await?;
+        world.when_record("an election", TAKEN_OVER, |record| record.phase == Phase::Electing).await
+    }
+    .await;
+    let killed = signal(agent, Signal::KILL);
+    thaw(&[late]);
+    met?;
+    killed?;
     load::goes_on(world).await?;
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    println!("    timeline {} became {}", before.timeline, after.timeline);
+    ensure(after.timeline > before.timeline, || format!("{before:?} became {after:?}"))
+}
+
+/// The chosen node is killed before it is open.
+pub async fn chosen_killed(world: &World) -> Outcome {
+    let before = world.record().await?;
+    let agents = agents(world, &before).await?;
+    kill_postgres(world, before.primary).await?;
+    let chosen = world
+        .when_record("a choice", TAKEN_OVER, |record| {
+            record.phase == Phase::Serving && record.timeline > before.timeline
+        })
+        .await?;
+    let Some((_, agent)) = agents.iter().find(|(node, _)| *node == chosen.primary) else {
+        return failed(format!("chosen: {chosen:?}"));
+    };
+    signal(*agent, Signal::KILL)?;
+    load::goes_on(world).await?;
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    ensure(after.timeline > chosen.timeline, || format!("no further election: {chosen:?} became {after:?}"))
+}
+
+/// The agents of all attached nodes, by their pids.
+async fn agents(world: &World, record: &Record) -> Outcome<Vec<(u8, i32)>> {
+    let mut all = Vec::new();
+    for member in &record.attached {
+        all.push((member.index, agent(world, member.index).await?));
+    }
+    Ok(all)
+}
+
+/// All nodes stop at once soon after an election, and the primary doesn't come back: the others go on without it.
+pub async fn all_at_once_and_one_for_good(world: &World) -> Outcome {
+    let first = machines::primary_away_from_load(world).await?;
+    kill_postgres(world, first).await?;
+    taken_over(world, first).await?;
+    load::unharmed(world).await?;
+    // So soon after it the standbys' latest restartpoints are of the timeline before.
+    let old = machines::primary_away_from_load(world).await?;
+    let machine = machines::of_node(world, old).await?;
+    let record = world.record().await?;
+    let agents = agents(world, &record).await?;
+    machines::fault(&["kill", &machine]).await?;
+    for (_, agent) in agents.iter().filter(|(node, _)| *node != old) {
+        signal(*agent, Signal::KILL)?;
+    }
+    let taken = taken_over(world, old).await;
+    let went_on = load::goes_on(world).await;
+    machines::fault(&["start", &machine]).await?;
+    taken?;
+    went_on?;
+    machines::ready(world, &machine).await?;
     load::unharmed(world).await
 }
 
@@ -168,17 +291,20 @@ pub async fn machine_lost(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The machine of the primary can't reach anything, and nothing it.
+/// The machine of the primary can't reach anything, and nothing it; who reads there is told nothing old.
 pub async fn primary_cut_off(world: &World) -> Outcome {
-    let old = machines::primary_away_from_load(world).await?;
+    let old = machines::primary_beside_front(world).await?;
     let machine = machines::of_node(world, old).await?;
+    let witness = Witness::beside(world, &machine).await?;
     machines::fault(&["isolate", &machine]).await?;
     let taken = taken_over(world, old).await;
+    let written = witness.write(world).await;
     let went_on = load::goes_on(world).await;
     machines::fault(&["heal", &machine]).await?;
     taken?;
     went_on?;
     machines::ready(world, &machine).await?;
+    witness.judge(world, written?).await?;
     load::unharmed(world).await
 }
 
@@ -193,8 +319,18 @@ pub async fn primary_cut_off_from_nodes(world: &World) -> Outcome {
     for other in &others {
         machines::fault(&["part", &machine, other]).await?;
     }
+    let kept = until("the primary to go on alone", TAKEN_OVER, || async {
+        let record = world.record().await?;
+        let alone = record.phase == Phase::Serving && record.primary == old && record.attached.len() == 1;
+        ensure(alone, || format!("{record:?}"))
+    })
+    .await;
     tokio::time::sleep(FROZEN).await;
+    let after = world.record().await;
     machines::fault(&["heal", &machine]).await?;
+    kept?;
+    let after = after?;
+    ensure(after.primary == old && after.phase == Phase::Serving, || format!("deposed: {after:?}"))?;
     machines::ready(world, &machine).await?;
     load::unharmed(world).await?;
     sessions::lock_is_free(world).await
@@ -216,16 +352,20 @@ pub async fn primary_cut_off_from_api(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The machine of a standby is cut off.
+/// The machine of a standby is cut off; who reads there is told nothing old.
 pub async fn standby_cut_off(world: &World) -> Outcome {
-    let node = machines::standby_away_from_load(world).await?;
+    let node = machines::standby_beside_front(world).await?;
     let machine = machines::of_node(world, node).await?;
+    let witness = Witness::beside(world, &machine).await?;
     machines::fault(&["isolate", &machine]).await?;
+    // The write is acknowledged only once the lost standby's lease is over.
+    let written = witness.write(world).await;
     let went_on = load::goes_on(world).await;
     tokio::time::sleep(FROZEN).await;
     machines::fault(&["heal", &machine]).await?;
     went_on?;
     machines::ready(world, &machine).await?;
+    witness.judge(world, written?).await?;
     load::unharmed(world).await
 }
 
@@ -239,8 +379,9 @@ pub async fn api_away(world: &World) -> Outcome {
     machines::api_back(world).await?;
     went_on?;
     still?;
-    load::unharmed(world).await?;
-    machines::kubelets_anew().await
+    load::goes_on(world).await?;
+    machines::kubelets_anew().await?;
+    load::unharmed(world).await
 }
 
 /// A standby dies while the API server is away: writes wait, rather than go on without it, until the API is back.
@@ -248,10 +389,17 @@ pub async fn api_away_and_a_standby_dies(world: &World) -> Outcome {
     let agent = agent(world, standby(world).await?).await?;
     machines::fault(&["stop", machines::API, "apiserver"]).await?;
     let killed = signal(agent, Signal::KILL);
-    tokio::time::sleep(FROZEN).await;
+    // Its container is started again, but serves nothing before it has read the record.
+    tokio::time::sleep(STANDS_STILL).await;
+    let still = load::written(world).await;
+    tokio::time::sleep(machines::API_AWAY).await;
+    let after = load::written(world).await;
     machines::fault(&["start", machines::API, "apiserver"]).await?;
     machines::api_back(world).await?;
     killed?;
-    load::unharmed(world).await?;
-    machines::kubelets_anew().await
+    let (still, after) = (still?, after?);
+    ensure(still == after, || format!("{} writes were acknowledged without the standby", after - still))?;
+    load::goes_on(world).await?;
+    machines::kubelets_anew().await?;
+    load::unharmed(world).await
 }

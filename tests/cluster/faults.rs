@@ -1,7 +1,7 @@
 //! What breaks by itself, under load. After each the pool is whole again without a hand.
 use pgpool_operator::names;
 
-use super::harness::{Outcome, ensure};
+use super::harness::{Failure, Outcome, ensure};
 use super::load;
 use super::pool::{WHOLE, attached, epoch, told};
 use super::processes::{kill_postgres, postmaster};
@@ -36,6 +36,33 @@ pub async fn spoil(world: &World, node: u8) -> Outcome {
     kill_postgres(world, node).await.map(drop)
 }
 
+/// Says whether recoveries begin by themselves.
+async fn automatic(world: &World, wish: bool) -> Outcome {
+    let patch = format!(r#"{{"spec":{{"recovery":{{"automatic":{wish}}}}}}}"#);
+    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await.map(drop)
+}
+
+/// A standby whose files are lost waits for a person where people want that, who is told.
+pub async fn recovery_by_hand(world: &World) -> Outcome {
+    let before = world.status().await?;
+    automatic(world, false).await?;
+    spoil(world, 2).await?;
+    let needed = until("the event", WHOLE, || async {
+        let events = world.events("RecoveryNeeded").await?;
+        let own = events.into_iter().find(|note| note.contains("node 2") && note.contains("recover=2"));
+        own.ok_or_else(|| Failure("nobody is told".to_owned()))
+    })
+    .await?;
+    println!("    {needed}");
+    load::goes_on(world).await?;
+    let status = world.status().await?;
+    ensure(attached(&status) == [0, 1] && status.recovery.is_none(), || told(&status))?;
+    world.ask_for("recover", "2").await?;
+    world.recovered(2, &before).await?;
+    automatic(world, true).await?;
+    load::unharmed(world).await
+}
+
 /// A standby whose files are lost is recovered without being asked; meanwhile no other recovery is taken on.
 pub async fn data_lost(world: &World) -> Outcome {
     let (before, old) = (world.status().await?, world.incarnations().await?);
@@ -55,16 +82,55 @@ pub async fn data_lost(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A standby whose claim and volume are gone gets new ones.
-pub async fn volume_lost(world: &World) -> Outcome {
+/// The claim of a node, as the API server counts it, and the name of its volume.
+async fn claim(world: &World, node: u8) -> Outcome<(String, String)> {
+    let path = "jsonpath={.metadata.uid} {.spec.volumeName}";
+    let said = world.here(&["get", "pvc", &names::claim(POOL, node), "-o", path]).await?;
+    let (uid, volume) = said.split_once(' ').unwrap_or_default();
+    Ok((uid.to_owned(), volume.to_owned()))
+}
+
+/// Node 1 gets another claim, and with it another copy.
+async fn replaced(world: &World, lose: impl AsyncFnOnce(&str) -> Outcome) -> Outcome {
     let (before, old) = (world.status().await?, world.incarnations().await?);
-    let claim = names::claim(POOL, 1);
-    world.here(&["delete", "pvc", &claim, "--wait=false"]).await?;
-    world.here(&["delete", "pod", &names::node_pod(POOL, 1), "--wait=false"]).await?;
+    let (uid, volume) = claim(world, 1).await?;
+    lose(&volume).await?;
     world.recovered(1, &before).await?;
     load::unharmed(world).await?;
     let new = world.incarnations().await?;
-    ensure(new.get(&1) != old.get(&1), || format!("{old:?} became {new:?}"))
+    ensure(new.get(&1) != old.get(&1), || format!("{old:?} became {new:?}"))?;
+    let (now, _) = claim(world, 1).await?;
+    ensure(now != uid, || "the claim is the old one".to_owned())
+}
+
+/// A standby whose claim is gone gets a new one.
+pub async fn volume_lost(world: &World) -> Outcome {
+    replaced(world, async |_| {
+        world.here(&["delete", "pvc", &names::claim(POOL, 1), "--wait=false"]).await?;
+        world.here(&["delete", "pod", &names::node_pod(POOL, 1), "--wait=false"]).await.map(drop)
+    })
+    .await
+}
+
+/// A claim whose volume is gone is proved lost: the operator deletes it, and makes another.
+pub async fn claim_lost(world: &World) -> Outcome {
+    replaced(world, async |volume| {
+        world.kubectl(&["delete", "pv", volume, "--wait=false"]).await?;
+        world
+            .kubectl(&["patch", "pv", volume, "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#])
+            .await?;
+        world.here(&["delete", "pod", &names::node_pod(POOL, 1), "--wait=false"]).await.map(drop)
+    })
+    .await
+}
+
+/// A volume that a person gives up is replaced, once its node is detached.
+pub async fn volume_replaced(world: &World) -> Outcome {
+    let refused = world.ask("replace-volume", "1").await?;
+    ensure(!refused.accepted && refused.message.contains("detach=1"), || format!("{refused:?}"))?;
+    world.ask_for("detach", "1").await?;
+    world.when("node 1 to leave", WHOLE, |status| attached(status) == [0, 2]).await?;
+    replaced(world, async |_| world.ask_for("replace-volume", "1").await).await
 }
 
 /// All pods of the pool at once, one node being detached by wish: it stays so, the others serve.

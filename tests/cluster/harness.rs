@@ -59,6 +59,8 @@ pub struct Step {
 pub struct Wishes {
     /// Parts of names; all steps when there are none.
     names: Vec<String>,
+    /// The act; the whole scenario when there is none.
+    pub act: Option<String>,
     /// Leave everything as it is at the end.
     pub keep: bool,
     /// Only print the names.
@@ -67,10 +69,11 @@ pub struct Wishes {
 
 impl Wishes {
     /// Reads the arguments; flags of cargo's own harness are taken and change nothing.
-    pub fn read(args: impl Iterator<Item = String>) -> Self {
+    pub fn read(mut args: impl Iterator<Item = String>) -> Self {
         let mut wishes = Self::default();
-        for arg in args {
+        while let Some(arg) = args.next() {
             match arg.as_str() {
+                "--act" => wishes.act = args.next(),
                 "--keep" => wishes.keep = true,
                 "--list" => wishes.list = true,
                 flag if flag.starts_with('-') => {}

@@ -105,6 +105,10 @@ pub fn login(pool: &str) -> Value {
         from("PGPASSWORD", "password"),
         from("PGDATABASE", "dbname"),
         from("URI", "uri"),
+        from("JDBC", "jdbc-uri"),
+        from("PASSFILE", "pgpass"),
+        from("HOST", "host"),
+        from("PORT", "port"),
         {"name": "PGSSLROOTCERT", "value": "/ca/ca.crt"},
     ])
 }
@@ -130,6 +134,12 @@ pub async fn services(world: &World) -> Outcome {
     let by_uri = ["exec", CLIENT, "--", "sh", "-c", "psql -XAtq -d \"$URI\" -c 'SELECT said FROM hello'"];
     let said = world.here(&by_uri).await?;
     ensure(said == "hello", || format!("the Secret's uri answered {said:?}"))?;
+    let by_file = "umask 077; echo \"$PASSFILE\" >/tmp/pgpass; unset PGPASSWORD; export PGPASSFILE=/tmp/pgpass; \
+                   psql -XAtqw -d \"host=$HOST port=$PORT sslmode=verify-full\" -c 'SELECT said FROM hello'; \
+                   rm /tmp/pgpass; echo \"${JDBC%%\\?*}\"";
+    let said = world.here(&["exec", CLIENT, "--", "sh", "-c", by_file]).await?;
+    let jdbc = format!("hello\njdbc:postgresql://{POOL}.{SPACE}.svc:5432/app");
+    ensure(said == jdbc, || format!("the Secret's pgpass, host and port answered {said:?}, not {jdbc:?}"))?;
     let read = names::read_service(POOL);
     let mut seen = BTreeMap::new();
     until("an answer of every node by the read Service", STARTED, async || {

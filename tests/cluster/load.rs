@@ -205,6 +205,11 @@ async fn dump(node: u8, script: &str, path: &Path) -> Outcome {
     ensure(status.success(), || format!("dump of node {node}: {status}"))
 }
 
+/// How many writes were acknowledged so far. Needs no API server.
+pub async fn written(world: &World) -> Outcome<u64> {
+    Ok(acked(&summary(world).await?))
+}
+
 fn acked(summary: &Value) -> u64 {
     summary["writes"]["acked"].as_u64().unwrap_or_default()
 }

@@ -3,11 +3,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
+use kube::api::ListParams;
 use pgpool_operator::names;
 
-use super::failover::{primary, taken_over};
+use super::failover::{primary, standby, taken_over};
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
+use super::pool::selector;
 use super::world::{POOL, World, call, until};
 
 /// The machine of etcd and the API server.
@@ -68,6 +70,46 @@ pub async fn standby_away_from_load(world: &World) -> Outcome<u8> {
         }
     }
     failed("every attached standby runs beside the load")
+}
+
+/// The machines of the fronts.
+async fn fronts(world: &World) -> Outcome<Vec<String>> {
+    let list = world.pods().list(&ListParams::default().labels(&selector("proxy"))).await?;
+    Ok(list.items.into_iter().filter_map(|pod| pod.spec?.node_name).collect())
+}
+
+/// The primary, on a machine with a front and without the load: it hands over to a standby that is there.
+pub async fn primary_beside_front(world: &World) -> Outcome<u8> {
+    let (old, fronts, load) = (primary(world).await?, fronts(world).await?, of_pod(world, load::POD).await?);
+    let machine = of_node(world, old).await?;
+    if machine != load && fronts.contains(&machine) {
+        return Ok(old);
+    }
+    let to = standby_beside_front(world).await?;
+    world.ask_for("switchover", &to.to_string()).await?;
+    let new = taken_over(world, old).await?;
+    load::unharmed(world).await?;
+    ensure(new == to, || format!("asked for node {to}, node {new} took over"))?;
+    Ok(new)
+}
+
+/// An attached standby on a machine with a front and without the load. Fronts are spread over two of three machines,
+/// so one is there, but the primary may be; then it goes elsewhere.
+pub async fn standby_beside_front(world: &World) -> Outcome<u8> {
+    for _ in 0..2 {
+        let (record, fronts) = (world.record().await?, fronts(world).await?);
+        let load = of_pod(world, load::POD).await?;
+        for member in record.attached.iter().filter(|m| m.index != record.primary) {
+            let machine = of_node(world, member.index).await?;
+            if machine != load && fronts.contains(&machine) {
+                return Ok(member.index);
+            }
+        }
+        world.ask_for("switchover", &standby(world).await?.to_string()).await?;
+        taken_over(world, record.primary).await?;
+        load::unharmed(world).await?;
+    }
+    failed("no standby runs beside a front and away from the load")
 }
 
 /// Waits until the cluster counts a machine as Ready.

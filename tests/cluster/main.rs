@@ -14,6 +14,7 @@ mod harness;
 mod install;
 mod load;
 mod machines;
+mod majors;
 mod options;
 mod pool;
 mod processes;
@@ -23,6 +24,7 @@ mod requests;
 mod sessions;
 mod strangers;
 mod volumes;
+mod witness;
 mod world;
 
 use std::process::ExitCode;
@@ -36,7 +38,10 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
-    let steps = scenario();
+    let Some(steps) = scenario(wishes.act.as_deref()) else {
+        println!("there is no act {:?}: recovery and failover are", wishes.act);
+        return ExitCode::FAILURE;
+    };
     if wishes.list {
         for step in &steps {
             println!("{}: test", step.name);
@@ -76,19 +81,46 @@ fn groundwork(name: &'static str, work: Work) -> Step {
     Step { name, groundwork: true, limit: LIMIT, work }
 }
 
-fn scenario() -> Vec<Step> {
-    let mut all = beginning();
-    all.extend(another_primary());
-    all.extend(ending());
-    all
+/// The steps of an act, or of both on one cluster. Each act has a pool under load, which is judged at its end.
+fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
+    let quiet = [beginning(), services()];
+    let recovery = [loaded(), requests()];
+    let failover = [changes(), failures()];
+    let parts: Vec<Vec<Step>> = match act {
+        None => quiet
+            .into_iter()
+            .chain(recovery)
+            .chain(failover)
+            .chain([judgement(), others(), wishes(), ending()])
+            .collect(),
+        Some("recovery") => {
+            quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
+        }
+        Some("failover") => {
+            [beginning(), loaded()].into_iter().chain(failover).chain([judgement(), wishes()]).collect()
+        }
+        Some(_) => return None,
+    };
+    Some(parts.into_iter().flatten().collect())
 }
 
-/// The pool, requests and recoveries.
+/// The operator, the pool, and an application.
 fn beginning() -> Vec<Step> {
     vec![
         groundwork("install::the_chart_installs", |w| Box::pin(install::helm(w))),
         groundwork("install::a_pool_becomes_ready", |w| Box::pin(install::apply(w))),
         groundwork("install::an_application_starts", |w| Box::pin(install::client(w))),
+    ]
+}
+
+/// The load that runs until it is judged.
+fn loaded() -> Vec<Step> {
+    vec![groundwork("load::starts", |w| Box::pin(load::start(w)))]
+}
+
+/// What applications are given, and logins.
+fn services() -> Vec<Step> {
+    vec![
         step("install::services_write_and_read_verified", |w| Box::pin(install::services(w))),
         step("install::names_are_as_promised", |w| Box::pin(install::contract(w))),
         step("sessions::a_new_password_counts_for_new_ones", |w| Box::pin(sessions::password(w))),
@@ -96,34 +128,42 @@ fn beginning() -> Vec<Step> {
         step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
         step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
         step("sessions::a_certificate_of_ones_own_is_shown", |w| Box::pin(sessions::own_certificate(w))),
-        groundwork("load::starts", |w| Box::pin(load::start(w))),
+    ]
+}
+
+/// Requests and recoveries.
+fn requests() -> Vec<Step> {
+    vec![
         step("requests::detached_stays_out_and_attaches_without_copy", |w| {
             Box::pin(requests::detach_attach(w))
         }),
         step("requests::recover_takes_the_cheapest_copy", |w| Box::pin(requests::recover(w))),
         step("requests::what_cannot_be_is_refused", |w| Box::pin(requests::refused(w))),
         step("faults::a_killed_standby_comes_back_without_a_copy", |w| Box::pin(faults::standby_killed(w))),
+        step("faults::a_person_may_want_to_be_asked", |w| Box::pin(faults::recovery_by_hand(w))),
         step("faults::lost_data_is_recovered", |w| Box::pin(faults::data_lost(w))),
-        step("faults::a_lost_volume_is_replaced", |w| Box::pin(faults::volume_lost(w))),
-        step("recoveries::the_operator_may_go_before_the_copy", |w| {
-            Box::pin(recoveries::operator_deleted_early(w))
-        }),
-        step("recoveries::the_operator_may_go_from_the_copy_on", |w| {
-            Box::pin(recoveries::operator_deleted_late(w))
-        }),
+        step("faults::a_lost_claim_is_replaced", |w| Box::pin(faults::volume_lost(w))),
+        step("faults::a_claim_without_its_volume_is_replaced", |w| Box::pin(faults::claim_lost(w))),
+        step("faults::a_volume_is_replaced_on_request", |w| Box::pin(faults::volume_replaced(w))),
+        step("recoveries::the_operator_may_go_in_each_stage", |w| Box::pin(recoveries::operator_deleted(w))),
         step("recoveries::a_copy_keeps_to_its_bandwidth", |w| Box::pin(recoveries::bandwidth(w))),
+        step("recoveries::a_recovery_has_its_time", |w| Box::pin(recoveries::timed_out(w))),
         step("recoveries::a_killed_job_is_begun_again", |w| Box::pin(recoveries::job_killed(w))),
         step("recoveries::a_donor_may_be_killed", |w| Box::pin(recoveries::donor_killed(w))),
         step("recoveries::a_donors_machine_may_be_killed", |w| {
             Box::pin(recoveries::donors_machine_killed(w))
         }),
+        step("recoveries::the_machine_of_the_job_may_be_killed", |w| {
+            Box::pin(recoveries::jobs_machine_killed(w))
+        }),
         step("volumes::archived_wal_is_never_overwritten", |w| Box::pin(volumes::archive_conflict(w))),
         step("faults::all_pods_at_once", |w| Box::pin(faults::all_pods_deleted(w))),
+        step("recoveries::the_primary_may_be_lost", |w| Box::pin(recoveries::primary_lost(w))),
     ]
 }
 
-/// What is changed of it, and how its primary is lost.
-fn another_primary() -> Vec<Step> {
+/// What is changed of a running pool.
+fn changes() -> Vec<Step> {
     vec![
         step("changes::another_primary", |w| Box::pin(changes::switchover(w))),
         step("changes::an_evicted_primary_hands_over", |w| Box::pin(changes::evicted(w))),
@@ -132,7 +172,14 @@ fn another_primary() -> Vec<Step> {
         step("changes::another_image_and_other_resources", |w| Box::pin(changes::image(w))),
         step("changes::another_operator", |w| Box::pin(changes::operator(w))),
         step("changes::a_parameter_that_needs_a_restart", |w| Box::pin(changes::parameter(w))),
+        step("changes::a_bad_image_stops_the_roll", |w| Box::pin(changes::bad_image(w))),
         step("changes::a_node_less_and_one_more", |w| Box::pin(changes::scale(w))),
+    ]
+}
+
+/// How nodes and machines are lost.
+fn failures() -> Vec<Step> {
+    vec![
         step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),
         step("failover::the_primary's_pod_is_deleted", |w| Box::pin(failover::pod_deleted(w))),
         step("failover::the_primary's_pod_is_deleted_by_force", |w| {
@@ -141,10 +188,16 @@ fn another_primary() -> Vec<Step> {
         step("failover::the_primary's_agent_is_killed", |w| Box::pin(failover::agent_killed(w))),
         step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(failover::primary_frozen(w))),
         step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
+        step("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
+        step("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
         step("failover::the_operator_is_away", |w| Box::pin(failover::operator_away(w))),
         step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
         step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
+        step("failover::the_chosen_node_is_killed", |w| Box::pin(failover::chosen_killed(w))),
         step("failover::all_pods_at_once", |w| Box::pin(failover::all_at_once(w))),
+        step("failover::all_at_once_and_one_for_good", |w| {
+            Box::pin(failover::all_at_once_and_one_for_good(w))
+        }),
         step("failover::the_api_is_away", |w| Box::pin(failover::api_away(w))),
         step("failover::a_standby_dies_while_the_api_is_away", |w| {
             Box::pin(failover::api_away_and_a_standby_dies(w))
@@ -161,22 +214,47 @@ fn another_primary() -> Vec<Step> {
     ]
 }
 
-/// The judgement, other pools, and the end.
-fn ending() -> Vec<Step> {
+/// What the load has seen, and what the nodes hold.
+fn judgement() -> Vec<Step> {
+    vec![step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w)))]
+}
+
+/// Strangers and other pools.
+fn others() -> Vec<Step> {
     vec![
-        step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w))),
         step("strangers::reach_the_front_alone", |w| Box::pin(strangers::front_only(w))),
-        step("strangers::a_second_pool_on_another_major", |w| Box::pin(strangers::second_pool(w))),
+        step("majors::a_pool_on_another_major", |w| Box::pin(majors::another(w))),
+        step("majors::its_archive_keeps_to_its_size", |w| Box::pin(majors::archive_size(w))),
+        step("majors::volumes_that_cannot_grow_are_told_of", |w| Box::pin(majors::fixed_size(w))),
+        step("majors::it_is_recovered_and_taken_over", |w| Box::pin(majors::recovered(w))),
+        step("majors::an_unsafe_setting_is_told_of", |w| Box::pin(majors::unsafe_setting(w))),
+        step("majors::hostile_settings_change_nothing", |w| Box::pin(majors::hostile_settings(w))),
+        step("majors::its_only_node_is_kept", |w| Box::pin(majors::only_node(w))),
         step("strangers::another_pools_node_reaches_none", |w| Box::pin(strangers::other_pools_node(w))),
         step("strangers::another_pools_certificate_is_refused", |w| {
             Box::pin(strangers::foreign_certificate(w))
         }),
         step("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
+    ]
+}
+
+/// A pool with every wish, and one on small volumes.
+fn wishes() -> Vec<Step> {
+    vec![
         step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
         step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
+        step("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
+        step("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
+        step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
         step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
         step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
         step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
+    ]
+}
+
+/// The end of the pools and of the operator.
+fn ending() -> Vec<Step> {
+    vec![
         step("removal::other_namespaces_can_be_left_alone", |w| Box::pin(removal::watched_namespaces(w))),
         step("removal::an_upgrade_changes_no_pool", |w| Box::pin(removal::upgrade(w))),
         step("removal::deleted_pools_leave_nothing_but_volumes", |w| Box::pin(removal::pools(w))),

@@ -7,14 +7,17 @@ use kube::Api;
 use pgpool_operator::names;
 use serde_json::{Value, json};
 
-use super::harness::{Outcome, ensure};
+use super::harness::{Outcome, ensure, failed};
 use super::install::{IMAGE, client_pod, namespace};
 use super::pool::WHOLE;
+use super::processes::{freeze_pod, thaw};
 use super::world::{World, until};
 
 /// Namespace of the pool.
 pub const SPACE: &str = "cluster-test-wishes";
 const POOL: &str = "wishes";
+/// The class of its volumes, which lets them grow.
+pub const CLASS: &str = "cluster-test-growing";
 const CLIENT: &str = "reader";
 /// The password that somebody has chosen: every character that a shell, a URI or a file of passwords could trip over.
 const PASSWORD: &str = r#"it's "€5": \100%&?/@=#"#;
@@ -28,7 +31,7 @@ async fn here(world: &World, args: &[&str]) -> Outcome<String> {
 fn spec() -> Value {
     json!({
         "nodes": 2, "image": IMAGE,
-        "storage": {"size": "2Gi", "whenDeleted": "Delete"},
+        "storage": {"size": "2Gi", "storageClassName": CLASS, "whenDeleted": "Delete", "whenScaled": "Delete"},
         "postgres": {"parameters": {"work_mem": "8MB"}, "sharedPreloadLibraries": ["pg_stat_statements"]},
         "walArchive": {"timeout": "30s", "retention": "1h", "maxSize": "256Mi"},
         "failure": {"detachAfter": "3s", "lease": "4s", "grace": "6s", "detachLag": "20s", "minAttached": 2},
@@ -74,6 +77,12 @@ pub async fn granted(world: &World) -> Outcome {
         "stringData": {"username": "Odd-Name", "password": PASSWORD},
     });
     world.apply(&login).await?;
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": CLASS, "annotations": {"defaultVolumeType": "local"}},
+        "provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true,
+    });
+    world.apply(&class).await?;
     let pool = json!({
         "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool", "metadata": metadata(POOL), "spec": spec(),
     });
@@ -199,12 +208,90 @@ pub async fn kept_enough(world: &World) -> Outcome {
     Ok(())
 }
 
+async fn patched(world: &World, spec: &Value) -> Outcome {
+    let patch = json!({"spec": spec}).to_string();
+    here(world, &["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await.map(drop)
+}
+
+/// Waits until the pool's condition Progressing or Degraded says so.
+async fn told(world: &World, condition: &str, words: &str) -> Outcome {
+    let path = format!("jsonpath={{.status.conditions[?(@.type=='{condition}')]}}");
+    until(words, WHOLE, || async {
+        let now = here(world, &["get", "pgpool", POOL, "-o", &path]).await?;
+        ensure(now.contains(words), || now.clone())
+    })
+    .await
+}
+
+/// A node that fails is removed also where too few stay (R15): then commits wait, which is told, until it is back.
+pub async fn too_few(world: &World) -> Outcome {
+    let uid =
+        here(world, &["get", "pod", &names::node_pod(POOL, 1), "-o", "jsonpath={.metadata.uid}"]).await?;
+    let frozen = freeze_pod(&uid)?;
+    let waits = async {
+        told(world, "Degraded", "CommitsWait").await?;
+        let write = "CREATE TABLE waited AS SELECT 1";
+        let pod = names::node_pod(POOL, 0);
+        let words =
+            ["exec", &pod, "-c", "postgres", "--", "timeout", "3", "psql", "-XAtqd", "shop", "-c", write];
+        let refused = here(world, &words).await;
+        ensure(refused.as_ref().is_err_and(|no| no.0.contains("124")), || format!("{refused:?}"))
+    }
+    .await;
+    thaw(&frozen);
+    waits?;
+    here(world, &["wait", "--for=jsonpath={.status.phase}=Ready", "pgpool", POOL, "--timeout=120s"])
+        .await
+        .map(drop)
+}
+
+/// Volumes are asked to grow with the spec, and the pool is Ready again once they have.
+pub async fn grown(world: &World) -> Outcome {
+    patched(world, &json!({"storage": {"size": "3Gi"}})).await?;
+    told(world, "Progressing", "VolumeGrows").await?;
+    for index in 0..2 {
+        let claim = names::claim(POOL, index);
+        let path = "jsonpath={.spec.resources.requests.storage} {.spec.volumeName}";
+        let said = here(world, &["get", "pvc", &claim, "-o", path]).await?;
+        let Some(("3Gi", volume)) = said.split_once(' ') else {
+            return failed(format!("claim {claim} asks for {said}"));
+        };
+        // The part of the storage's own resizer, which these volumes don't have.
+        let capacity = r#"{"spec":{"capacity":{"storage":"3Gi"}}}"#;
+        world.kubectl(&["patch", "pv", volume, "--type=merge", "-p", capacity]).await?;
+        let capacity = r#"{"status":{"capacity":{"storage":"3Gi"}}}"#;
+        here(world, &["patch", "pvc", &claim, "--subresource=status", "--type=merge", "-p", capacity])
+            .await?;
+    }
+    here(world, &["wait", "--for=jsonpath={.status.phase}=Ready", "pgpool", POOL, "--timeout=60s"]).await?;
+    told(world, "Progressing", r#""status":"False""#).await
+}
+
+/// A node that is taken away again takes its volume with it, where the spec says so.
+pub async fn shrunk(world: &World) -> Outcome {
+    patched(world, &json!({"nodes": 3})).await?;
+    let attached = async |wanted: &str| {
+        until("the attached nodes", WHOLE, || async {
+            let path = "jsonpath={.status.membership.attached} {.status.phase}";
+            let now = here(world, &["get", "pgpool", POOL, "-o", path]).await?;
+            ensure(now == wanted, || now.clone())
+        })
+        .await
+    };
+    attached("[0,1,2] Ready").await?;
+    patched(world, &json!({"nodes": 2})).await?;
+    attached("[0,1] Ready").await?;
+    until("the volume of node 2 to be gone", WHOLE, || async {
+        let claim = names::claim(POOL, 2);
+        let left = here(world, &["get", "pvc", &claim, "--ignore-not-found", "-o", "name"]).await?;
+        ensure(left.is_empty(), || left.clone())
+    })
+    .await
+}
+
 /// A suspended pool is left alone, and taken care of again afterwards.
 pub async fn suspended(world: &World) -> Outcome {
-    let suspend = async |wish: bool| {
-        let patch = json!({"spec": {"suspend": wish}}).to_string();
-        here(world, &["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await
-    };
+    let suspend = async |wish: bool| patched(world, &json!({"suspend": wish})).await;
     let phase = async |wanted: &str| {
         until("the phase", WHOLE, || async {
             let phase = here(world, &["get", "pgpool", POOL, "-o", "jsonpath={.status.phase}"]).await?;

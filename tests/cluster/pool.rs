@@ -35,13 +35,13 @@ impl World {
 
     /// What the pool says of itself.
     pub async fn status(&self) -> Outcome<PgPoolStatus> {
-        Ok(self.pools().get(POOL).await?.status.unwrap_or_default())
+        Ok(self.pools().get(self.pool).await?.status.unwrap_or_default())
     }
 
     /// The record of who counts.
     pub async fn record(&self) -> Outcome<Record> {
         let api: Api<PgPoolMembership> = Api::namespaced(self.client.clone(), SPACE);
-        api.get(POOL).await?.status.ok_or_else(|| Failure("the pool has no record".to_owned()))
+        api.get(self.pool).await?.status.ok_or_else(|| Failure("the pool has no record".to_owned()))
     }
 
     /// Which copy of the data stands on each attached node.
@@ -65,7 +65,7 @@ impl World {
             }
             wish(status)
         };
-        let waited = tokio::time::timeout(limit, await_condition(self.pools(), POOL, holds)).await;
+        let waited = tokio::time::timeout(limit, await_condition(self.pools(), self.pool, holds)).await;
         let seen = seen.lock().map(|seen| seen.clone()).unwrap_or_default();
         match waited {
             Ok(Ok(_)) => Ok(seen),
@@ -76,22 +76,45 @@ impl World {
         }
     }
 
+    /// Watches the record until it is as wished; sees it as soon as an agent does.
+    pub async fn when_record(
+        &self,
+        what: &str,
+        limit: Duration,
+        wish: impl Fn(&Record) -> bool + Send,
+    ) -> Outcome<Record> {
+        let api: Api<PgPoolMembership> = Api::namespaced(self.client.clone(), SPACE);
+        let holds = move |object: Option<&PgPoolMembership>| {
+            object.and_then(|object| object.status.as_ref()).is_some_and(&wish)
+        };
+        let found = tokio::time::timeout(limit, await_condition(api, self.pool, holds)).await;
+        match found {
+            Ok(Ok(object)) => object
+                .and_then(|object| object.status)
+                .ok_or_else(|| Failure("the pool has no record".to_owned())),
+            Ok(Err(error)) => failed(format!("watching for {what}: {error}")),
+            Err(_) => failed(format!("waited {} s for {what}: {:?}", limit.as_secs(), self.record().await?)),
+        }
+    }
+
     /// Waits until the pool is Ready, every node attached, nothing under way and every node's pod ready. The record
     /// is asked too: a status says nothing new while the operator's own machine is lost.
     pub async fn whole(&self, limit: Duration) -> Outcome<PgPoolStatus> {
         let status = until("a whole pool", limit, || async {
             let (record, status) = (self.record().await?, self.status().await?);
-            let all = record.phase == Phase::Serving && record.attached.len() == NODES.len();
+            let all = record.phase == Phase::Serving && record.attached.len() == self.nodes.len();
             let told = status.membership.as_ref().is_some_and(|view| view.epoch == record.epoch);
-            ensure(all && told && is_whole(&status), || format!("{record:?}, {:?}", status.phase))?;
+            ensure(all && told && is_whole(&status, self.nodes), || {
+                format!("{record:?}, {:?}", status.phase)
+            })?;
             Ok(status)
         })
         .await?;
         let pods = self.pods();
-        until("three ready pods of nodes", limit, || async {
-            let list = pods.list(&ListParams::default().labels(&selector("node"))).await?;
+        until("ready pods of nodes", limit, || async {
+            let list = pods.list(&ListParams::default().labels(&selector_of(self.pool, "node"))).await?;
             let ready = list.items.iter().filter(|pod| is_ready(pod)).count();
-            ensure(ready == NODES.len(), || format!("{ready} pods of nodes are ready"))
+            ensure(ready == self.nodes.len(), || format!("{ready} pods of nodes are ready"))
         })
         .await?;
         Ok(status)
@@ -122,7 +145,7 @@ impl World {
     pub async fn annotate(&self, requests: &[(&str, &str)]) -> Outcome {
         let words: Vec<String> =
             requests.iter().map(|(request, value)| format!("{}={value}", annotation(request))).collect();
-        let target = format!("pgpool/{POOL}");
+        let target = format!("pgpool/{}", self.pool);
         let mut args = vec!["annotate", "--overwrite", &target];
         args.extend(words.iter().map(String::as_str));
         self.here(&args).await.map(drop)
@@ -136,7 +159,7 @@ impl World {
                 .last_recovery
                 .as_ref()
                 .is_some_and(|last| last.node == node && last.succeeded && Some(&last.id) != old.as_ref())
-                && is_whole(status)
+                && is_whole(status, self.nodes)
         })
         .await
     }
@@ -151,19 +174,19 @@ impl World {
 
     /// What psql prints as superuser by a node's own socket.
     pub async fn psql(&self, node: u8, database: &str, sql: &str) -> Outcome<String> {
-        let pod = names::node_pod(POOL, node);
+        let pod = names::node_pod(self.pool, node);
         self.here(&["exec", &pod, "-c", "postgres", "--", "psql", "-XAtd", database, "-c", sql]).await
     }
 
     /// Runs a shell in a node's Postgres container.
     pub async fn shell(&self, node: u8, script: &str) -> Outcome<String> {
-        let pod = names::node_pod(POOL, node);
+        let pod = names::node_pod(self.pool, node);
         self.here(&["exec", &pod, "-c", "postgres", "--", "sh", "-c", script]).await
     }
 
     /// The Kubernetes node that a node's pod runs on.
     pub async fn machine_of(&self, node: u8) -> Outcome<String> {
-        let pod = self.pods().get(&names::node_pod(POOL, node)).await?;
+        let pod = self.pods().get(&names::node_pod(self.pool, node)).await?;
         pod.spec
             .and_then(|spec| spec.node_name)
             .ok_or_else(|| Failure(format!("the pod of node {node} runs nowhere")))
@@ -179,10 +202,10 @@ impl World {
 }
 
 /// Whether every node is attached and nothing is under way.
-pub fn is_whole(status: &PgPoolStatus) -> bool {
+pub fn is_whole(status: &PgPoolStatus, nodes: &[u8]) -> bool {
     status.phase == Some(Health::Ready)
         && status.recovery.is_none()
-        && status.membership.as_ref().is_some_and(|view| view.attached == NODES)
+        && status.membership.as_ref().is_some_and(|view| view.attached == nodes)
 }
 
 /// Whether a pod's own probe says that it serves.
@@ -192,9 +215,13 @@ pub fn is_ready(pod: &Pod) -> bool {
         && conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-/// Selects the pods of a part of the pool.
+/// Selects the pods of a part of the pool that the scenario is about.
 pub fn selector(part: &str) -> String {
-    format!("{}={POOL},{}={part}", names::LABEL_POOL, names::LABEL_PART)
+    selector_of(POOL, part)
+}
+
+fn selector_of(pool: &str, part: &str) -> String {
+    format!("{}={pool},{}={part}", names::LABEL_POOL, names::LABEL_PART)
 }
 
 /// The role label of a pod.

@@ -6,7 +6,7 @@ use pgpool_operator::names;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::harness::{Failure, Outcome};
-use super::world::{POOL, World};
+use super::world::World;
 
 fn read(pid: i32, file: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
@@ -22,11 +22,14 @@ fn is_agent(pid: i32) -> bool {
 
 /// All processes of a node's Postgres container: the agent, Postgres and what they have started.
 pub async fn of_node(world: &World, node: u8) -> Outcome<Vec<i32>> {
-    let uid = world.pods().get(&names::node_pod(POOL, node)).await?.uid().unwrap_or_default();
+    of_pod(&world.pods().get(&names::node_pod(world.pool, node)).await?.uid().unwrap_or_default())
+}
+
+fn of_pod(uid: &str) -> Outcome<Vec<i32>> {
     let all = fs::read_dir("/proc")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| read(*pid, "cgroup").contains(&uid) && read(*pid, "comm").trim() != "pause");
+        .filter(|pid| read(*pid, "cgroup").contains(uid) && read(*pid, "comm").trim() != "pause");
     Ok(all.collect())
 }
 
@@ -38,6 +41,13 @@ pub async fn postmaster(world: &World, node: u8) -> Outcome<i32> {
         .filter(|pid| read(*pid, "comm").trim() == "postgres")
         .find(|pid| parent(*pid).is_some_and(is_agent));
     found.ok_or_else(|| Failure(format!("node {node} has no postmaster")))
+}
+
+/// The process of a node's PostgreSQL that replays WAL.
+pub async fn startup_process(world: &World, node: u8) -> Outcome<i32> {
+    let found =
+        of_node(world, node).await?.into_iter().find(|pid| read(*pid, "cmdline").contains(": startup"));
+    found.ok_or_else(|| Failure(format!("node {node} replays nothing")))
 }
 
 /// Sends a signal to a process.
@@ -66,7 +76,15 @@ pub async fn kill_agent(world: &World, node: u8) -> Outcome {
 
 /// Stops all processes of a node in their tracks; they go on by [`thaw`].
 pub async fn freeze(world: &World, node: u8) -> Outcome<Vec<i32>> {
-    let all = of_node(world, node).await?;
+    freeze_all(of_node(world, node).await?)
+}
+
+/// The same for the pod with this uid.
+pub fn freeze_pod(uid: &str) -> Outcome<Vec<i32>> {
+    freeze_all(of_pod(uid)?)
+}
+
+fn freeze_all(all: Vec<i32>) -> Outcome<Vec<i32>> {
     for pid in &all {
         // One that has ended meanwhile needs no stopping.
         let _ = signal(*pid, Signal::STOP);

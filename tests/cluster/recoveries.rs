@@ -10,16 +10,28 @@ use pgpool_operator::api::v1alpha1::RecoveryStage::{
 };
 use pgpool_operator::api::v1alpha1::{PgPoolStatus, RecoveryStatus};
 use pgpool_operator::names;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::failover::{primary, standby, taken_over};
 use super::faults::spoil;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
 use super::pool::{NODES, WHOLE, is_whole, told};
+use super::processes::kill_postgres;
 use super::world::{POOL, SPACE, SYSTEM, World, call, until};
 
 /// A recovery that failed is tried again after a minute, and then takes its time.
 const AFTER_BACK_OFF: Duration = Duration::from_secs(300);
+
+/// How a recovery that was cut short comes to be tried again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// By itself, after its pause.
+    ByItself,
+    /// On request: the pause is seen elsewhere.
+    Asked,
+}
+
 /// All stages, in their order.
 const STAGES: [RecoveryStage; 6] = [Requested, Detaching, Stopping, Copying, CatchingUp, Joining];
 /// The policy that holds a recovery in a stage, and its binding.
@@ -83,26 +95,25 @@ async fn leader(world: &World) -> Outcome<String> {
     Ok(spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
 }
 
-/// Whatever a recovery is doing when the operator goes away, it ends well.
-async fn operator_deleted_in(world: &World, stage: RecoveryStage) -> Outcome {
+/// The operator goes away in each stage of one recovery, and the next one carries it on each time.
+pub async fn operator_deleted(world: &World) -> Outcome {
     let before = world.status().await?;
-    hold(world, stage).await?;
+    hold(world, Requested).await?;
     let held = async {
         spoil(world, 2).await?;
-        let met = world.in_stage(2, stage).await?;
-        let old = leader(world).await?;
-        let operator = ["-l", "app.kubernetes.io/instance=pgpool-operator"];
-        let delete = ["-n", SYSTEM, "delete", "pod", "--force", "--grace-period=0"];
-        world.kubectl(&[&delete[..], &operator[..]].concat()).await?;
-        until("another operator to lead", WHOLE, || async {
-            let now = leader(world).await?;
-            ensure(now != old && !now.is_empty(), || format!("{now:?} leads"))
-        })
-        .await?;
-        let now = world.status().await?.recovery;
-        let id = |status: &Option<RecoveryStatus>| status.as_ref().map(|r| (r.id.clone(), r.stage));
-        ensure(id(&now) == id(&met.recovery), || format!("not the same stage: {now:?}"))?;
-        met.recovery.map(|r| r.id).ok_or_else(|| Failure("no recovery".to_owned()))
+        let mut id = None;
+        for stage in STAGES {
+            hold(world, stage).await?;
+            let met = world.in_stage(2, stage).await?.recovery.map(|r| r.id);
+            ensure(id.is_none() || id == met, || format!("another recovery: {id:?}, then {met:?}"))?;
+            id = met;
+            operator_anew(world).await?;
+            let now = world.status().await?.recovery;
+            let same = now.as_ref().is_some_and(|r| Some(&r.id) == id.as_ref() && r.stage == stage);
+            ensure(same, || format!("not the same stage: {now:?}"))?;
+            println!("    gone while {stage:?}");
+        }
+        id.ok_or_else(|| Failure("no recovery".to_owned()))
     }
     .await;
     release(world).await?;
@@ -110,25 +121,20 @@ async fn operator_deleted_in(world: &World, stage: RecoveryStage) -> Outcome {
     let status = world.recovered(2, &before).await?;
     let last = status.last_recovery.as_ref().map(|last| last.id.as_str());
     ensure(last == Some(&id), || format!("recovery {id} was not carried on: {}", told(&status)))?;
-    load::goes_on(world).await?;
-    println!("    gone while {stage:?}: the next one carried it on");
-    Ok(())
-}
-
-/// The operator goes away in the stages before the copy.
-pub async fn operator_deleted_early(world: &World) -> Outcome {
-    for stage in [Requested, Detaching, Stopping] {
-        operator_deleted_in(world, stage).await?;
-    }
     load::unharmed(world).await
 }
 
-/// The operator goes away in the stages from the copy on.
-pub async fn operator_deleted_late(world: &World) -> Outcome {
-    for stage in [Copying, CatchingUp, Joining] {
-        operator_deleted_in(world, stage).await?;
-    }
-    load::unharmed(world).await
+/// Deletes the operators by force, and waits until another one leads.
+async fn operator_anew(world: &World) -> Outcome {
+    let old = leader(world).await?;
+    let operator = ["-l", "app.kubernetes.io/instance=pgpool-operator"];
+    let delete = ["-n", SYSTEM, "delete", "pod", "--force", "--grace-period=0"];
+    world.kubectl(&[&delete[..], &operator[..]].concat()).await?;
+    until("another operator to lead", WHOLE, || async {
+        let now = leader(world).await?;
+        ensure(now != old && !now.is_empty(), || format!("{now:?} leads"))
+    })
+    .await
 }
 
 /// Bytes that a copy must carry besides what the load wrote; they can't be compressed.
@@ -141,25 +147,36 @@ const BATCH: u64 = 1024;
 /// The label that the Job controller sets on its pods.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
+/// Sets how recoveries are done.
+async fn set(world: &World, recovery: &Value) -> Outcome {
+    let spec = json!({"spec": {"recovery": recovery}}).to_string();
+    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &spec]).await.map(drop)
+}
+
 /// Makes copies take so long that something can happen in the middle.
 async fn slowed(world: &World) -> Outcome {
-    let spec = json!({"spec": {"recovery": {"bandwidth": format!("{}Mi", BANDWIDTH >> 20)}}}).to_string();
-    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &spec]).await?;
+    set(world, &json!({"bandwidth": format!("{}Mi", BANDWIDTH >> 20)})).await?;
+    ballast(world).await
+}
+
+/// What a copy takes its time for.
+async fn ballast(world: &World) -> Outcome {
     let table =
         "CREATE TABLE IF NOT EXISTS ballast (b bytea); ALTER TABLE ballast ALTER b SET STORAGE EXTERNAL";
-    world.psql(0, "postgres", table).await?;
-    let rows: u64 = world.psql(0, "postgres", "SELECT count(*) FROM ballast").await?.parse()?;
+    let first = primary(world).await?;
+    world.psql(first, "postgres", table).await?;
+    let rows: u64 = world.psql(first, "postgres", "SELECT count(*) FROM ballast").await?.parse()?;
     for begin in (rows..BALLAST / 8192).step_by(usize::try_from(BATCH)?) {
         let sql = format!(
             "INSERT INTO ballast SELECT (SELECT string_agg(sha256((g * 256 + i)::text::bytea), '') \
              FROM generate_series(0, 255) i) FROM generate_series({begin}, {begin} + {BATCH} - 1) g"
         );
-        world.psql(0, "postgres", &sql).await?;
+        world.psql(first, "postgres", &sql).await?;
     }
     // What no standby has written to its disk yet is copied as empty pages, which a compressor makes nothing of: the
     // content comes with the WAL. A commit waits until the standbys have applied the checkpoint before it.
-    world.psql(0, "postgres", "CHECKPOINT").await?;
-    world.psql(0, "postgres", "COMMENT ON TABLE ballast IS 'on every disk'").await?;
+    world.psql(first, "postgres", "CHECKPOINT").await?;
+    world.psql(first, "postgres", "COMMENT ON TABLE ballast IS 'on every disk'").await?;
     for node in NODES {
         world.psql(node, "postgres", "CHECKPOINT").await?;
     }
@@ -168,9 +185,8 @@ async fn slowed(world: &World) -> Outcome {
 
 /// Copies may go as fast as they can again.
 async fn freed(world: &World) -> Outcome {
-    let spec = r#"{"spec":{"recovery":{"bandwidth":null}}}"#;
-    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", spec]).await?;
-    world.psql(0, "postgres", "DROP TABLE IF EXISTS ballast").await.map(drop)
+    set(world, &json!({"bandwidth": null})).await?;
+    world.psql(primary(world).await?, "postgres", "DROP TABLE IF EXISTS ballast").await.map(drop)
 }
 
 /// A recovery seen in the middle of its copy.
@@ -190,6 +206,10 @@ impl Copy {
 /// Spoils a node and waits until some of its new data is there, and not all.
 async fn in_mid_copy(world: &World, node: u8) -> Outcome<Copy> {
     slowed(world).await?;
+    half_way(world, node).await
+}
+
+async fn half_way(world: &World, node: u8) -> Outcome<Copy> {
     // A standby that is out for a moment, as on a busy machine, would not be taken as the donor.
     world.whole(WHOLE).await?;
     spoil(world, node).await?;
@@ -211,17 +231,35 @@ async fn in_mid_copy(world: &World, node: u8) -> Outcome<Copy> {
     }
 }
 
-/// The copy was cut short, that recovery failed for it, and another one ends well without a hand.
-async fn begun_again(world: &World, copy: &Copy) -> Outcome {
-    let r = &copy.recovery;
-    let of = |status: &PgPoolStatus, succeeded| {
-        status.last_recovery.as_ref().is_some_and(|l| l.succeeded == succeeded && (l.id != r.id) == succeeded)
+/// The copy was cut short, that recovery failed for it, and another one ends well.
+async fn begun_again(world: &World, copy: &Copy, again: Again) -> Outcome {
+    let why = cut(world, copy).await?;
+    println!("    cut at {} of {} bytes: {why}", copy.recovery.bytes, copy.recovery.total);
+    another(world, copy, again).await
+}
+
+/// Waits until this recovery has failed; gives its reason.
+async fn cut(world: &World, copy: &Copy) -> Outcome<String> {
+    let failed = |status: &PgPoolStatus| {
+        status.last_recovery.as_ref().is_some_and(|last| !last.succeeded && last.id == copy.recovery.id)
     };
-    let failed = world.when("the cut recovery to fail", WHOLE, |status| of(status, false)).await?;
-    let why = failed.last_recovery.map(|last| last.message).unwrap_or_default();
-    println!("    cut at {} of {} bytes: {why}", r.bytes, r.total);
-    let what = "a recovery that succeeds";
-    let status = world.when(what, AFTER_BACK_OFF, |status| is_whole(status) && of(status, true)).await?;
+    let status = world.when("the cut recovery to fail", WHOLE, failed).await?;
+    Ok(status.last_recovery.map(|last| last.message).unwrap_or_default())
+}
+
+/// Waits until another one than this has succeeded.
+async fn another(world: &World, copy: &Copy, again: Again) -> Outcome {
+    let r = &copy.recovery;
+    if again == Again::Asked {
+        world.ask_for("recover", &r.node.to_string()).await?;
+    }
+    let nodes = world.nodes;
+    let whole = move |status: &PgPoolStatus, id: &str| {
+        is_whole(status, nodes)
+            && status.last_recovery.as_ref().is_some_and(|last| last.succeeded && last.id != id)
+    };
+    let status =
+        world.when("a recovery that succeeds", AFTER_BACK_OFF, |status| whole(status, &r.id)).await?;
     let last = status.last_recovery;
     ensure(last.as_ref().is_some_and(|last| last.node == r.node), || format!("{last:?}"))?;
     load::unharmed(world).await
@@ -256,11 +294,28 @@ pub async fn bandwidth(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
+/// A recovery that takes longer than it may is given up, and its Job with it.
+pub async fn timed_out(world: &World) -> Outcome {
+    set(world, &json!({"bandwidth": "1Mi", "timeout": "30s"})).await?;
+    ballast(world).await?;
+    let copy = half_way(world, 2).await?;
+    let why = cut(world, &copy).await?;
+    println!("    {why}");
+    ensure(why.contains("not done within 30 s (spec.recovery.timeout)"), || why.clone())?;
+    until("the end of its Job", WHOLE, || async {
+        let pod = world.pods().get_opt(copy.pod_name()).await?;
+        ensure(pod.is_none(), || "its pod is there".to_owned())
+    })
+    .await?;
+    set(world, &json!({"bandwidth": null, "timeout": null})).await?;
+    another(world, &copy, Again::Asked).await
+}
+
 /// The Job is killed in the middle of its copy.
 pub async fn job_killed(world: &World) -> Outcome {
     let copy = in_mid_copy(world, 1).await?;
     world.here(&["delete", "pod", "--force", "--grace-period=0", copy.pod_name()]).await?;
-    begun_again(world, &copy).await
+    begun_again(world, &copy, Again::ByItself).await
 }
 
 /// That the copy comes from this standby.
@@ -275,30 +330,72 @@ pub async fn donor_killed(world: &World) -> Outcome {
     let copy = in_mid_copy(world, 1).await?;
     given_by(&copy, 2)?;
     world.here(&["delete", "pod", "--force", "--grace-period=0", &names::node_pod(POOL, 2)]).await?;
-    begun_again(world, &copy).await
+    begun_again(world, &copy, Again::Asked).await
+}
+
+/// While this machine is without power, writes go on with these nodes; then it is started again.
+async fn without(world: &World, machine: &str, nodes: &[u8]) -> Outcome {
+    world.machine(&["kill", machine]).await?;
+    let alone = async {
+        until("the others to go on alone", WHOLE, || async {
+            // The operator may have been on that machine: the record is written by the agents.
+            let record = world.record().await?;
+            let left: Vec<u8> = record.attached.iter().map(|member| member.index).collect();
+            ensure(left == nodes, || format!("attached: {left:?}"))
+        })
+        .await?;
+        load::goes_on(world).await
+    }
+    .await;
+    world.machine(&["start", machine]).await?;
+    let ready = format!("node/{machine}");
+    call("kubectl", &["wait", "--for=condition=Ready", &ready, "--timeout=60s"], None).await?;
+    alone
 }
 
 /// The machine of the standby that is copied from loses its power in the middle, and comes back.
 pub async fn donors_machine_killed(world: &World) -> Outcome {
     let copy = in_mid_copy(world, 1).await?;
     given_by(&copy, 2)?;
-    let machine = world.machine_of(2).await?;
-    world.machine(&["kill", &machine]).await?;
-    let alone = async {
-        until("the primary to go on alone", WHOLE, || async {
-            // The operator may have been on that machine: the record is written by the agents.
-            let record = world.record().await?;
-            let left: Vec<u8> = record.attached.iter().map(|member| member.index).collect();
-            ensure(left == [0], || format!("attached: {left:?}"))
-        })
-        .await?;
-        load::goes_on(world).await
+    without(world, &world.machine_of(2).await?, &[0]).await?;
+    begun_again(world, &copy, Again::Asked).await
+}
+
+/// The machine that is copied to loses its power in the middle, and comes back.
+pub async fn jobs_machine_killed(world: &World) -> Outcome {
+    let copy = in_mid_copy(world, 1).await?;
+    let machine = copy.pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let machine = machine.ok_or_else(|| Failure("the Job runs nowhere".to_owned()))?;
+    without(world, &machine, &[0, 2]).await?;
+    // Its pod may be started anew there, and go on where it was: then nothing has failed.
+    let r = &copy.recovery;
+    let ended = |status: &PgPoolStatus| status.last_recovery.as_ref().is_some_and(|last| last.id == r.id);
+    let status = world.when("the end of the cut recovery", AFTER_BACK_OFF, ended).await?;
+    if status.last_recovery.is_some_and(|last| last.succeeded) {
+        println!("    cut at {} of {} bytes, and carried on", r.bytes, r.total);
+        load::unharmed(world).await?;
+    } else {
+        begun_again(world, &copy, Again::Asked).await?;
     }
-    .await;
-    world.machine(&["start", &machine]).await?;
-    let ready = format!("node/{machine}");
-    call("kubectl", &["wait", "--for=condition=Ready", &ready, "--timeout=60s"], None).await?;
-    alone?;
-    begun_again(world, &copy).await?;
+    freed(world).await
+}
+
+/// The primary is lost in the middle of a copy from a standby, which takes over.
+pub async fn primary_lost(world: &World) -> Outcome {
+    let old = primary(world).await?;
+    let node = standby(world).await?;
+    let copy = in_mid_copy(world, node).await?;
+    kill_postgres(world, old).await?;
+    taken_over(world, old).await?;
+    load::goes_on(world).await?;
+    let r = &copy.recovery;
+    let ended = |status: &PgPoolStatus| status.last_recovery.as_ref().is_some_and(|last| last.id == r.id);
+    let status = world.when("the end of the recovery", AFTER_BACK_OFF, ended).await?;
+    if status.last_recovery.is_some_and(|last| last.succeeded) {
+        println!("    at {} of {} bytes the primary was lost, and the copy went on", r.bytes, r.total);
+        load::unharmed(world).await?;
+    } else {
+        begun_again(world, &copy, Again::Asked).await?;
+    }
     freed(world).await
 }

@@ -5,8 +5,9 @@ use pgpool_operator::names;
 use serde_json::json;
 
 use super::harness::{Failure, Outcome, ensure};
+use super::majors::{self, OTHER};
 use super::pool::{NODES, WHOLE};
-use super::strangers::{ELSEWHERE, OTHER};
+use super::strangers::ELSEWHERE;
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, until};
 use super::{install, recoveries, volumes};
 
@@ -110,7 +111,7 @@ fn kept() -> Vec<String> {
 pub async fn pools(world: &World) -> Outcome {
     // What the steps before made, and left when they failed. A pool waits for every pod that carries its label.
     world.here(&["delete", "pod", "load", "client", "disguised", "--ignore-not-found"]).await?;
-    world.here(&["delete", "secret", "half", "--ignore-not-found"]).await?;
+    world.here(&["delete", "secret", "half", majors::START, "--ignore-not-found"]).await?;
     world.here(&["delete", "pgpool", OTHER, POOL, "--ignore-not-found", "--timeout=100s"]).await?;
     let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();
     nothing_left_but(world, &claims).await?;
@@ -142,6 +143,8 @@ pub async fn sweep(world: &World) -> Outcome {
     for space in [SPACE, ELSEWHERE, super::options::SPACE] {
         world.kubectl(&["delete", "namespace", space, "--ignore-not-found", "--timeout=90s"]).await?;
     }
+    world.kubectl(&["delete", "priorityclass", majors::CLASS, "--ignore-not-found"]).await?;
+    world.kubectl(&["delete", "storageclass", super::options::CLASS, "--ignore-not-found"]).await?;
     world.helm(&["uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait"]).await?;
     world.kubectl(&["delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=90s"]).await?;
     let crds = ["pgpools.pgpool-operator.dev", "pgpoolmemberships.pgpool-operator.dev"];

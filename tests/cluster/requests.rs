@@ -1,7 +1,9 @@
 //! What people ask for by annotation, under load.
+use pgpool_operator::names;
+
 use super::harness::{Outcome, ensure};
 use super::load;
-use super::pool::{WHOLE, attached, epoch, told};
+use super::pool::{WHOLE, attached, epoch, role, told};
 use super::world::World;
 
 /// A node that is detached stays so; attached again it needs no copy.
@@ -20,6 +22,8 @@ pub async fn detach_attach(world: &World) -> Outcome {
         ensure(attached(&status) == rest && status.recovery.is_none(), || {
             format!("node {node} doesn't stay out: {}", told(&status))
         })?;
+        let label = role(&world.pods().get(&names::node_pod(world.pool, node)).await?);
+        ensure(label == "detached", || format!("the role of node {node} is {label:?}"))?;
         world.ask_for("attach", &node.to_string()).await?;
         load::unharmed(world).await?;
         let after = world.incarnations().await?;

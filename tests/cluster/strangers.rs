@@ -3,23 +3,20 @@ use pgpool_operator::names;
 use serde_json::{Value, json};
 
 use super::harness::{Outcome, ensure, failed};
-use super::install::{IMAGE, client_pod, locked, namespace};
+use super::install::{CLIENT, IMAGE, client_pod, locked, namespace};
+use super::majors::{OTHER, OTHER_IMAGE};
 use super::pool::WHOLE;
 use super::world::{POOL, SPACE, World, until};
 
 /// A namespace of somebody else.
 pub const ELSEWHERE: &str = "cluster-test-else";
-/// A second pool in the first one's namespace, on another major version.
-pub const OTHER: &str = "other";
-const OTHER_IMAGE: &str = "localhost/postgres:15";
-
 /// Whether a connection to `host:port` can be made from a pod.
 async fn reaches(world: &World, space: &str, pod: &str, host: &str, port: u16) -> bool {
     let script = format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{host}/{port}'");
     world.kubectl(&["-n", space, "exec", pod, "--", "sh", "-c", &script]).await.is_ok()
 }
 
-/// A pod elsewhere reaches the front and no node.
+/// A pod elsewhere, and one in the pool's namespace that isn't of the pool, reaches the front and no node.
 pub async fn front_only(world: &World) -> Outcome {
     world.apply(&namespace(ELSEWHERE)).await?;
     // A namespace takes pods once its ServiceAccount is there.
@@ -27,7 +24,10 @@ pub async fn front_only(world: &World) -> Outcome {
         world.kubectl(&["-n", ELSEWHERE, "get", "serviceaccount", "default"]).await.map(drop)
     })
     .await?;
-    world.apply(&client_pod("stranger", ELSEWHERE, None)).await?;
+    // The label of an operator, which isn't enough outside of its namespace.
+    let mut stranger = client_pod("stranger", ELSEWHERE, None);
+    stranger["metadata"]["labels"] = json!({names::LABEL_OPERATOR: "true"});
+    world.apply(&stranger).await?;
     let wait = ["wait", "--for=condition=Ready", "pod", "stranger", "--timeout=60s"];
     world.kubectl(&[&["-n", ELSEWHERE], &wait[..]].concat()).await?;
     let front = format!("{POOL}.{SPACE}.svc.cluster.local");
@@ -40,30 +40,14 @@ pub async fn front_only(world: &World) -> Outcome {
     for node in super::pool::NODES {
         let host = address(world, node).await?;
         for port in [names::POSTGRES_PORT, names::AGENT_PORT] {
-            ensure(!reaches(world, ELSEWHERE, "stranger", &host, port).await, || {
-                format!("a stranger reaches port {port} of node {node}")
-            })?;
+            for (space, pod) in [(ELSEWHERE, "stranger"), (SPACE, CLIENT)] {
+                ensure(!reaches(world, space, pod, &host, port).await, || {
+                    format!("pod {pod} reaches port {port} of node {node}")
+                })?;
+            }
         }
     }
     Ok(())
-}
-
-/// A second pool of one node, on the other major version, becomes Ready.
-pub async fn second_pool(world: &World) -> Outcome {
-    world
-        .apply(&json!({
-            "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
-            "metadata": {"name": OTHER, "namespace": SPACE},
-            "spec": {"nodes": 1, "image": OTHER_IMAGE, "storage": {"size": "1Gi", "whenDeleted": "Delete"}},
-        }))
-        .await?;
-    let wait = ["wait", "--for=condition=Ready", "pgpool", OTHER, "--timeout=120s"];
-    world.here(&wait).await?;
-    let pod = names::node_pod(OTHER, 0);
-    let version = world
-        .here(&["exec", &pod, "-c", "postgres", "--", "psql", "-XAtc", "SHOW server_version_num"])
-        .await?;
-    ensure(version.starts_with("15"), || format!("version {version}"))
 }
 
 /// A pod that the NetworkPolicy takes for the front, with the certificate of another pool's node: the nodes refuse it.
@@ -236,5 +220,11 @@ pub async fn hopeless_pools(world: &World) -> Outcome {
     let words = ["half", "password", "nowhere"];
     hopeless(world, "bad-secrets", spec(json!({"users": users})), &words).await?;
     let storage = json!({"size": "1Gi", "storageClassName": "absent", "whenDeleted": "Delete"});
-    hopeless(world, "no-class", spec(json!({"storage": storage})), &["absent"]).await
+    hopeless(world, "no-class", spec(json!({"storage": storage})), &["absent"]).await?;
+    let sql = json!({"bootstrap": {"sql": {"secret": {"name": "nowhere", "key": "x"}}}});
+    hopeless(world, "no-sql", spec(sql), &["nowhere"]).await?;
+    let bad = json!({"bootstrap": {"sql": {"secret": {"name": "half", "key": "username"}}}});
+    hopeless(world, "bad-sql", spec(bad), &["bootstrap SQL", "syntax error"]).await?;
+    let builtin = json!({"image": OTHER_IMAGE, "bootstrap": {"provider": "builtin"}});
+    hopeless(world, "no-provider", spec(builtin), &["builtin needs PostgreSQL 17", "the image has 15"]).await
 }

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::harness::{Failure, Outcome, failed};
+use super::pool::NODES;
 
 /// Namespace of the operator.
 pub const SYSTEM: &str = "pgpool-system";
@@ -33,6 +34,10 @@ const LONG: Duration = Duration::from_secs(15);
 pub struct World {
     /// A client of the API server.
     pub client: Client,
+    /// The pool that is meant where no other is named.
+    pub pool: &'static str,
+    /// Its nodes.
+    pub nodes: &'static [u8],
     /// Folder for files of this run; goes with it.
     pub scratch: tempfile::TempDir,
     /// Everything that stood in the pool's namespace before the pool.
@@ -44,9 +49,17 @@ impl World {
     pub async fn open() -> Outcome<Self> {
         Ok(Self {
             client: Client::try_default().await?,
+            pool: POOL,
+            nodes: &NODES,
             scratch: tempfile::tempdir()?,
             before: OnceLock::new(),
         })
+    }
+
+    /// The same cluster, another pool of the same namespace being meant.
+    pub fn of_pool(&self, pool: &'static str, nodes: &'static [u8]) -> Outcome<Self> {
+        let (client, scratch) = (self.client.clone(), tempfile::tempdir()?);
+        Ok(Self { client, pool, nodes, scratch, before: OnceLock::new() })
     }
 
     /// Runs kubectl; gives what it printed.

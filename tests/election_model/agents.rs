@@ -46,6 +46,7 @@ impl World {
         let n = &mut s.nodes[i];
         n.answers = [None; 6];
         n.begun = Some(0).filter(|_| self.leases && self.rules.has(Rule::OfficeWaitSurvives));
+        n.word = n.word.filter(|_| self.rules.has(Rule::WordSurvives));
         n.owed = (None, n.begun);
     }
 

@@ -326,6 +326,11 @@ mod mutations {
         misses(&[Rule::WordBinds], leased(2, 3, Budget { crashes: 1, deaths: 1, ..budget() }));
     }
 
+    #[test]
+    fn a_word_that_a_restart_forgets() {
+        misses(&[Rule::WordSurvives], leased(2, 3, Budget { crashes: 1, deaths: 1, ..budget() }));
+    }
+
     /// Node 1 has made its choice, but node 0 was in office after all, and its choice came first.
     #[test]
     fn an_old_decision_over_a_new_record() {

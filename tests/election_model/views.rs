@@ -208,6 +208,7 @@ impl World {
             from: index(from),
             echo: note.echo.map(stamp),
             lease_ms: self.lease_ms(),
+            longest_ms: self.lease_ms(),
             flush_lsn: u64::from(note.flush),
         }
     }

@@ -91,6 +91,7 @@ pub fn beat(note: Note) -> Beat {
         from: 0,
         echo: note.echo.map(stamp),
         lease_ms: lease_ms(),
+        longest_ms: lease_ms(),
         flush_lsn: u64::from(note.flush),
     }
 }

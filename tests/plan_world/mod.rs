@@ -72,7 +72,7 @@ pub struct World {
 }
 
 pub fn runtime() -> Runtime {
-    Runtime { operator_image: "registry.example/tool:1".to_owned() }
+    Runtime { operator_image: "registry.example/tool:1".to_owned(), operator_namespace: "system".to_owned() }
 }
 
 fn backup(name: &str) -> BackupProgress {
@@ -255,6 +255,7 @@ impl World {
             synchronous: Vec::new(),
             attach_note: String::new(),
             bootstrapped: primary && self.bootstrapped,
+            unsafe_settings: Vec::new(),
             pending_restart: if self.pending.contains(&index) {
                 vec!["max_connections".to_owned()]
             } else {

@@ -84,7 +84,8 @@ pub struct MembershipSpec {
     /// Seconds for which archived WAL is kept.
     #[schemars(range(min = 0))]
     pub archive_retention_seconds: i64,
-    /// While true the agents change nothing by themselves.
+    /// While true the primary neither adds nodes nor removes any, so commits wait for one that fails. The operator
+    /// doesn't set it, and takes it back unless the pool is suspended: a person's last resort.
     #[serde(default)]
     pub suspend: bool,
     /// The primary shall hand over (R14); carried out once, by the primary in office.

@@ -35,7 +35,7 @@ use super::{
 )]
 #[x_kube(
     validation = Rule::new("self.failure.minAttached <= self.nodes").message("spec.failure.minAttached: can't be more than spec.nodes"),
-    validation = Rule::new("!has(self.walArchive.maxSize) || !isQuantity(self.storage.size) || quantity(self.walArchive.maxSize).compareTo(quantity(self.storage.size)) < 0").message("spec.walArchive.maxSize: must be less than spec.storage.size, on which it stands"),
+    validation = Rule::new("!has(self.walArchive.maxSize) || !isQuantity(self.storage.size) || quantity(self.walArchive.maxSize).add(quantity(self.walArchive.maxSize)).compareTo(quantity(self.storage.size)) <= 0").message("spec.walArchive.maxSize: at most half of spec.storage.size; the data and its WAL need the rest"),
     validation = Rule::new("self.loadBalancing.weights.all(k, k.matches('^(0|[1-9][0-9]?)$') && int(k) < self.nodes)").message("spec.loadBalancing.weights: the keys are indices of nodes, 0 to spec.nodes - 1"),
     validation = Rule::new("!has(self.databases) || self.databases.all(d, d.owner == self.bootstrap.owner || (has(self.users) && self.users.exists(u, u.name == d.owner)))").message("spec.databases.owner: name spec.bootstrap.owner or a role of spec.users"),
     validation = Rule::new("!has(self.users) || self.users.all(u, self.users.exists_one(o, o.name == u.name))").message("spec.users: each name stands once"),

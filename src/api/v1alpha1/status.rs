@@ -140,7 +140,7 @@ pub struct NodeStatus {
     /// Timeline that it follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
-    /// Last WAL position that it has applied; written when the node's state changes, not periodically.
+    /// Last WAL position that it has applied; looked at anew every half minute, and when the node's state changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
     /// Bytes of WAL that it is behind the primary, at the same moment.
@@ -149,6 +149,22 @@ pub struct NodeStatus {
     /// Age in seconds of its oldest unapplied commit, at the same moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<i64>,
+    /// Its recovery, while one is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<NodeRecovery>,
+    /// Recoveries that failed since the last one that did not: the next waits longer each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_recoveries: Option<FailedRecoveries>,
+}
+
+/// Failed recoveries of a node.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedRecoveries {
+    /// How many in a row.
+    pub count: u32,
+    /// When the last one failed.
+    pub last: Timestamp,
 }
 
 /// How the data of a node is made whole.
@@ -175,6 +191,44 @@ pub enum RecoveryStage {
     CatchingUp,
     /// Stage 2: it becomes synchronous and enters the record.
     Joining,
+}
+
+/// The recovery of a node, as far as it is that node's affair; the whole of it is in `status.recovery`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecovery {
+    /// Id of the request; also in the name of its Job.
+    pub id: String,
+    /// Where it stands.
+    pub stage: RecoveryStage,
+    /// How the data is made whole.
+    pub copy: CopyKind,
+    /// The node that the data is copied from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub donor: Option<u8>,
+    /// Bytes copied.
+    pub bytes: i64,
+    /// Bytes to copy, as the donor estimates.
+    pub total: i64,
+    /// Bytes a second since the copy began.
+    pub rate: i64,
+    /// When it was asked for.
+    pub started_at: Timestamp,
+}
+
+impl From<&RecoveryStatus> for NodeRecovery {
+    fn from(whole: &RecoveryStatus) -> Self {
+        Self {
+            id: whole.id.clone(),
+            stage: whole.stage,
+            copy: whole.copy,
+            donor: whole.donor,
+            bytes: whole.bytes,
+            total: whole.total,
+            rate: whole.rate,
+            started_at: whole.started_at,
+        }
+    }
 }
 
 /// The recovery under way.

@@ -17,6 +17,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         match need(draft, node) {
             None => {
                 draft.plan.memory.needs_copy_since.remove(&node);
+                draft.untell(&format!("needed/{node}"));
             }
             Some(need) => {
                 if is_due(draft, node, &need) {
@@ -82,11 +83,12 @@ fn is_due(draft: &mut Draft<'_>, node: u8, need: &Need) -> bool {
             "node {node} needs a recovery ({}), and spec.recovery.automatic is off: annotate recover={node}",
             need.why
         );
+        draft.tell_once(format!("needed/{node}"), Happening::warning("RecoveryNeeded", message.clone()));
         draft.troubles.push(("RecoveryNeeded", message));
         return false;
     }
     let since = *draft.plan.memory.needs_copy_since.entry(node).or_insert(now);
-    let history = draft.plan.memory.backoff.get(&node).copied().or_else(|| remembered(draft, node));
+    let history = draft.plan.memory.backoff.get(&node).copied();
     if history.is_some_and(|history| backoff::delay(history.failures).is_none()) {
         let message = format!(
             "node {node} could not be recovered {} times in a row: look at status.lastRecovery and the Job's log, then annotate recover={node}",
@@ -100,13 +102,4 @@ fn is_due(draft: &mut Draft<'_>, node: u8, need: &Need) -> bool {
     draft.requeue(UNDER_WAY);
     let settled = need.first || now.duration_since(since) >= SETTLE;
     settled && backoff::is_due(history.as_ref(), now)
-}
-
-/// After a restart of the operator the last failure is known from status.
-fn remembered(draft: &mut Draft<'_>, node: u8) -> Option<crate::model::Backoff> {
-    let last =
-        draft.seen.status.last_recovery.as_ref().filter(|last| last.node == node && !last.succeeded)?;
-    let history = crate::model::Backoff { failures: last.failures, last: last.ended_at };
-    draft.plan.memory.backoff.insert(node, history);
-    Some(history)
 }

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::donor;
 use crate::api::v1alpha1::{RecoveryStage, RecoveryStatus};
 use crate::messages::BackupProgress;
-use crate::model::{ClaimSeen, JobOutcome};
+use crate::model::{ClaimSeen, CopySeen, JobOutcome};
 use crate::names::{self, BOOTSTRAP};
 use crate::plan::draft::Draft;
 use crate::plan::{AT_ONCE, Action};
@@ -13,7 +13,7 @@ use crate::resources::JobOrder;
 /// How long a Job may take to come to work beside the node's pod.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 /// How often progress is written into status.
-const PROGRESS_EVERY: SignedDuration = SignedDuration::from_secs(2);
+const PROGRESS_EVERY: SignedDuration = SignedDuration::from_secs(1);
 
 /// Does what the copy needs next. Everything destructive in here rests on `may_destroy` of the status
 /// that was read.
@@ -181,6 +181,7 @@ fn create(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
         primary: record.primary,
         epoch: record.epoch,
         may_destroy: recovery.may_destroy && others,
+        placed: is_on_one_machine(draft, recovery.node),
     }));
 }
 
@@ -188,11 +189,13 @@ fn create(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
 fn progress(draft: &mut Draft<'_>, recovery: &RecoveryStatus, job: &str) {
     let Some(backup) = backup(draft, recovery, job).cloned() else { return };
     let now = draft.seen.now;
-    let begun = match &draft.plan.memory.copy_begun {
-        Some((name, at)) if name == job => *at,
+    // An operator that comes in the middle counts from what it saw first.
+    let (begun, first) = match &draft.plan.memory.copy_begun {
+        Some(seen) if seen.job == job => (seen.at, seen.bytes),
         _ => {
-            draft.plan.memory.copy_begun = Some((job.to_owned(), now));
-            recovery.stage_since
+            let seen = CopySeen { job: job.to_owned(), at: now, bytes: backup.bytes };
+            draft.plan.memory.copy_begun = Some(seen);
+            (now, backup.bytes)
         }
     };
     // Each write of status wakes the next pass, which would see more bytes: without a pause passes would follow one
@@ -206,7 +209,7 @@ fn progress(draft: &mut Draft<'_>, recovery: &RecoveryStatus, job: &str) {
     if let Some(status) = &mut draft.plan.status.recovery {
         status.bytes = status.bytes.max(backup.bytes);
         status.total = backup.total;
-        status.rate = rate(status.bytes, seconds);
+        status.rate = rate(backup.bytes - first, seconds);
     }
 }
 

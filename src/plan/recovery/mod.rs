@@ -58,6 +58,19 @@ pub(super) fn begin(draft: &mut Draft<'_>, node: u8, reason: &str, may_destroy: 
     draft.requeue(AT_ONCE);
 }
 
+/// What earlier operators have seen fail; asked before anything is decided.
+pub(super) fn remember(draft: &mut Draft<'_>) {
+    if draft.seen.memory.seen_before {
+        return;
+    }
+    for node in &draft.seen.status.nodes {
+        if let Some(failed) = &node.failed_recoveries {
+            let failed = Backoff { failures: failed.count, last: failed.last };
+            draft.plan.memory.backoff.entry(node.index).or_insert(failed);
+        }
+    }
+}
+
 /// Goes on with the recovery under way, or begins one that is needed.
 pub(super) fn plan(draft: &mut Draft<'_>) {
     // Only what stands in the status that was read is acted on: a new one waits for the next pass.

@@ -74,6 +74,10 @@ pub enum Next {
 pub fn next(facts: &Facts, recovery: &RecoveryStatus, limit_seconds: i64, now: Timestamp) -> Next {
     let total = now.duration_since(recovery.started_at).as_secs();
     let stage = now.duration_since(recovery.stage_since).as_secs();
+    // Whatever happened meanwhile: an operator that was away finds it ended.
+    if recovery.stage == RecoveryStage::Joining && matches!(joining(facts, recovery, stage), Next::Done) {
+        return Next::Done;
+    }
     if facts.attached && facts.last_attached {
         return Next::Failed("it is the only attached node now; its data can't be touched".to_owned());
     }
