@@ -73,9 +73,10 @@ pub enum Command {
     },
     /// Run all checks, or the named ones; the last line sums up
     Test {
-        /// Steps to run; all when none is named
-        names: Vec<test::Name>,
-        /// Leave the cluster of the tests running
+        /// Parts to run (fmt, clippy, unit, helm, api, cluster), or tests of one, as in cluster::failover; all when
+        /// none is named
+        wishes: Vec<test::Wish>,
+        /// Leave the clusters of the tests running
         #[arg(long)]
         keep: bool,
     },
@@ -193,10 +194,10 @@ mod tests {
 
     #[test]
     fn test_steps_are_called_by_their_names() {
-        let Command::Test { names, keep } = parse("test unit fmt --keep") else {
+        let Command::Test { wishes, keep } = parse("test unit cluster::scale --keep") else {
             panic!("not test");
         };
-        assert_eq!((names, keep), (vec![test::Name::Unit, test::Name::Fmt], true));
+        assert_eq!((wishes.len(), wishes[1].filter.as_str(), keep), (2, "scale", true));
         assert!(Cli::try_parse_from(["xtask", "test", "nonsense"]).is_err());
     }
 

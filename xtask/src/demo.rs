@@ -18,6 +18,8 @@ const RELEASE: &str = "pgpool-operator";
 const SYSTEM: &str = "pgpool-system";
 const CHART: &str = "charts/pgpool-operator";
 const EXAMPLE: &str = "examples/demo.yaml";
+/// Namespace of the example's pool.
+const SPACE: &str = "demo";
 /// How long the pool may take until it is Ready.
 const READY: Duration = Duration::from_secs(900);
 /// How often the pool is looked at.
@@ -229,8 +231,15 @@ pub fn down(target: &Target) -> Result<()> {
 }
 
 fn uninstall(target: &Target) -> Result<()> {
+    // Where the definitions are gone kubectl knows no PgPool: then only the namespace can be left.
+    let mut known = target.kubectl()?;
+    known.args(["get", "crd", "--ignore-not-found", "-o", "name", "pgpools.pgpool-operator.dev"]);
     let mut delete = target.kubectl()?;
-    delete.args(["delete", "--ignore-not-found", "-f"]).arg(paths::checkout().join(EXAMPLE));
+    if run::captured(&mut known)?.trim().is_empty() {
+        delete.args(["delete", "namespace", "--ignore-not-found", SPACE]);
+    } else {
+        delete.args(["delete", "--ignore-not-found", "-f"]).arg(paths::checkout().join(EXAMPLE));
+    }
     run::captured(&mut delete)?;
     let mut helm = target.helm()?;
     run::captured(helm.args(["uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--wait"]))?;

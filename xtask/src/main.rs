@@ -61,8 +61,8 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Bench(BenchCommand::Cost(options)) => bench::cost(&options)?,
         Command::Model { full } => model::run(full)?,
         // Its last line is a sum, after which nothing may come: hence a code and no error.
-        Command::Test { names, keep } => {
-            return Ok(if test::run(&names, keep) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        Command::Test { wishes, keep } => {
+            return Ok(if test::run(&wishes, keep) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Machine { cluster, toleration, machine } => {
             cluster::init::main(&Cluster::named(&cluster)?, Machine::named(&machine)?, toleration)?;

@@ -27,6 +27,8 @@ const WHOLE: Duration = Duration::from_secs(600);
 const SETTLED: Duration = Duration::from_secs(5);
 /// How often it is looked at; each look starts a kubectl.
 const LOOK: Duration = Duration::from_millis(500);
+/// A front may know before the agent has written that it is open, in milliseconds.
+const EARLIEST: f64 = 500.0;
 /// Parts of a gap, as the new primary's agent names them.
 const PARTS: [&str; 3] = ["election_ms", "promotion_ms", "opening_ms"];
 /// All parts: what comes before the chosen node knows of an election (the end of the old primary, and detecting it),
@@ -68,11 +70,15 @@ struct Turn {
     gap: Gap,
     /// Milliseconds, in the order of [`NAMES`].
     parts: Vec<f64>,
+    /// Milliseconds from the gate's opening until the last front knew of it.
+    known: f64,
     front_lost: bool,
 }
 
 /// What the new primary's agent says of its coming into office.
 struct Office {
+    /// Its index.
+    new: u8,
     /// Milliseconds, in the order of [`PARTS`].
     parts: Vec<f64>,
     /// When it was open, in milliseconds since 1970.
@@ -171,7 +177,39 @@ fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> 
         faults::make(cluster, &Fault::Start { node: machine, service: None }, TOLERATION)?;
     }
     let (office, gap) = (office?, gap?);
-    Ok(Turn { parts: split(&gap, &office), gap, front_lost })
+    let known = known(pool, &office)?;
+    Ok(Turn { parts: split(&gap, &office), gap, known, front_lost })
+}
+
+/// When the last of the fronts that can be asked knew of the new primary, in milliseconds after it had opened.
+fn known(pool: &Pool<'_>, office: &Office) -> Result<f64> {
+    until_every(LOOK, "the fronts to know the new primary", WHOLE, || {
+        let mut logs =
+            pool.kubectl(&["logs", "--selector", "pgpool-operator.dev/part=proxy", "--tail=200"])?;
+        // A machine that was lost a moment ago gives no logs yet.
+        let said = run::output(&mut logs)?;
+        if !said.status.success() {
+            return Ok(Err(String::from_utf8_lossy(&said.stderr).into_owned()));
+        }
+        let log = String::from_utf8_lossy(&said.stdout);
+        let since = log.lines().filter_map(|line| learned(line, office.new)).map(|at| at - office.open);
+        // Earlier lines tell of earlier offices of the same node.
+        let last = since.filter(|since| *since > -EARLIEST).reduce(f64::max);
+        Ok(last.ok_or_else(|| "no front has said so".to_owned()))
+    })
+}
+
+/// When a front knew that a node is the primary, by a line of its log.
+fn learned(line: &str, node: u8) -> Option<f64> {
+    let (at, fields) = logged(line)?;
+    (fields["message"] == "the primary serves" && fields["node"] == node).then_some(at)
+}
+
+/// The moment of a line of a log, in milliseconds since 1970, and what it says.
+fn logged(line: &str) -> Option<(f64, Value)> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let at: Timestamp = value["timestamp"].as_str()?.parse().ok()?;
+    Some((at.as_duration().as_millis_f64(), value["fields"].clone()))
 }
 
 /// The machines of the fronts.
@@ -220,21 +258,19 @@ fn office(pool: &Pool<'_>, new: u8, timeline: u64) -> Result<Office> {
         let pod = Pool::pod(new);
         let log =
             run::captured(&mut pool.kubectl(&["logs", &pod, "--container=postgres", "--tail=2000"])?)?;
-        let told = log.lines().rev().find_map(|line| told_of(line, timeline));
+        let told = log.lines().rev().find_map(|line| told_of(line, new, timeline));
         Ok(told.ok_or_else(|| format!("{pod} has not said so")))
     })
 }
 
 /// A line of the agent's log that tells of the office of a timeline.
-fn told_of(line: &str, timeline: u64) -> Option<Office> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let fields = &value["fields"];
+fn told_of(line: &str, new: u8, timeline: u64) -> Option<Office> {
+    let (open, fields) = logged(line)?;
     if fields["message"] != "took office" || fields["timeline"] != timeline {
         return None;
     }
-    let at: Timestamp = value["timestamp"].as_str()?.parse().ok()?;
     let parts = PARTS.iter().map(|part| fields[part].as_f64().unwrap_or(f64::NAN)).collect();
-    Some(Office { parts, open: at.as_duration().as_millis_f64() })
+    Some(Office { new, parts, open })
 }
 
 fn table(loss: Loss, turns: &[Turn]) -> String {
@@ -245,6 +281,7 @@ fn table(loss: Loss, turns: &[Turn]) -> String {
         let some: Vec<f64> = turns.iter().filter(|t| t.front_lost == with).map(|t| t.gap.millis).collect();
         format!("{:.0} ms of {}", median(some.iter().copied()), some.len())
     };
+    let known = median(turns.iter().map(|t| t.known));
     let fronts = match loss {
         Loss::Machine => format!("\n  median with a front on it {}, without {}", of(true), of(false)),
         _ => String::new(),
@@ -253,7 +290,7 @@ fn table(loss: Loss, turns: &[Turn]) -> String {
     words.sort_unstable();
     words.dedup();
     format!(
-        "\n{loss:?}: writes stand still for {} ms\n  median {:.0} ms; of it {}{fronts}\n  the client was told: {}",
+        "\n{loss:?}: writes stand still for {} ms\n  median {:.0} ms; of it {}; fronts knew after {known:.0} ms{fronts}\n  the client was told: {}",
         each.join(" "),
         median(turns.iter().map(|t| t.gap.millis)),
         parts.join(", "),
@@ -264,7 +301,7 @@ fn table(loss: Loss, turns: &[Turn]) -> String {
 fn line(loss: Loss, turns: &[Turn]) -> Value {
     let each: Vec<Value> = turns
         .iter()
-        .map(|t| json!({ "stallMs": t.gap.millis, "partsMs": t.parts, "frontLost": t.front_lost }))
+        .map(|t| json!({ "stallMs": t.gap.millis, "partsMs": t.parts, "knownMs": t.known, "frontLost": t.front_lost }))
         .collect();
     json!({ "bench": "failover", "loss": format!("{loss:?}"), "turns": each,
         "medianMs": median(turns.iter().map(|t| t.gap.millis)) })
@@ -286,8 +323,12 @@ mod tests {
     fn what_the_agent_does_not_tell_comes_before_and_after_it() {
         let line = r#"{"timestamp":"1970-01-01T00:00:02.900Z","fields":{"message":"took office","timeline":4,
             "election_ms":100,"promotion_ms":200,"opening_ms":50}}"#;
-        assert!(told_of(line, 3).is_none());
-        let office = told_of(line, 4).unwrap();
+        assert!(told_of(line, 1, 3).is_none());
+        let office = told_of(line, 1, 4).unwrap();
+        let front =
+            r#"{"timestamp":"1970-01-01T00:00:02.910Z","fields":{"message":"the primary serves","node":1}}"#;
+        assert_eq!(learned(front, 1).map(|at| at - office.open), Some(10.0));
+        assert_eq!(learned(front, 2), None);
         let gap = Gap { millis: 1000.0, end: 2930.0, told: Vec::new() };
         assert_eq!(split(&gap, &office), [620.0, 100.0, 200.0, 50.0, 30.0]);
     }

@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use super::Name;
+use super::stage::Part;
 use super::tally::Tally;
+use super::wish::Chosen;
 use crate::cargo::{self, SELECTION};
 use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
@@ -17,26 +19,27 @@ const INSIDE: [&str; 2] = ["api", "cluster"];
 const CHART: &str = "charts/pgpool-operator";
 
 /// Runs a step that needs no cluster.
-pub fn run(name: Name) -> Result<Tally> {
-    match name {
+pub fn run(chosen: &Chosen) -> Result<Tally> {
+    match chosen.part {
         Name::Fmt => one(cargo::command("fmt").args(["--all", "--check"])),
         Name::Clippy => {
             let mut clippy = cargo::command("clippy");
             one(clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))
         }
-        Name::Unit => unit(),
+        Name::Unit => unit(&chosen.filters),
         Name::Helm => helm(),
-        Name::Api | Name::Cluster => refused(format!("step {} needs a cluster", name.text())),
+        Name::Api | Name::Cluster => refused(format!("step {} needs a cluster", chosen.part.text())),
     }
 }
 
 /// Runs a step whose test program must be in the cluster's network.
-pub fn run_inside(name: Name, cluster: &Cluster) -> Result<Tally> {
+pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
     let mut test = cargo::command("test");
-    test.args(SELECTION).args(["--test", &name.text()]);
-    if name == Name::Cluster {
-        test.args(["--", "--test-threads=1", "--nocapture"]);
+    test.args(SELECTION).args(["--test", &part.name.text(), "--"]);
+    if part.name == Name::Cluster {
+        test.args(["--test-threads=1", "--nocapture"]);
     }
+    test.args(&part.words);
     let architecture = std::env::consts::ARCH.to_uppercase();
     let xtask = cluster.xtask().display().to_string();
     test.env(
@@ -44,7 +47,7 @@ pub fn run_inside(name: Name, cluster: &Cluster) -> Result<Tally> {
         format!("{xtask} enter --name {} --", cluster.name()),
     );
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
-    counted(&mut test)
+    counted(&mut test, &part.label)
 }
 
 /// A command that counts as one.
@@ -53,8 +56,8 @@ fn one(command: &mut Command) -> Result<Tally> {
     run::visible(command).map(|()| Tally::SUCCESS)
 }
 
-/// A command whose tests are counted, while the user sees its output.
-fn counted(command: &mut Command) -> Result<Tally> {
+/// A command whose tests are counted, while the user sees its output, each line behind the label.
+fn counted(command: &mut Command, label: &str) -> Result<Tally> {
     say(format!("   {}", run::shown(command)));
     let child = command.stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|source| Error::Start { command: run::shown(command), source })?;
@@ -63,7 +66,7 @@ fn counted(command: &mut Command) -> Result<Tally> {
         for line in BufReader::new(output).split(b'\n') {
             let line = line.on("read the output of", run::shown(command))?;
             let line = String::from_utf8_lossy(&line);
-            print(&line);
+            print(format!("{label}{line}"));
             tally = tally + Tally::of_line(&line).unwrap_or_default();
         }
     }
@@ -71,7 +74,7 @@ fn counted(command: &mut Command) -> Result<Tally> {
     Ok(tally.of_run(status.success()))
 }
 
-fn unit() -> Result<Tally> {
+fn unit(filters: &[String]) -> Result<Tally> {
     let mut rest = cargo::command("test");
     rest.args(SELECTION).args(["--no-fail-fast", "--lib", "--bins"]);
     for test in cargo::integration_tests()? {
@@ -79,7 +82,11 @@ fn unit() -> Result<Tally> {
             rest.args(["--test", &test]);
         }
     }
-    let own = counted(cargo::command("test").args(["--package", "xtask"]))?;
+    if !filters.is_empty() {
+        rest.env("PGPOOL_HELM", Programs::build()?.path("helm")?);
+        return counted(rest.arg("--").args(filters), "");
+    }
+    let own = counted(cargo::command("test").args(["--package", "xtask"]), "")?;
     host::need_go()?;
     host::need_test_packages()?;
     rest.env("PGPOOL_HELM", Programs::build()?.path("helm")?);
@@ -87,7 +94,7 @@ fn unit() -> Result<Tally> {
         say(format!("error: {e}"));
         Tally::FAILURE
     });
-    Ok(counted(&mut rest)? + own + go)
+    Ok(counted(&mut rest, "")? + own + go)
 }
 
 /// The chart: `helm lint`, then a rendering with the default values, which must give something.

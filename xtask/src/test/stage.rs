@@ -1,0 +1,175 @@
+//! The tests that need clusters: two clusters side by side, since most of the time of their tests is waiting.
+
+use std::thread;
+
+use super::tally::Tally;
+use super::wish::Chosen;
+use super::{Name, steps, timed};
+use crate::cargo::Profile;
+use crate::cluster::{self, Cluster, TOLERATION};
+use crate::error::Result;
+use crate::images::{self, Form, Image};
+use crate::programs::Programs;
+use crate::progress::{say, step};
+
+/// The cluster of the tests, and of all of them that are chosen by name.
+const FIRST: &str = "test";
+/// The cluster beside it.
+const SECOND: &str = "test-2";
+/// The acts of the cluster test (`tests/cluster/main.rs`), by the cluster that each runs on.
+const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
+
+/// Tests to run one after the other on a cluster.
+struct Play {
+    cluster: &'static str,
+    parts: Vec<Part>,
+}
+
+/// One of them.
+pub struct Part {
+    /// What it counts for.
+    pub name: Name,
+    /// Arguments of the test program.
+    pub words: Vec<String>,
+    /// What stands before each line that it prints: lines of two clusters mix.
+    pub label: String,
+}
+
+/// Runs parts on fresh clusters, which go afterwards whatever happened.
+pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
+    let plays = plays(chosen);
+    if plays.is_empty() {
+        return Vec::new();
+    }
+    let images = match images() {
+        Ok(images) => images,
+        Err(e) => {
+            say(format!("error: no images: {e}"));
+            return chosen.iter().map(|chosen| (chosen.part, Tally::FAILURE)).collect();
+        }
+    };
+    let results: Vec<(Name, Tally)> = thread::scope(|scope| {
+        let running: Vec<_> =
+            plays.iter().map(|play| (play, scope.spawn(|| on_cluster(play, &images, keep)))).collect();
+        let ended =
+            running.into_iter().map(|(play, thread)| thread.join().unwrap_or_else(|_| failures(play)));
+        ended.flatten().collect()
+    });
+    let sum = |part: Name| {
+        let own = results.iter().filter(|(name, _)| *name == part);
+        own.fold(Tally::default(), |sum, (_, tally)| sum + *tally)
+    };
+    chosen.iter().map(|chosen| (chosen.part, sum(chosen.part))).collect()
+}
+
+/// Who plays where.
+fn plays(chosen: &[Chosen]) -> Vec<Play> {
+    let part = |chosen: &Chosen, words: &[&str], label: &str| Part {
+        name: chosen.part,
+        words: words.iter().map(|word| (*word).to_owned()).chain(chosen.filters.iter().cloned()).collect(),
+        label: label.to_owned(),
+    };
+    let mut first = Play { cluster: FIRST, parts: Vec::new() };
+    let mut second = Play { cluster: SECOND, parts: Vec::new() };
+    for chosen in chosen {
+        if chosen.part != Name::Cluster || !chosen.filters.is_empty() {
+            first.parts.push(part(chosen, &[], ""));
+            continue;
+        }
+        for (cluster, act) in ACTS {
+            let play = if cluster == FIRST { &mut first } else { &mut second };
+            play.parts.push(part(chosen, &["--act", act], &format!("{act:<8} │ ")));
+        }
+    }
+    [first, second].into_iter().filter(|play| !play.parts.is_empty()).collect()
+}
+
+fn failures(play: &Play) -> Vec<(Name, Tally)> {
+    play.parts.iter().map(|part| (part.name, Tally::FAILURE)).collect()
+}
+
+/// What the nodes of the clusters need besides what belongs to each cluster.
+fn images() -> Result<Vec<Image>> {
+    step("images of the tests", || {
+        let programs = Programs::build()?;
+        let mut own = images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Dev)?;
+        own.push(images::of_the_next_release(&programs, Form::WithoutRoot)?);
+        Ok(own)
+    })
+}
+
+fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
+    let ready = Cluster::named(play.cluster).and_then(|cluster| bring_up(&cluster, images).map(|()| cluster));
+    let cluster = match ready {
+        Ok(cluster) => cluster,
+        Err(e) => {
+            say(format!("error: no cluster {}: {e}", play.cluster));
+            take_down(play.cluster, keep);
+            return failures(play);
+        }
+    };
+    let one = |part: &Part| {
+        let name = format!("{}{}", part.label, part.name.text());
+        (part.name, timed(&name, || steps::run_inside(part, &cluster)))
+    };
+    let mut results: Vec<(Name, Tally)> = play.parts.iter().map(one).collect();
+    if !take_down(play.cluster, keep)
+        && let Some((_, last)) = results.last_mut()
+    {
+        *last = *last + Tally::FAILURE;
+    }
+    results
+}
+
+fn bring_up(cluster: &Cluster, images: &[Image]) -> Result<()> {
+    step(&format!("cluster {} of the tests", cluster.name()), || {
+        cluster::down(cluster)?;
+        cluster::up(cluster, TOLERATION)?;
+        cluster::load(cluster, images).map(drop)
+    })
+}
+
+/// False when something of the cluster may be left.
+fn take_down(name: &str, keep: bool) -> bool {
+    if keep {
+        say(format!("cluster {name} stays: cargo xtask cluster down --name {name} removes it"));
+        return true;
+    }
+    match Cluster::named(name).and_then(|cluster| cluster::down(&cluster)) {
+        Ok(()) => true,
+        Err(e) => {
+            say(format!("error: cluster {name} could not be removed: {e}"));
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(chosen: &[Chosen]) -> Vec<String> {
+        let part = |part: &Part| format!("{} {}", part.name.text(), part.words.join(" ")).trim().to_owned();
+        let play = |play: &Play| {
+            format!("{}: {}", play.cluster, play.parts.iter().map(part).collect::<Vec<_>>().join(", "))
+        };
+        plays(chosen).iter().map(play).collect()
+    }
+
+    fn chosen(part: Name, filters: &[&str]) -> Chosen {
+        Chosen { part, filters: filters.iter().map(|filter| (*filter).to_owned()).collect() }
+    }
+
+    #[test]
+    fn the_acts_of_the_whole_test_run_side_by_side() {
+        let all = shown(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]);
+        assert_eq!(all, ["test: api, cluster --act recovery", "test-2: cluster --act failover"]);
+    }
+
+    #[test]
+    fn tests_that_are_named_run_on_one_cluster() {
+        assert_eq!(shown(&[chosen(Name::Cluster, &["scale", "fence"])]), ["test: cluster scale fence"]);
+        assert_eq!(shown(&[chosen(Name::Api, &["pools"])]), ["test: api pools"]);
+        assert!(shown(&[]).is_empty());
+    }
+}
