@@ -408,6 +408,14 @@ fn a_node_that_cannot_be_recovered_is_tried_five_times_and_then_a_person_is_call
         let degraded = world.status.conditions.iter().find(|c| c.type_ == "Degraded").unwrap();
         assert_eq!((ids.len(), degraded.reason.as_str()), (5, "RecoveryGivenUp"), "{degraded:?}");
         assert!(told.first().is_some_and(|note| note.contains("recover=1")), "{told:?}");
+        // Nor does a new operator forget it that finds the pool suspended.
+        world.suffer(&Fault::OperatorForgets);
+        for suspend in [true, false] {
+            world.pool.suspend = suspend;
+            world.live_on(1);
+        }
+        let failed = world.status.nodes.iter().find_map(|node| node.failed_recoveries.as_ref());
+        assert_eq!(failed.map(|failed| failed.count), Some(5));
         assert!(ask(&mut world, annotations::RECOVER, "1").0);
         settle(&mut world);
     }

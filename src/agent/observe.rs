@@ -91,7 +91,7 @@ pub async fn unsafe_settings(client: &Client) -> Result<Vec<String>, SqlError> {
                      ELSE format('ALTER ROLE %I IN DATABASE %I', r.rolname, d.datname) END
          FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) setting
               LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
-         ORDER BY 2, 1 LIMIT 1000",
+         ORDER BY 2, 1",
         &[],
     ))
     .await?;

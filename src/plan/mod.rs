@@ -68,6 +68,7 @@ impl Plan {
 /// Decides.
 pub fn plan(pool: &ValidPool, runtime: &Runtime, seen: &Observed) -> Result<Plan, BuildError> {
     let mut draft = Draft::new(pool, runtime, seen);
+    recovery::remember(&mut draft);
     if pool.deleting {
         deletion::plan(&mut draft);
         return Ok(draft.finish());
@@ -88,7 +89,6 @@ pub fn plan(pool: &ValidPool, runtime: &Runtime, seen: &Observed) -> Result<Plan
     fixed(&mut draft)?;
     certificates::plan(&mut draft);
     logins::plan(&mut draft);
-    recovery::remember(&mut draft);
     requests::answer(&mut draft);
     recovery::plan(&mut draft);
     switchover::plan(&mut draft);

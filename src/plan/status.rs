@@ -227,11 +227,16 @@ fn tell_node(draft: &mut Draft<'_>, index: u8) {
 fn unsafe_settings(draft: &mut Draft<'_>, commands: &[String]) {
     let told = (!commands.is_empty()).then(|| {
         format!(
-            "a role or database has a setting of its own that breaks the pool's promise: run {} on the primary",
+            "a role or database has a setting of its own that belongs to the operator: run {} on the primary",
             commands.join("; ")
         )
     });
-    draft.warn("unsafe-settings", "UnsafeSetting", told);
+    // Another one is told of too; each is in the condition.
+    let key = format!("unsafe-settings/{}", commands.len());
+    for fewer in 0..commands.len() {
+        draft.untell(&format!("unsafe-settings/{fewer}"));
+    }
+    draft.warn(&key, "UnsafeSetting", told);
 }
 
 /// Below a tenth, or below 64Mi: checkpoints and WAL need room before anything can be freed.
@@ -313,6 +318,8 @@ pub(super) fn suspended(draft: &mut Draft<'_>) {
     for index in draft.seen.nodes.keys().copied() {
         node(draft, index, anew);
     }
+    let lag = lag_class(draft);
+    draft.status().lag = lag;
     draft.status().phase = Some(Health::Suspended);
     let now = draft.seen.now;
     conditions::set(draft, Health::Suspended, now);

@@ -17,6 +17,10 @@ use crate::names;
 /// `true` on a Job that may destroy the old data where there is no room for both copies.
 pub const ANNOTATION_MAY_DESTROY: &str = "pgpool-operator.dev/may-destroy";
 
+/// Seconds that a Job may work longer than its recovery may take: the operator ends it in time, and says why; where there
+/// is none, Kubernetes does.
+const BEHIND: i64 = 60;
+
 /// What a recovery Job has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobOrder {
@@ -51,7 +55,7 @@ pub fn recovery_job(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: 
         metadata,
         spec: Some(JobSpec {
             backoff_limit: Some(0),
-            active_deadline_seconds: Some(pool.recovery_seconds),
+            active_deadline_seconds: Some(pool.recovery_seconds.saturating_add(BEHIND)),
             template: PodTemplateSpec {
                 metadata: Some(pod_metadata(pool, part)),
                 spec: Some(pod_spec(pool, runtime, pool_uid, order)),

@@ -144,6 +144,14 @@ pub async fn bad_image(world: &World) -> Outcome {
     let before = uids(world).await?;
     let record = world.record().await?;
     patch(world, r#"{"image":"docker.io/library/postgres:17-absent"}"#).await?;
+    let stopped = stopped(world, &before, record.primary).await;
+    patch(world, r#"{"image":"docker.io/library/postgres:17"}"#).await?;
+    stopped?;
+    load::unharmed(world).await
+}
+
+/// The roll stops at its first node, which is told; the primary stays.
+async fn stopped(world: &World, before: &BTreeMap<u8, String>, first: u8) -> Outcome {
     let status = world
         .when("the roll to stop", ROLLED, |status| {
             status.conditions.iter().any(|c| c.reason == "RollingStopped" && c.message.contains("17-absent"))
@@ -156,11 +164,9 @@ pub async fn bad_image(world: &World) -> Outcome {
     let changed: Vec<&u8> =
         now.iter().filter(|(node, uid)| before.get(node) != Some(uid)).map(|(n, _)| n).collect();
     let kept = world.record().await?;
-    ensure(changed.len() == 1 && kept.primary == record.primary, || {
+    ensure(changed.len() == 1 && kept.primary == first, || {
         format!("the pods of {changed:?} are new, node {} is the primary", kept.primary)
-    })?;
-    patch(world, r#"{"image":"docker.io/library/postgres:17"}"#).await?;
-    load::unharmed(world).await
+    })
 }
 
 /// The operator is upgraded to another image: so is the agent of every node, one at a time.

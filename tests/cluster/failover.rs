@@ -143,6 +143,14 @@ pub async fn two_killed(world: &World) -> Outcome {
 /// Only the replay of a standby is frozen: commits wait for it, until it has lagged for too long and is removed.
 pub async fn standby_lags(world: &World) -> Outcome {
     set_lag(world, "8s").await?;
+    let removed = lagging(world).await;
+    set_lag(world, "30s").await?;
+    println!("    {}", removed?);
+    load::unharmed(world).await
+}
+
+/// Freezes the replay of a standby until it is removed; gives the reason.
+async fn lagging(world: &World) -> Outcome<String> {
     let node = standby(world).await?;
     let replay = startup_process(world, node).await?;
     let before = world.record().await?;
@@ -159,9 +167,7 @@ pub async fn standby_lags(world: &World) -> Outcome {
     let reason = removed?;
     went_on?;
     ensure(reason.contains("lags behind"), || format!("removed for another reason: {reason}"))?;
-    println!("    {reason}");
-    load::unharmed(world).await?;
-    set_lag(world, "30s").await
+    Ok(reason)
 }
 
 async fn set_lag(world: &World, lag: &str) -> Outcome {
@@ -191,8 +197,8 @@ pub async fn switchover_given_up(world: &World) -> Outcome {
     ensure(same, || format!("{before:?} became {after:?}"))
 }
 
-/// The node that asked for the election is lost before anybody is chosen: the others choose without it. A standby's
-/// walreceiver is frozen, so that its vote has to be waited for, and the election is met.
+/// A voter is lost while the election is under way: the other is chosen without it. That one's replay is frozen, so that
+/// its vote has to be waited for, and the election is met.
 pub async fn second_election(world: &World) -> Outcome {
     let before = world.record().await?;
     let others: Vec<u8> = before.attached.iter().map(|m| m.index).filter(|i| *i != before.primary).collect();
@@ -206,9 +212,12 @@ pub async fn second_election(world: &World) -> Outcome {
     }
     .await;
     let killed = signal(agent, Signal::KILL);
+    let still = world.record().await;
     thaw(&[late]);
     met?;
     killed?;
+    let still = still?;
+    ensure(still.phase == Phase::Electing, || format!("the election was over already: {still:?}"))?;
     load::goes_on(world).await?;
     load::unharmed(world).await?;
     let after = world.record().await?;
@@ -257,12 +266,12 @@ pub async fn all_at_once_and_one_for_good(world: &World) -> Outcome {
     let record = world.record().await?;
     let agents = agents(world, &record).await?;
     machines::fault(&["kill", &machine]).await?;
-    for (_, agent) in agents.iter().filter(|(node, _)| *node != old) {
-        signal(*agent, Signal::KILL)?;
-    }
+    let others = agents.iter().filter(|(node, _)| *node != old);
+    let killed: Outcome = others.map(|(_, agent)| signal(*agent, Signal::KILL)).collect();
     let taken = taken_over(world, old).await;
     let went_on = load::goes_on(world).await;
     machines::fault(&["start", &machine]).await?;
+    killed?;
     taken?;
     went_on?;
     machines::ready(world, &machine).await?;

@@ -46,6 +46,14 @@ async fn automatic(world: &World, wish: bool) -> Outcome {
 pub async fn recovery_by_hand(world: &World) -> Outcome {
     let before = world.status().await?;
     automatic(world, false).await?;
+    let asked = asked_for(world).await;
+    automatic(world, true).await?;
+    asked?;
+    world.recovered(2, &before).await?;
+    load::unharmed(world).await
+}
+
+async fn asked_for(world: &World) -> Outcome {
     spoil(world, 2).await?;
     let needed = until("the event", WHOLE, || async {
         let events = world.events("RecoveryNeeded").await?;
@@ -57,10 +65,7 @@ pub async fn recovery_by_hand(world: &World) -> Outcome {
     load::goes_on(world).await?;
     let status = world.status().await?;
     ensure(attached(&status) == [0, 1] && status.recovery.is_none(), || told(&status))?;
-    world.ask_for("recover", "2").await?;
-    world.recovered(2, &before).await?;
-    automatic(world, true).await?;
-    load::unharmed(world).await
+    world.ask_for("recover", "2").await
 }
 
 /// A standby whose files are lost is recovered without being asked; meanwhile no other recovery is taken on.

@@ -63,7 +63,10 @@ pub async fn apply(world: &World) -> Outcome {
 
 /// Starts the pod that stands for an application.
 pub async fn client(world: &World) -> Outcome {
-    world.apply(&client_pod(CLIENT, SPACE, Some(POOL))).await?;
+    let mut pod = client_pod(CLIENT, SPACE, Some(POOL));
+    // Beside the load, on the machine that is never lost here: Kubernetes deletes pods of machines that are.
+    pod["spec"]["nodeName"] = json!(world.machine_of(0).await?);
+    world.apply(&pod).await?;
     world.here(&["wait", "--for=condition=Ready", "pod", CLIENT, "--timeout=60s"]).await.map(drop)
 }
 

@@ -169,8 +169,11 @@ pub async fn unsafe_setting(world: &World) -> Outcome {
     };
     other.psql(node, "app", "ALTER ROLE app SET synchronous_commit = off").await?;
     told(true).await?;
-    let events = world.events("UnsafeSetting").await?;
-    ensure(events.len() == 1, || format!("{events:?}"))?;
+    until("the event", WHOLE, || async {
+        let events = world.events("UnsafeSetting").await?;
+        ensure(events.len() == 1, || format!("{events:?}"))
+    })
+    .await?;
     other.psql(node, "app", "ALTER ROLE app RESET synchronous_commit").await?;
     told(false).await
 }

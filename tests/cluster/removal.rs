@@ -110,7 +110,7 @@ fn kept() -> Vec<String> {
 /// Deleted pools leave nothing of any kind, or nothing but their volumes, by their policy.
 pub async fn pools(world: &World) -> Outcome {
     // What the steps before made, and left when they failed. A pool waits for every pod that carries its label.
-    world.here(&["delete", "pod", "load", "client", "disguised", "--ignore-not-found"]).await?;
+    world.here(&["delete", "pod", "load", "client", "disguised", "witness", "--ignore-not-found"]).await?;
     world.here(&["delete", "secret", "half", majors::START, "--ignore-not-found"]).await?;
     world.here(&["delete", "pgpool", OTHER, POOL, "--ignore-not-found", "--timeout=100s"]).await?;
     let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();

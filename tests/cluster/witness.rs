@@ -29,6 +29,7 @@ impl Witness {
             as_app(world, POOL, "CREATE TABLE IF NOT EXISTS witnessed (); TRUNCATE witnessed").await.map(drop)
         })
         .await?;
+        world.here(&["delete", "pod", POD, "--ignore-not-found"]).await?;
         let front = front_on(world, machine).await?;
         // Every line: when the answer came, in milliseconds, and the answer.
         let script = format!(

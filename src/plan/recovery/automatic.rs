@@ -17,7 +17,9 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         match need(draft, node) {
             None => {
                 draft.plan.memory.needs_copy_since.remove(&node);
-                draft.untell(&format!("needed/{node}"));
+                if draft.is_attached(node) {
+                    draft.untell(&format!("needed/{node}"));
+                }
             }
             Some(need) => {
                 if is_due(draft, node, &need) {
@@ -78,6 +80,12 @@ fn need(draft: &Draft<'_>, node: u8) -> Option<Need> {
 
 fn is_due(draft: &mut Draft<'_>, node: u8, need: &Need) -> bool {
     let now: Timestamp = draft.seen.now;
+    let since = *draft.plan.memory.needs_copy_since.entry(node).or_insert(now);
+    let settled = need.first || now.duration_since(since) >= SETTLE;
+    if !settled {
+        draft.requeue(UNDER_WAY);
+        return false;
+    }
     if !need.first && !draft.pool.automatic_recovery {
         let message = format!(
             "node {node} needs a recovery ({}), and spec.recovery.automatic is off: annotate recover={node}",
@@ -87,7 +95,6 @@ fn is_due(draft: &mut Draft<'_>, node: u8, need: &Need) -> bool {
         draft.troubles.push(("RecoveryNeeded", message));
         return false;
     }
-    let since = *draft.plan.memory.needs_copy_since.entry(node).or_insert(now);
     let history = draft.plan.memory.backoff.get(&node).copied();
     if history.is_some_and(|history| backoff::delay(history.failures).is_none()) {
         let message = format!(
@@ -100,6 +107,5 @@ fn is_due(draft: &mut Draft<'_>, node: u8, need: &Need) -> bool {
     }
     draft.untell(&format!("gave-up/{node}"));
     draft.requeue(UNDER_WAY);
-    let settled = need.first || now.duration_since(since) >= SETTLE;
-    settled && backoff::is_due(history.as_ref(), now)
+    backoff::is_due(history.as_ref(), now)
 }

@@ -191,7 +191,7 @@ fn progress(draft: &mut Draft<'_>, recovery: &RecoveryStatus, job: &str) {
     let now = draft.seen.now;
     // An operator that comes in the middle counts from what it saw first.
     let (begun, first) = match &draft.plan.memory.copy_begun {
-        Some(seen) if seen.job == job => (seen.at, seen.bytes),
+        Some(seen) if seen.job == job && seen.bytes <= backup.bytes => (seen.at, seen.bytes),
         _ => {
             let seen = CopySeen { job: job.to_owned(), at: now, bytes: backup.bytes };
             draft.plan.memory.copy_begun = Some(seen);

@@ -41,10 +41,11 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
     if plays.is_empty() {
         return Vec::new();
     }
-    let images = match images() {
+    let ready = [FIRST, SECOND].into_iter().try_for_each(remove).and_then(|()| images());
+    let images = match ready {
         Ok(images) => images,
         Err(e) => {
-            say(format!("error: no images: {e}"));
+            say(format!("error: nothing to test on: {e}"));
             return chosen.iter().map(|chosen| (chosen.part, Tally::FAILURE)).collect();
         }
     };
@@ -121,9 +122,13 @@ fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
     results
 }
 
+/// What a run that was killed has left goes first, whatever is asked for now: it would take the processors.
+fn remove(name: &str) -> Result<()> {
+    cluster::down(&Cluster::named(name)?)
+}
+
 fn bring_up(cluster: &Cluster, images: &[Image]) -> Result<()> {
     step(&format!("cluster {} of the tests", cluster.name()), || {
-        cluster::down(cluster)?;
         cluster::up(cluster, TOLERATION)?;
         cluster::load(cluster, images).map(drop)
     })
@@ -135,7 +140,7 @@ fn take_down(name: &str, keep: bool) -> bool {
         say(format!("cluster {name} stays: cargo xtask cluster down --name {name} removes it"));
         return true;
     }
-    match Cluster::named(name).and_then(|cluster| cluster::down(&cluster)) {
+    match remove(name) {
         Ok(()) => true,
         Err(e) => {
             say(format!("error: cluster {name} could not be removed: {e}"));
