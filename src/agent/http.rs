@@ -71,11 +71,15 @@ async fn beat(caller: Caller, State(shared): State<Arc<Shared>>, Json(beat): Jso
     }
     if let Some(length) = inner.longest_to_write(clock::now(), &beat) {
         // Rare, and short: the length has changed.
-        if let Err(error) = lease::write(&shared.env.volume, length) {
-            drop(inner);
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+        match lease::write(&shared.env.volume, length) {
+            Ok(()) => inner.longest_written = length,
+            Err(error) if length > inner.longest_written => {
+                drop(inner);
+                return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+            }
+            // One that is too long costs time, should this node be chosen after a start.
+            Err(error) => tracing::warn!(%error, "the longest lease can't be noted"),
         }
-        inner.longest_written = length;
     }
     let newer = beat.epoch > inner.record.as_ref().map_or(0, |r| r.epoch);
     let leased = inner.lease.valid(clock::now());

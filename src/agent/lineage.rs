@@ -59,7 +59,7 @@ impl Node {
 
     /// The history file that came with a timeline. One without a line keeps a number from being used
     /// (`make_room` in `office.rs`), and says nothing.
-    fn streamed_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
+    pub(super) fn streamed_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
         if timeline == 1 {
             return Some(Vec::new());
         }
@@ -68,15 +68,12 @@ impl Node {
         Some(history).filter(|history| !history.is_empty())
     }
 
-    /// What this node itself has of a timeline's history: the file that came with it, or what it noted when it voted.
-    pub(super) fn own_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
-        self.streamed_history(timeline).or_else(|| {
-            let noted: Lineage = read_json(&self.lineage_path()).ok()??;
-            let whole =
-                noted.branches.last().is_some_and(|last| last.timeline == timeline && last.end.is_none());
-            let fork = |branch: &Branch| Some(joining::Fork { timeline: branch.timeline, at: branch.end? });
-            let forks: Vec<joining::Fork> = noted.branches.iter().filter_map(fork).collect();
-            (whole && forks.len() + 1 == noted.branches.len()).then_some(forks)
-        })
+    /// What this node has noted of a timeline's history when it followed a choice.
+    pub(super) fn noted_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
+        let noted: Lineage = read_json(&self.lineage_path()).ok()??;
+        let whole = noted.branches.last().is_some_and(|last| last.timeline == timeline && last.end.is_none());
+        let fork = |branch: &Branch| Some(joining::Fork { timeline: branch.timeline, at: branch.end? });
+        let forks: Vec<joining::Fork> = noted.branches.iter().filter_map(fork).collect();
+        (whole && !forks.is_empty() && forks.len() + 1 == noted.branches.len()).then_some(forks)
     }
 }

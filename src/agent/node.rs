@@ -443,6 +443,8 @@ impl Node {
             self.failed_starts = self.failed_starts.saturating_sub(1);
         }
         self.role = Role::Stopped;
+        // Nobody hears it any more, so others may ask for another primary: its time begins anew.
+        self.chosen = None;
         self.beats = None;
         self.shared.set_client(None);
         let mut inner = self.shared.lock();

@@ -86,9 +86,9 @@ pub async fn unsafe_settings(client: &Client) -> Result<Vec<String>, SqlError> {
     let rows = sql::within(client.query(
         "SELECT split_part(setting, '=', 1),
                 CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'ALTER ROLE ALL'
-                     WHEN s.setrole = 0 THEN format('ALTER DATABASE %I', d.datname)
-                     WHEN s.setdatabase = 0 THEN format('ALTER ROLE %I', r.rolname)
-                     ELSE format('ALTER ROLE %I IN DATABASE %I', r.rolname, d.datname) END
+                     WHEN s.setrole = 0 THEN format('ALTER DATABASE %I', coalesce(d.datname, '?'))
+                     WHEN s.setdatabase = 0 THEN format('ALTER ROLE %I', coalesce(r.rolname, '?'))
+                     ELSE format('ALTER ROLE %I IN DATABASE %I', coalesce(r.rolname, '?'), coalesce(d.datname, '?')) END
          FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) setting
               LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
          ORDER BY 2, 1",

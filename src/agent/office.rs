@@ -87,7 +87,8 @@ impl Node {
             return self.stop_and_think("the record names this node with another copy of the data").await;
         }
         let begun = self.chosen_since(record.epoch);
-        if clock::now().since(begun) > PROMOTION {
+        // The only node that is left has nobody to leave it to.
+        if clock::now().since(begun) > PROMOTION && record.attached.len() > 1 {
             // It beats all the while, so nobody else would ask for another primary.
             self.end_postgres(super::server::Stop::Immediate).await?;
             return self.depose_self(None, &OfficeError::Late.to_string()).await;

@@ -66,7 +66,20 @@ async fn quietly(client: &Client, statement: &str) -> Result<(), SqlError> {
     done
 }
 
+/// The rest of what is asked for is made also where a right can't be given.
 async fn ensure_role(client: &Client, role: &RoleSpec) -> Result<Option<&'static str>, SqlError> {
+    let refused = role.create_role && major(client).await? < OWN_ROLES;
+    let role = RoleSpec { create_role: role.create_role && !refused, ..role.clone() };
+    let done = make_role(client, &role).await?;
+    if refused {
+        return Err(SqlError::Unsafe(format!(
+            "createRole is for PostgreSQL {OWN_ROLES} and newer: before, such a role may give itself any right"
+        )));
+    }
+    Ok(done)
+}
+
+async fn make_role(client: &Client, role: &RoleSpec) -> Result<Option<&'static str>, SqlError> {
     let row = sql::within(client.query_opt(
         "SELECT rolpassword IS NOT DISTINCT FROM $2 AND rolcanlogin AND rolcreatedb = $3 AND rolcreaterole = $4
                 AND NOT rolsuper AND NOT rolreplication,
@@ -76,11 +89,6 @@ async fn ensure_role(client: &Client, role: &RoleSpec) -> Result<Option<&'static
         &[&role.name, &role.verifier, &role.create_db, &role.create_role],
     ))
     .await?;
-    if role.create_role && major(client).await? < OWN_ROLES {
-        return Err(SqlError::Unsafe(format!(
-            "createRole is for PostgreSQL {OWN_ROLES} and newer: before, such a role may give itself any right"
-        )));
-    }
     let name = identifier(&role.name);
     let flag = |on: bool, word: &str| format!("{}{word}", if on { "" } else { "NO" });
     let options = format!(

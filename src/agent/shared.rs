@@ -323,7 +323,7 @@ impl Inner {
     pub fn longest_to_write(&self, now: Moment, beat: &Beat) -> Option<u32> {
         let mut next = self.longest;
         next.hear(beat.lease_ms.max(beat.longest_ms), now);
-        (self.attached() && next.length_ms() != self.longest_written).then_some(next.length_ms())
+        (self.member.is_some() && next.length_ms() != self.longest_written).then_some(next.length_ms())
     }
 
     /// Takes a vote; true when it says something new.

@@ -79,7 +79,9 @@ pub async fn connect(database: &str) -> Result<Client, SqlError> {
         .connect_timeout(LIMIT)
         .options(SETTINGS);
     let (client, connection) = within(config.connect(NoTls)).await?;
-    let major = connection.parameter("server_version").and_then(|v| v.split('.').next()?.parse::<u32>().ok());
+    let major = connection
+        .parameter("server_version")
+        .and_then(|v| v.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "session of the agent ended");

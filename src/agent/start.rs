@@ -3,6 +3,9 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+
 use super::conf::ConfError;
 use super::initdb;
 use super::lag::{FlushHistory, Waiters};
@@ -201,12 +204,13 @@ impl Node {
         let mut view = JoinView {
             fresh_copy: self.volume.data().join("backup_label").exists(),
             control: control.clone(),
+            held: self.held_timeline(),
             wal_end: None,
             primary_timeline: record.timeline,
             history: Vec::new(),
             primary_system_id: None,
         };
-        let newest = control.newest_timeline();
+        let newest = control.newest_timeline(view.held);
         if self.lineage != Some(record.timeline) && newest == record.timeline {
             // For restore-wal alone: without it WAL comes by streaming only.
             if let Some(history) = self.history(record).await {
@@ -214,11 +218,17 @@ impl Node {
             }
         }
         if newest < record.timeline {
-            let Some(history) = self.history(record).await else {
+            let known = self.history(record).await;
+            if let Some(history) = &known {
+                self.write_lineage(record.timeline, history)?;
+            }
+            // What an attached node noted when it voted may leave out a choice that it never heard of. That lies behind
+            // the end of its WAL, so it proves the same; but nothing is taken from an archive by it.
+            let noted = || self.noted_history(record.timeline).filter(|_| self.shared.lock().attached());
+            let Some(history) = known.or_else(noted) else {
                 return Ok((Some(control), Join::Unknown));
             };
-            self.write_lineage(record.timeline, &history)?;
-            view.wal_end = self.wal_end(newest, control.looked_from(&history)).await?;
+            view.wal_end = self.wal_end(newest, control.looked_from(view.held, &history)).await?;
             view.history = history;
         }
         Ok((Some(control), joining::decide(&view)))
@@ -233,17 +243,27 @@ impl Node {
     /// The history of the record's timeline: what this node has of it, else what the primary has, else any other
     /// attached node. A node that needed the primary for it could not vote once that is lost.
     async fn history(&self, record: &crate::api::v1alpha1::Record) -> Option<Vec<joining::Fork>> {
-        if let Some(own) = self.own_history(record.timeline) {
+        if let Some(own) = self.streamed_history(record.timeline) {
             return Some(own);
         }
         let others =
             record.attached.iter().map(|member| member.index).filter(|index| *index != record.primary);
-        for index in [record.primary].into_iter().chain(others).filter(|index| *index != self.me()) {
-            if let Some(history) = self.fetch_history(index, record.timeline).await {
-                return Some(history);
+        let asked = [record.primary].into_iter().chain(others).filter(|index| *index != self.me());
+        let mut answers: FuturesUnordered<_> =
+            asked.map(|index| self.fetch_history(index, record.timeline)).collect();
+        while let Some(answer) = answers.next().await {
+            if answer.is_some() {
+                return answer;
             }
         }
         None
+    }
+
+    /// The newest timeline of which this node holds a WAL segment.
+    fn held_timeline(&self) -> u32 {
+        let names = std::fs::read_dir(self.volume.data().join("pg_wal")).into_iter().flatten().flatten();
+        let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        joining::newest_segment(names.iter().map(String::as_str))
     }
 
     async fn fetch_history(&self, node: u8, timeline: u32) -> Option<Vec<joining::Fork>> {
@@ -252,7 +272,7 @@ impl Node {
         let path = format!("/v1/wal/{timeline:08X}.history");
         let mut text = Vec::new();
         self.link.download(&host, names::AGENT_PORT, &path, FETCH, &mut text).await.ok()?;
-        joining::parse_history(std::str::from_utf8(&text).ok()?)
+        joining::parse_history(std::str::from_utf8(&text).ok()?).filter(|history| !history.is_empty())
     }
 
     /// Starts Postgres, gate shut, as what the record says.

@@ -7,7 +7,7 @@ use super::node::{Next, Node, StepError};
 use super::server::Stop;
 use super::{observe, sql};
 use crate::api::v1alpha1::{Member, Phase, Record};
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::membership::names::application_name;
 use crate::messages::RefusedHandover;
 
@@ -15,6 +15,8 @@ use crate::messages::RefusedHandover;
 const DRAIN: Duration = Duration::from_secs(2);
 /// Longest time until the attached standbys have applied everything.
 const APPLY: Duration = Duration::from_secs(3);
+/// A standby without a walsender for so long is lost, unless the pod is being stopped: then it is waited for.
+const GONE: Duration = Duration::from_millis(500);
 /// Longest wait for a checkpoint; it goes on beside the handover.
 const CHECKPOINT: Duration = Duration::from_secs(10);
 /// The same, while the pod is being stopped: nobody says how long it may take.
@@ -133,7 +135,7 @@ impl Node {
         self.shared.changed();
         let drained = self.drain(client).await;
         let applied = match drained {
-            Ok(()) => self.all_applied(client).await,
+            Ok(()) => self.all_applied(client, wanted.ending).await,
             Err(error) => Err(error),
         };
         match applied {
@@ -141,7 +143,7 @@ impl Node {
             Ok(false) if wanted.ending => tracing::warn!("a standby lags: it is left to the election"),
             Ok(false) => {
                 self.take_back(client).await?;
-                return Ok(Err("an attached standby did not apply everything in time".into()));
+                return Ok(Err("an attached standby was lost, or did not apply everything in time".into()));
             }
             Err(error) => {
                 self.take_back(client).await?;
@@ -226,12 +228,13 @@ impl Node {
     }
 
     /// Whether every attached standby has applied all that there is.
-    async fn all_applied(&self, client: &Client) -> Result<bool, StepError> {
+    async fn all_applied(&self, client: &Client, ending: bool) -> Result<bool, StepError> {
         let Some(record) = self.record().cloned() else { return Ok(false) };
         let row =
             sql::within(client.query_one("SELECT pg_current_wal_flush_lsn()::text AS flush", &[])).await?;
         let flush = sql::position(&row, "flush").unwrap_or(u64::MAX);
         let deadline = clock::now().after(APPLY);
+        let mut missing: Option<Moment> = None;
         while clock::now() < deadline {
             let facts = observe::primary(client).await?;
             let applied = |index: u8, incarnation: &str| {
@@ -246,7 +249,9 @@ impl Node {
                 return Ok(true);
             }
             let gone = |m: &Member| !facts.replicas.iter().any(|r| r.index == m.index);
-            if others().any(gone) {
+            let now = clock::now();
+            missing = others().any(gone).then(|| missing.unwrap_or(now));
+            if missing.is_some_and(|since| now.since(since) > GONE && !ending) {
                 return Ok(false);
             }
             tokio::time::sleep(POLL).await;

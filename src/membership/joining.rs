@@ -25,18 +25,20 @@ pub struct ControlData {
 }
 
 impl ControlData {
-    /// The newest timeline of which the data is known to hold WAL: a standby's latest restartpoint may be older.
-    pub fn newest_timeline(&self) -> u32 {
-        self.timeline.max(self.min_recovery_timeline)
+    /// The newest timeline of which the data holds WAL: a standby's latest restartpoint may be older, and so may what it
+    /// had to reach. `held` is the newest of its segments ([`newest_segment`]).
+    pub fn newest_timeline(&self, held: u32) -> u32 {
+        self.timeline.max(self.min_recovery_timeline).max(held)
     }
 
     /// From where the WAL of the newest timeline is looked through for its end, given the history of a later one: from
     /// the latest checkpoint, or from where that timeline began.
-    pub fn looked_from(&self, history: &[Fork]) -> u64 {
-        if self.newest_timeline() == self.timeline {
+    pub fn looked_from(&self, held: u32, history: &[Fork]) -> u64 {
+        let newest = self.newest_timeline(held);
+        if newest == self.timeline {
             return self.redo;
         }
-        let before = history.iter().filter(|fork| fork.timeline < self.newest_timeline());
+        let before = history.iter().filter(|fork| fork.timeline < newest);
         before.map(|fork| fork.at).max().unwrap_or(self.redo)
     }
 }
@@ -114,6 +116,13 @@ pub fn mock_nonce(text: &str) -> Option<String> {
     Some(line.trim().to_owned()).filter(|nonce| !nonce.is_empty())
 }
 
+/// The newest timeline of which there is a segment, by the names of the files in `pg_wal`; 0 when there is none
+/// (PostgreSQL source, `XLogFileName`).
+pub fn newest_segment<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
+    let segments = names.filter(|name| name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit()));
+    segments.filter_map(|name| u32::from_str_radix(&name[..8], 16).ok()).max().unwrap_or(0)
+}
+
 /// A line of a timeline history file: where a timeline was left for the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fork {
@@ -147,6 +156,8 @@ pub fn parse_wal_end(text: &str) -> Option<u64> {
 pub struct JoinView {
     /// The node's control file.
     pub control: ControlData,
+    /// The newest timeline of its WAL segments ([`newest_segment`]).
+    pub held: u32,
     /// True for a base backup that hasn't been started yet (`backup_label` is there): what its control
     /// file says of its state is the donor's.
     pub fresh_copy: bool,
@@ -173,7 +184,7 @@ fn obstacle(view: &JoinView) -> Option<String> {
     if view.primary_system_id.is_some_and(|id| id != control.system_id) {
         return Some("it comes from another database system".to_owned());
     }
-    let timeline = control.newest_timeline();
+    let timeline = control.newest_timeline(view.held);
     if timeline > view.primary_timeline {
         return Some(format!("it is on timeline {timeline}, the primary on {}", view.primary_timeline));
     }
@@ -250,6 +261,7 @@ Min recovery ending loc's timeline:   1
     fn view() -> JoinView {
         JoinView {
             control: ControlData::parse(CONTROL).unwrap(),
+            held: 0,
             fresh_copy: false,
             wal_end: None,
             primary_timeline: 1,
@@ -295,11 +307,11 @@ Min recovery ending loc's timeline:   1
     fn a_standby_is_judged_by_the_newest_timeline_that_it_holds() {
         let text = CONTROL.replace("loc's timeline:   1", "loc's timeline:   2");
         let control = ControlData::parse(&text).unwrap();
-        assert_eq!(control.newest_timeline(), 2);
+        assert_eq!(control.newest_timeline(0), 2);
         let same = JoinView { control: control.clone(), primary_timeline: 2, ..view() };
         assert_eq!(decide(&same), Join::Proved);
         let history = parse_history("1\t0/3000060\tno\n2\t0/3000200\tno\n").unwrap();
-        assert_eq!(control.looked_from(&history), 0x0300_0060, "from the beginning of timeline 2");
+        assert_eq!(control.looked_from(0, &history), 0x0300_0060, "from the beginning of timeline 2");
         let at = |wal_end| {
             let history = history.clone();
             decide(&JoinView { control: control.clone(), wal_end, primary_timeline: 3, history, ..view() })
@@ -307,6 +319,17 @@ Min recovery ending loc's timeline:   1
         assert_eq!(at(Some(0x0300_0200)), Join::Proved);
         assert!(matches!(at(Some(0x0300_0238)), Join::NeedsCopy(why) if why.contains("past the fork")));
         assert!(matches!(at(None), Join::NeedsCopy(why) if why.contains("not known")));
+        // The control file may say nothing of it yet, where segments do.
+        let names =
+            ["000000010000000000000003", "000000020000000000000003", "00000009.history", "archive_status"];
+        let (held, control) = (newest_segment(names.into_iter()), ControlData::parse(CONTROL).unwrap());
+        assert_eq!(
+            (held, control.newest_timeline(held), control.looked_from(held, &history)),
+            (2, 2, 0x0300_0060)
+        );
+        let wal_end = Some(0x0300_0238);
+        let past = JoinView { control, held, wal_end, primary_timeline: 3, history, ..view() };
+        assert!(matches!(decide(&past), Join::NeedsCopy(why) if why.contains("past the fork")));
     }
 
     #[test]

@@ -50,8 +50,8 @@ impl LongestLease {
 pub struct Grant {
     /// When the beat that granted it was sent.
     pub sent: Moment,
-    /// Its length.
-    pub length: Duration,
+    /// When it, and every lease that was given before it, is over for certain: a shorter one doesn't end a longer one.
+    pub until: Moment,
     /// The stamp that the beat echoed; none for a lease given by an earlier start of this agent.
     pub echo: Option<Stamp>,
 }
@@ -74,14 +74,18 @@ impl Contact {
     /// that moment, of the longest length that was in use ([`super::names::Names::lease_ms`]).
     pub fn inherited(started: Moment, lease_ms: u32) -> Self {
         let length = Duration::from_millis(u64::from(lease_ms));
-        Self { granted: Some(Grant { sent: started, length, echo: None }), ..Self::default() }
+        let until = started.after(waited(length));
+        Self { granted: Some(Grant { sent: started, until, echo: None }), ..Self::default() }
     }
 
     /// Notes that a beat is about to be sent; called before it goes out.
     pub fn sent(&mut self, at: Moment, beat: &Beat) {
         if let Some(echo) = &beat.echo {
             let length = Duration::from_millis(u64::from(beat.lease_ms));
-            self.granted = Some(Grant { sent: at, length, echo: Some(echo.clone()) });
+            let before =
+                self.granted.as_ref().filter(|grant| !self.gave_word(grant)).map(|grant| grant.until);
+            let until = at.after(waited(length)).max(before.unwrap_or(Moment::ZERO));
+            self.granted = Some(Grant { sent: at, until, echo: Some(echo.clone()) });
         }
     }
 
@@ -108,7 +112,7 @@ impl Contact {
     /// How long until no lease given to the node can be alive any more.
     pub fn lease_rest(&self, now: Moment) -> Duration {
         let Some(grant) = &self.granted else { return Duration::ZERO };
-        if self.gave_word(grant) { Duration::ZERO } else { grant.sent.after(waited(grant.length)).since(now) }
+        if self.gave_word(grant) { Duration::ZERO } else { grant.until.since(now) }
     }
 
     fn gave_word(&self, grant: &Grant) -> bool {
@@ -264,6 +268,30 @@ mod tests {
             timeline: Some(1),
             replay_lsn: None,
         }
+    }
+
+    #[test]
+    fn a_shorter_lease_does_not_end_a_longer_one() {
+        let at = Moment::from_millis;
+        let stamp = |millis| Stamp { boot: "b".to_owned(), millis };
+        let long = Beat { lease_ms: 10_000, ..beat(Some(stamp(1)), 0) };
+        let mut contact = Contact::default();
+        contact.sent(at(1_000), &long);
+        contact.sent(at(1_500), &beat(Some(stamp(2)), 0));
+        assert_eq!(
+            contact.lease_rest(at(2_000)),
+            Duration::from_millis(9_100),
+            "10 s and their drift from 1 s on"
+        );
+        let word = answer(stamp(3), 3, true);
+        contact.answered(at(1_500), 3, word);
+        assert!(contact.lease_over(at(2_000)));
+        contact.sent(at(2_100), &beat(Some(stamp(4)), 0));
+        assert_eq!(
+            contact.lease_rest(at(2_100)),
+            Duration::from_millis(2_020),
+            "what was given before its word is over"
+        );
     }
 
     #[test]

@@ -261,6 +261,7 @@ impl World {
                 min_recovery_timeline: 0,
                 system_id: 0,
             },
+            held: 0,
             fresh_copy: false,
             wal_end: Some(u64::from(n.wal.end())),
             primary_timeline: record.timeline,

@@ -8,7 +8,7 @@ use pgpool_operator::api::v1alpha1::{
 use pgpool_operator::clock::Moment;
 use pgpool_operator::membership::handover::{Answered, Answers, Handover, Rest};
 use pgpool_operator::membership::joining::TableCheck;
-use pgpool_operator::membership::lease::{Contact, Grant, ReadLease};
+use pgpool_operator::membership::lease::{Contact, Grant, ReadLease, waited};
 use pgpool_operator::membership::names::{Listed, Names};
 use pgpool_operator::membership::primary::{Compared, Growth, Other, PrimaryView, Wish};
 use pgpool_operator::messages::{Answer, Beat, EpochRow, Join, Replica, Role, Stamp, Vote};
@@ -141,7 +141,7 @@ pub fn contact(known: &Known, answer: Option<Answer>, lease_ms: u32) -> Contact 
         counted: known.counted.map(at),
         granted: known.granted.map(|(age, echo)| Grant {
             sent: at(age),
-            length: Duration::from_millis(u64::from(lease_ms)),
+            until: at(age).after(waited(Duration::from_millis(u64::from(lease_ms)))),
             echo: echo.map(stamp),
         }),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgpool_operator::api::v1alpha1::{Member, Phase, Record, Timings};
 use pgpool_operator::clock::Moment;
 use pgpool_operator::membership::joining::TableCheck;
-use pgpool_operator::membership::lease::{Contact, Grant, ReadLease};
+use pgpool_operator::membership::lease::{Contact, Grant, ReadLease, waited};
 use pgpool_operator::membership::names::{Listed, Names};
 use pgpool_operator::membership::primary::{Compared, Growth, Other, PrimaryView, Wish};
 use pgpool_operator::messages::{Answer, Beat, EpochRow, Join, Replica, Role, Stamp};
@@ -194,7 +194,7 @@ pub fn contact(node: usize, known: &Known) -> Contact {
         counted: known.counted.map(at),
         granted: known.granted.map(|(age, echo)| Grant {
             sent: at(age),
-            length: Duration::from_millis(u64::from(lease_ms())),
+            until: at(age).after(waited(Duration::from_millis(u64::from(lease_ms())))),
             echo: echo.map(stamp),
         }),
     }

@@ -6,7 +6,7 @@ use pgpool_operator::api::v1alpha1::{Member, Phase, Record, Timings};
 use pgpool_operator::clock::Moment;
 use pgpool_operator::membership::handover::{Handover, Rest};
 use pgpool_operator::membership::joining::TableCheck;
-use pgpool_operator::membership::lease::{Contact, Grant};
+use pgpool_operator::membership::lease::{Contact, Grant, waited};
 use pgpool_operator::membership::names::{Filler, Listed, Names};
 use pgpool_operator::membership::primary::{Compared, Growth, Other, PrimaryView, Wish};
 use pgpool_operator::messages::{Answer, Join, Replica, Role, Stamp};
@@ -90,7 +90,7 @@ prop_compose! {
         };
         let granted = granted.map(|(age, echo)| Grant {
             sent: ago(age),
-            length: Duration::from_millis(u64::from(LEASE_MS)),
+            until: ago(age).after(waited(Duration::from_millis(u64::from(LEASE_MS)))),
             echo: Some(Stamp { boot: "boot".to_owned(), millis: 3000 + echo }),
         });
         Contact { answer: answered.then_some(answer), heard: None, counted: counted.map(ago), granted }

@@ -57,11 +57,7 @@ pub(super) fn longest(view: &PrimaryView) -> u32 {
     }
     let longer = Duration::from_millis(u64::from(stored));
     let inherited_over = view.now.since(view.started) > waited(longer);
-    let given_over = view.others.values().all(|o| {
-        o.contact
-            .granted
-            .as_ref()
-            .is_none_or(|g| g.length <= view.wish.lease() || o.contact.lease_over(view.now))
-    });
+    let given_over =
+        view.others.values().all(|o| o.contact.lease_rest(view.now) <= waited(view.wish.lease()));
     if inherited_over && given_over { now } else { stored }
 }
