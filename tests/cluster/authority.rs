@@ -30,7 +30,7 @@ fn aged(cert_pem: &str, key_pem: &str) -> Outcome<String> {
     let name = cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, name.unwrap_or_default());
-    let year = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).year();
+    let year = pgpool_operator::clock::timestamp().to_zoned(jiff::tz::TimeZone::UTC).year();
     params.not_before = rcgen::date_time_ymd(i32::from(year) - YEARS.0, 1, 1);
     params.not_after = rcgen::date_time_ymd(i32::from(year) + YEARS.1, 12, 31);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

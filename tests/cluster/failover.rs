@@ -266,8 +266,8 @@ pub async fn all_at_once_and_one_for_good(world: &World) -> Outcome {
     let record = world.record().await?;
     let agents = agents(world, &record).await?;
     machines::fault(&["kill", &machine]).await?;
-    let others = agents.iter().filter(|(node, _)| *node != old);
-    let killed: Outcome = others.map(|(_, agent)| signal(*agent, Signal::KILL)).collect();
+    let mut others = agents.iter().filter(|(node, _)| *node != old);
+    let killed = others.try_for_each(|(_, agent)| signal(*agent, Signal::KILL));
     let taken = taken_over(world, old).await;
     let went_on = load::goes_on(world).await;
     machines::fault(&["start", &machine]).await?;

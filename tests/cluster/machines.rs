@@ -51,8 +51,12 @@ pub async fn primary_away_from_load(world: &World) -> Outcome<u8> {
     if of_node(world, old).await? != of_pod(world, load::POD).await? {
         return Ok(old);
     }
-    let to = standby_away_from_load(world).await?;
-    // Asked of the operator and the agents, not of a kubelet: those are slow to see anything after an outage.
+    hand_over(world, old, standby_away_from_load(world).await?).await
+}
+
+/// The primary hands over to this node. Asked of the operator and the agents, not of a kubelet: those are slow to see
+/// anything after an outage.
+async fn hand_over(world: &World, old: u8, to: u8) -> Outcome<u8> {
     world.ask_for("switchover", &to.to_string()).await?;
     let new = taken_over(world, old).await?;
     load::unharmed(world).await?;
@@ -85,12 +89,7 @@ pub async fn primary_beside_front(world: &World) -> Outcome<u8> {
     if machine != load && fronts.contains(&machine) {
         return Ok(old);
     }
-    let to = standby_beside_front(world).await?;
-    world.ask_for("switchover", &to.to_string()).await?;
-    let new = taken_over(world, old).await?;
-    load::unharmed(world).await?;
-    ensure(new == to, || format!("asked for node {to}, node {new} took over"))?;
-    Ok(new)
+    hand_over(world, old, standby_beside_front(world).await?).await
 }
 
 /// An attached standby on a machine with a front and without the load. Fronts are spread over two of three machines,
@@ -105,9 +104,7 @@ pub async fn standby_beside_front(world: &World) -> Outcome<u8> {
                 return Ok(member.index);
             }
         }
-        world.ask_for("switchover", &standby(world).await?.to_string()).await?;
-        taken_over(world, record.primary).await?;
-        load::unharmed(world).await?;
+        hand_over(world, record.primary, standby(world).await?).await?;
     }
     failed("no standby runs beside a front and away from the load")
 }

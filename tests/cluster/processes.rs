@@ -76,20 +76,20 @@ pub async fn kill_agent(world: &World, node: u8) -> Outcome {
 
 /// Stops all processes of a node in their tracks; they go on by [`thaw`].
 pub async fn freeze(world: &World, node: u8) -> Outcome<Vec<i32>> {
-    freeze_all(of_node(world, node).await?)
+    Ok(freeze_all(of_node(world, node).await?))
 }
 
 /// The same for the pod with this uid.
 pub fn freeze_pod(uid: &str) -> Outcome<Vec<i32>> {
-    freeze_all(of_pod(uid)?)
+    Ok(freeze_all(of_pod(uid)?))
 }
 
-fn freeze_all(all: Vec<i32>) -> Outcome<Vec<i32>> {
+fn freeze_all(all: Vec<i32>) -> Vec<i32> {
     for pid in &all {
         // One that has ended meanwhile needs no stopping.
         let _ = signal(*pid, Signal::STOP);
     }
-    Ok(all)
+    all
 }
 
 /// Lets processes go on.

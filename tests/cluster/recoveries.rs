@@ -384,15 +384,20 @@ pub async fn jobs_machine_killed(world: &World) -> Outcome {
     let machine = copy.pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     let machine = machine.ok_or_else(|| Failure("the Job runs nowhere".to_owned()))?;
     without(world, &machine, &[0, 2]).await?;
-    // Its pod may be started anew there, and go on where it was: then nothing has failed.
+    // Its pod may be started anew there.
+    carried_on_or_begun_again(world, &copy).await
+}
+
+/// The copy went on where it was, or that recovery failed and another one ends well.
+async fn carried_on_or_begun_again(world: &World, copy: &Copy) -> Outcome {
     let r = &copy.recovery;
     let ended = |status: &PgPoolStatus| status.last_recovery.as_ref().is_some_and(|last| last.id == r.id);
-    let status = world.when("the end of the cut recovery", AFTER_BACK_OFF, ended).await?;
+    let status = world.when("the end of the recovery", AFTER_BACK_OFF, ended).await?;
     if status.last_recovery.is_some_and(|last| last.succeeded) {
-        println!("    cut at {} of {} bytes, and carried on", r.bytes, r.total);
+        println!("    disturbed at {} of {} bytes, and carried on", r.bytes, r.total);
         load::unharmed(world).await?;
     } else {
-        begun_again(world, &copy, Again::Asked).await?;
+        begun_again(world, copy, Again::Asked).await?;
     }
     freed(world).await
 }
@@ -405,14 +410,5 @@ pub async fn primary_lost(world: &World) -> Outcome {
     kill_postgres(world, old).await?;
     taken_over(world, old).await?;
     load::goes_on(world).await?;
-    let r = &copy.recovery;
-    let ended = |status: &PgPoolStatus| status.last_recovery.as_ref().is_some_and(|last| last.id == r.id);
-    let status = world.when("the end of the recovery", AFTER_BACK_OFF, ended).await?;
-    if status.last_recovery.is_some_and(|last| last.succeeded) {
-        println!("    at {} of {} bytes the primary was lost, and the copy went on", r.bytes, r.total);
-        load::unharmed(world).await?;
-    } else {
-        begun_again(world, &copy, Again::Asked).await?;
-    }
-    freed(world).await
+    carried_on_or_begun_again(world, &copy).await
 }

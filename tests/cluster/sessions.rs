@@ -166,7 +166,7 @@ async fn foreign(world: &World, name: &str) -> Outcome<(String, [String; 2])> {
 
 /// Puts certificate and key into the Secret.
 async fn bring(world: &World, files: &[String; 2]) -> Outcome {
-    let [cert, key] = files.each_ref().map(|file| tokio::fs::read_to_string(file));
+    let [cert, key] = files.each_ref().map(tokio::fs::read_to_string);
     let data = json!({"tls.crt": cert.await?, "tls.key": key.await?});
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",

@@ -1,6 +1,4 @@
 //! Somebody who reads on a machine that is cut off: by the front there, in one session and in new ones.
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use kube::api::ListParams;
 use serde_json::json;
 
@@ -18,7 +16,7 @@ const COUNT: &str = "SELECT count(*) FROM witnessed";
 pub struct Witness;
 
 fn millis() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_millis()).unwrap_or_default()
+    u128::try_from(pgpool_operator::clock::timestamp().as_millisecond()).unwrap_or_default()
 }
 
 impl Witness {
