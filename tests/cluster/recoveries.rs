@@ -203,6 +203,8 @@ struct Copy {
     recovery: RecoveryStatus,
     /// The Job's pod.
     pod: Pod,
+    /// The copy of the data that stood on the node before it was spoilt.
+    spoilt: String,
 }
 
 impl Copy {
@@ -218,9 +220,16 @@ async fn in_mid_copy(world: &World, node: u8) -> Outcome<Copy> {
     half_way(world, node).await
 }
 
+/// Which copy of the data stands on an attached node.
+async fn incarnation(world: &World, node: u8) -> Outcome<String> {
+    let attached = world.incarnations().await?.remove(&node);
+    attached.ok_or_else(|| Failure(format!("node {node} is not attached")))
+}
+
 async fn half_way(world: &World, node: u8) -> Outcome<Copy> {
     // A standby that is out for a moment, as on a busy machine, would not be taken as the donor.
     world.whole(WHOLE).await?;
+    let spoilt = incarnation(world, node).await?;
     spoil(world, node).await?;
     let status = world
         .when("a copy to be half way", WHOLE, |status| {
@@ -235,7 +244,7 @@ async fn half_way(world: &World, node: u8) -> Outcome<Copy> {
     let job = format!("{JOB_NAME}={}", names::recovery_job(POOL, node, &recovery.id));
     let list = world.pods().list(&ListParams::default().labels(&job)).await?;
     match list.items.into_iter().next() {
-        Some(pod) => Ok(Copy { recovery, pod }),
+        Some(pod) => Ok(Copy { recovery, pod, spoilt }),
         None => failed(format!("no pod of a Job runs: {recovery:?}")),
     }
 }
@@ -256,7 +265,8 @@ async fn cut(world: &World, copy: &Copy) -> Outcome<String> {
     Ok(status.last_recovery.map(|last| last.message).unwrap_or_default())
 }
 
-/// Waits until another one than this has succeeded.
+/// Waits until another one than this has succeeded, and every node is attached. It need not be the last: a primary that
+/// was lost meanwhile may have been copied after it.
 async fn another(world: &World, copy: &Copy, again: Again) -> Outcome {
     let r = &copy.recovery;
     let status = world.status().await?;
@@ -270,10 +280,9 @@ async fn another(world: &World, copy: &Copy, again: Again) -> Outcome {
         is_whole(status, nodes)
             && status.last_recovery.as_ref().is_some_and(|last| last.succeeded && last.id != id)
     };
-    let status =
-        world.when("a recovery that succeeds", AFTER_BACK_OFF, |status| whole(status, &r.id)).await?;
-    let last = status.last_recovery;
-    ensure(last.as_ref().is_some_and(|last| last.node == r.node), || format!("{last:?}"))?;
+    world.when("a recovery that succeeds", AFTER_BACK_OFF, |status| whole(status, &r.id)).await?;
+    let now = incarnation(world, r.node).await?;
+    ensure(now != copy.spoilt, || format!("node {} stands on what was spoilt: {now}", r.node))?;
     load::unharmed(world).await
 }
 
