@@ -74,6 +74,20 @@ impl std::fmt::Debug for LoginAnswer {
     }
 }
 
+/// A front asks another one to cancel what a session is doing.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct CancelQuestion {
+    /// What the client has shown: process and secret (PostgreSQL documentation, "CancelRequest").
+    pub key: [u8; 8],
+}
+
+/// Whether the session is there.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct CancelAnswer {
+    /// True where it is, and its node was told.
+    pub known: bool,
+}
+
 /// What a node counts of which nobody says otherwise.
 const fn usual_weight() -> u32 {
     1

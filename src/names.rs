@@ -18,7 +18,7 @@ pub struct PoolArgs {
 pub const POSTGRES_PORT: u16 = 5432;
 /// The port of the front behind the Service `NAME-ro`.
 pub const FRONT_READ_PORT: u16 = 5433;
-/// The agents' mutually authenticated HTTP server.
+/// The mutually authenticated HTTP server of agents, and that of fronts for each other.
 pub const AGENT_PORT: u16 = 5480;
 /// Probes and metrics, plain HTTP, of every part.
 pub const HEALTH_PORT: u16 = 5481;
@@ -93,6 +93,16 @@ pub fn read_service(pool: &str) -> String {
 /// Domain under which the nodes are found.
 pub fn domain(pool: &str, namespace: &str) -> String {
     format!("{pool}-nodes.{namespace}.svc")
+}
+
+/// The Service by which the fronts find each other.
+pub fn peers_service(pool: &str) -> String {
+    format!("{pool}-proxy-peers")
+}
+
+/// Host name of all fronts, for each other.
+pub fn peers_host(pool: &str, namespace: &str) -> String {
+    format!("{}.{namespace}.svc", peers_service(pool))
 }
 
 /// Host name of node `index`, given the pool's domain.

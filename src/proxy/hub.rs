@@ -3,15 +3,15 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{
+    lease::Tenure,
     metrics::Metrics,
     route::{Kind, choose, serves},
     table::{Entry, Table},
@@ -47,31 +47,6 @@ struct Shared {
     planned: Moment,
 }
 
-/// The time for which a node may be spoken to by sessions of one kind: one start of Postgres on one copy
-/// of the data, while it is open and its lease goes on.
-pub struct Tenure {
-    id: (Option<String>, String),
-    end: CancellationToken,
-    lease_ms: AtomicU64,
-}
-
-impl Tenure {
-    /// True while a statement may be sent to the node.
-    pub fn stands(&self, now: Moment) -> bool {
-        now.as_millis() < self.lease_ms.load(Ordering::Acquire) && !self.end.is_cancelled()
-    }
-
-    /// Waits until it is over.
-    pub async fn ended(&self) {
-        self.end.cancelled().await;
-    }
-
-    /// True once it is over: whatever the node says next belongs to another one.
-    pub fn is_over(&self) -> bool {
-        self.end.is_cancelled()
-    }
-}
-
 /// A session's place on a node; given back when dropped.
 pub struct Seat {
     hub: Arc<Hub>,
@@ -81,6 +56,7 @@ pub struct Seat {
     /// How long it may stay.
     pub tenure: Arc<Tenure>,
     counted: bool,
+    left: AtomicBool,
 }
 
 impl Seat {
@@ -94,8 +70,12 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
+impl Seat {
+    /// Nobody sits here any more: the session is still there, and its node isn't.
+    pub fn leave(&self) {
+        if self.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let mut shared = self.hub.lock();
         if let Some(busy) = shared.busy.get_mut(usize::from(self.index)) {
             *busy = busy.saturating_sub(1);
@@ -104,6 +84,12 @@ impl Drop for Seat {
         if self.counted {
             self.hub.metrics.left(self.kind, self.index);
         }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -174,13 +160,9 @@ impl Hub {
         let busy = |index| shared.busy.get(usize::from(index)).copied().unwrap_or(usize::MAX);
         let index = choose(&shared.table, kind, clock::now(), busy, tried, shared.turn)?;
         let entry = shared.table.get(index)?;
-        let fresh = Tenure {
-            id: entry.tenure.clone(),
-            end: CancellationToken::new(),
-            lease_ms: AtomicU64::new(entry.lease.as_millis()),
-        };
+        let fresh = Tenure::new(entry);
         let tenure = shared.tenures.entry((kind, index)).or_insert_with(|| Arc::new(fresh)).clone();
-        let hastened = Moment::from_millis(tenure.lease_ms.load(Ordering::Acquire)) < shared.planned;
+        let hastened = tenure.lease() < shared.planned;
         if let Some(busy) = shared.busy.get_mut(usize::from(index)) {
             *busy += 1;
         }
@@ -188,13 +170,7 @@ impl Hub {
         if hastened {
             self.hastened.notify_one();
         }
-        Some(Seat { hub: self.clone(), index, kind, tenure, counted: false })
-    }
-
-    /// The nodes that sessions of this kind may be on.
-    pub fn serving(&self, kind: Kind) -> Vec<u8> {
-        let (shared, now) = (self.lock(), clock::now());
-        shared.table.nodes().filter(|(_, entry)| serves(entry, kind, now)).map(|(index, _)| index).collect()
+        Some(Seat { hub: self.clone(), index, kind, tenure, counted: false, left: AtomicBool::new(false) })
     }
 
     /// From now on the front calls itself not ready.
@@ -215,7 +191,7 @@ impl Hub {
         }
     }
 
-    /// Ends what outlives its lease, for ever.
+    /// Sees to it that no lease is outlived, for ever.
     pub async fn sweep(&self) {
         loop {
             let now = clock::now();
@@ -259,19 +235,14 @@ impl Shared {
         self.table.nodes().map(of).collect()
     }
 
-    /// Ends the tenures that are over; returns when the next one will be, should nothing be heard.
+    /// Tells the tenures how their nodes stand; returns when to look again, should nothing be heard.
     fn sweep(&mut self, now: Moment) -> Option<Moment> {
         let Self { table, tenures, .. } = self;
         let mut next = None;
         tenures.retain(|(kind, index), tenure| {
-            let entry = table.get(*index).filter(|entry| entry.tenure == tenure.id);
-            let Some(entry) = entry.filter(|entry| serves(entry, *kind, now)) else {
-                tenure.end.cancel();
-                return false;
-            };
-            tenure.lease_ms.store(entry.lease.as_millis(), Ordering::Release);
-            next = Some(next.map_or(entry.lease, |next: Moment| next.min(entry.lease)));
-            true
+            let look = tenure.look(table, *kind, *index, now);
+            next = [next, look].into_iter().flatten().min();
+            look.is_some()
         });
         next
     }

@@ -8,8 +8,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::auth::{Binding, ClientKey, Exchange, PLAIN, PLUS, ScramError, Verifier};
+use super::cancel::Key;
 use super::certificate::{ALPN, Served};
-use super::wire::message::{self, AUTH_OK, AUTH_SASL_CONTINUE, AUTH_SASL_FINAL, Fatal, authentication, sasl};
+use super::wire::message::{
+    self, AUTH_OK, AUTH_SASL_CONTINUE, AUTH_SASL_FINAL, Fatal, authentication, encode, sasl,
+};
 use super::wire::startup::{self, First, Startup, StartupError, TLS_HANDSHAKE};
 
 /// Questions for encryption before the session: one of each kind.
@@ -106,7 +109,7 @@ pub async fn tell<S: AsyncWrite + Unpin>(client: &mut S, fatal: Fatal) -> LoginE
 }
 
 fn fatal(code: &'static str, message: impl Into<String>, hint: &'static str) -> Fatal {
-    Fatal { code, message: message.into(), hint }
+    Fatal { code, message: message.into(), hint: hint.into() }
 }
 
 fn unencrypted() -> Fatal {
@@ -192,9 +195,10 @@ async fn password<S: AsyncRead + Unpin>(client: &mut S) -> Result<Vec<u8>, Login
     if message.tag == b'p' { Ok(message.body) } else { Err(ScramError::Malformed("no answer").into()) }
 }
 
-/// Tells the client that it is in.
-pub async fn admit<S: AsyncWrite + Unpin>(client: &mut S) -> io::Result<()> {
-    client.write_all(&authentication(AUTH_OK, &[])).await?;
+/// Tells the client that it is in, what its node said to that, and by what its statements are cancelled.
+pub async fn admit<S: AsyncWrite + Unpin>(client: &mut S, said: &[u8], key: &Key) -> io::Result<()> {
+    let (in_, key, ready) = (authentication(AUTH_OK, &[]), encode(b'K', key), encode(b'Z', b"I"));
+    client.write_all(&[in_.as_slice(), said, &key, &ready].concat()).await?;
     client.flush().await
 }
 

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -33,8 +33,15 @@ struct Cause {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Wait {
+    route: &'static str,
+    node: u8,
+    reason: &'static str,
+}
+
 /// The counters of one session's traffic, shared with all others of its route and node.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Traffic {
     /// Questions that the node has to answer with a `ReadyForQuery`.
     pub questions: Counter,
@@ -42,6 +49,15 @@ pub struct Traffic {
     pub to_node: Counter,
     /// Bytes that the client was sent.
     pub to_client: Counter,
+    /// Seconds that the front adds to a question and to the end of its answer: from reading it to having passed it on.
+    pub added: Histogram,
+}
+
+/// Upper bounds in seconds: a few microseconds where nothing waits, seconds where a statement is held.
+const ADDED: [f64; 12] = [5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 2e-3, 1e-2, 0.1, 1.0, 10.0];
+
+fn added() -> Histogram {
+    Histogram::new(ADDED)
 }
 
 /// What is counted, and its registry.
@@ -55,6 +71,9 @@ pub struct Metrics {
     bytes: Family<Way, Counter>,
     cancels: Family<Route, Counter>,
     held: Family<Route, Counter>,
+    waits: Family<Wait, Counter>,
+    moved: Family<Place, Counter>,
+    added: Family<Route, Histogram, fn() -> Histogram>,
 }
 
 impl Default for Metrics {
@@ -76,6 +95,19 @@ impl Default for Metrics {
         registry.register("bytes", "Bytes that were passed on, unencrypted", bytes.clone());
         registry.register("cancels", "Cancel requests that were passed on", cancels.clone());
         registry.register("held", "Times that a client had to wait for a node that serves", held.clone());
+        let (waits, moved) = <(Family<Wait, Counter>, Family<Place, Counter>)>::default();
+        registry.register(
+            "sessions_held",
+            "Sessions whose statements wait, since their node hands over or has no lease",
+            waits.clone(),
+        );
+        registry.register("sessions_moved", "Sessions that went on at this node, by route", moved.clone());
+        let added = Family::<Route, Histogram, fn() -> Histogram>::new_with_constructor(added);
+        registry.register(
+            "added_seconds",
+            "What the front adds to a question and to the end of its answer",
+            added.clone(),
+        );
         Self {
             registry: Mutex::new(registry),
             open,
@@ -86,6 +118,9 @@ impl Default for Metrics {
             bytes,
             cancels,
             held,
+            waits,
+            moved,
+            added,
         }
     }
 }
@@ -108,7 +143,16 @@ impl Metrics {
             questions: self.questions.get_or_create_owned(&Place { route, node }),
             to_node: bytes("node"),
             to_client: bytes("client"),
+            added: self.added.get_or_create_owned(&Route { route }),
         }
+    }
+
+    pub(super) fn waits(&self, kind: Kind, node: u8, reason: &'static str) {
+        self.waits.get_or_create(&Wait { route: kind.name(), node, reason }).inc();
+    }
+
+    pub(super) fn moved(&self, kind: Kind, node: u8) {
+        self.moved.get_or_create(&Place { route: kind.name(), node }).inc();
     }
 
     pub(super) fn cancelled(&self, kind: Kind) {

@@ -3,22 +3,27 @@
 //! It hears the agents of all nodes, and sends each new session to the node that its port stands for (the primary, or
 //! any node that may be read from). TLS ends here; a client proves its password to the front, which logs in to the
 //! node with what the proof gives away and with its own certificate, without which nodes let no user in. Then bytes
-//! are passed, and followed by the headers of their messages. A session whose node is shut, restarts or loses its
-//! lease is ended at once; nothing is sent to a node without a lease.
+//! are passed, and followed by the headers of their messages. Nothing is sent to a node without a lease. While the
+//! primary hands over, sessions wait between two transactions; those that have nothing at their node go on at the next
+//! one, and the others are told why they end.
 mod auth;
 mod cancel;
 mod certificate;
 mod desk;
 mod feed;
 mod health;
+mod hold;
 mod hub;
+mod lease;
 mod login;
 mod metrics;
 mod node;
+mod peers;
 mod refusal;
 mod relay;
 mod route;
 mod session;
+mod state;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -36,7 +41,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{certificate::Certificate, desk::Desk, feed::Agent, hub::Hub, refusal::Refusal, route::Kind};
+use self::{
+    cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub, peers::Peers,
+    refusal::Refusal, route::Kind,
+};
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
     names::{self, PoolArgs},
@@ -93,8 +101,10 @@ pub enum ProxyError {
 /// A running front.
 pub(in crate::proxy) struct Front {
     pool: String,
+    uid: String,
     domain: String,
     book: Book,
+    peers: Peers,
     link: Client,
     certificate: Certificate,
     hub: Arc<Hub>,
@@ -104,6 +114,7 @@ pub(in crate::proxy) struct Front {
     /// For clients that have not.
     arriving: Arc<Semaphore>,
     cancels: Semaphore,
+    keys: Arc<Keys>,
     /// Ends sessions as soon as they are idle.
     drain: CancellationToken,
     /// Ends all sessions.
@@ -120,11 +131,13 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
     let doors = Doors {
         primary: listen(names::POSTGRES_PORT)?,
         read: listen(names::FRONT_READ_PORT)?,
+        peers: listen(names::AGENT_PORT)?,
         health: listen(names::HEALTH_PORT)?,
     };
     let certificate = Certificate::load(&[Path::new(names::SERVER_TLS_DIR), Path::new(names::TLS_DIR)])?;
     let link = Client::new(identity);
-    let front = Front::new(&args, Book::Proved(link.proved()), link, certificate);
+    let peers = Peers { host: names::peers_host(&args.of.pool, &args.of.namespace), book: Book::default() };
+    let front = Front::new(&args, Book::Proved(link.proved()), peers, link, certificate);
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
@@ -136,17 +149,20 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
 struct Doors {
     primary: TcpListener,
     read: TcpListener,
+    peers: TcpListener,
     health: TcpListener,
 }
 
 impl Front {
-    fn new(args: &Args, book: Book, link: Client, certificate: Certificate) -> Arc<Self> {
+    fn new(args: &Args, book: Book, peers: Peers, link: Client, certificate: Certificate) -> Arc<Self> {
         let places = args.max_connections.try_into().unwrap_or(Semaphore::MAX_PERMITS);
         let arriving = places.saturating_mul(ARRIVING).clamp(ARRIVING_AT_LEAST, Semaphore::MAX_PERMITS);
         Arc::new(Self {
             pool: args.of.pool.clone(),
+            uid: args.of.uid.clone(),
             domain: names::domain(&args.of.pool, &args.of.namespace),
             book,
+            peers,
             certificate,
             hub: Hub::new(args.nodes),
             desk: Desk::new(link.apart(), args.nodes),
@@ -154,6 +170,7 @@ impl Front {
             places: Arc::new(Semaphore::new(places)),
             arriving: Arc::new(Semaphore::new(arriving)),
             cancels: Semaphore::new(CANCELS),
+            keys: Arc::default(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
@@ -184,6 +201,7 @@ impl Front {
                 tracing::error!(%error, "probes and metrics aren't answered any more");
             }
         });
+        tasks.spawn(peers::answer(self.clone(), doors.peers));
         let mut accepting = JoinSet::new();
         accepting.spawn(self.clone().accept(Kind::Primary, doors.primary));
         accepting.spawn(self.clone().accept(Kind::Read, doors.read));

@@ -9,6 +9,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::auth::{Login, PLAIN, ScramError, Verifier};
+use super::cancel::Key;
 use super::wire::message::{
     self, AUTH_OK, AUTH_SASL, AUTH_SASL_CONTINUE, AUTH_SASL_FINAL, Message, encode, error_texts, sasl_initial,
 };
@@ -49,19 +50,31 @@ pub async fn secure(mut socket: TcpStream, host: &str, identity: &Identity) -> R
     Ok(TlsConnector::from(identity.to_postgres()).connect(name, socket).await?)
 }
 
-/// Asks for what the client asked for, and proves to be it. What follows is the client's.
+/// What a node says once a client is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Greeting {
+    /// Settings and notices, as they came.
+    pub said: Vec<u8>,
+    /// By what a statement of the session is cancelled there.
+    pub key: Key,
+}
+
+/// Messages of a greeting; PostgreSQL 18 sends 17.
+const GREETING: usize = 256;
+
+/// Asks for what the client asked for, and proves to be it; until the node waits for the first question.
 pub async fn log_in(
     node: &mut Secure,
     startup: &Startup,
     mut login: Login,
     verifier: &Verifier,
-) -> Result<(), NodeError> {
+) -> Result<Greeting, NodeError> {
     node.write_all(&startup.bytes()).await?;
     node.flush().await?;
     loop {
         let message = message::read(node).await?;
         let answer = match (message.tag, message.authentication()) {
-            (_, Some((AUTH_OK, _))) => return Ok(()),
+            (_, Some((AUTH_OK, _))) => return be_greeted(node).await,
             (_, Some((AUTH_SASL, names))) => {
                 if !names.split(|b| *b == 0).any(|name| name == PLAIN.as_bytes()) {
                     return Err(NodeError::Unknown);
@@ -82,4 +95,19 @@ pub async fn log_in(
         node.write_all(&answer).await?;
         node.flush().await?;
     }
+}
+
+async fn be_greeted(node: &mut Secure) -> Result<Greeting, NodeError> {
+    let mut greeting = Greeting::default();
+    for _ in 0..GREETING {
+        let message = message::read(node).await?;
+        match message.tag {
+            b'S' | b'N' => greeting.said.extend(message.bytes()),
+            b'K' => greeting.key = message.body.try_into().map_err(|_| NodeError::Unknown)?,
+            b'Z' if message.body == b"I" => return Ok(greeting),
+            b'E' => return Err(NodeError::Refused(message)),
+            _ => break,
+        }
+    }
+    Err(NodeError::Unknown)
 }

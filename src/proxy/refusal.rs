@@ -1,6 +1,8 @@
 //! Why the front itself turns a client away or ends its session, and what the client is told (PostgreSQL
 //! documentation, "PostgreSQL Error Codes").
-use super::{login::WRONG_PASSWORD, wire::message::Fatal};
+use std::borrow::Cow;
+
+use super::{login::WRONG_PASSWORD, state::Kept, wire::message::Fatal};
 
 /// The reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,9 @@ pub enum Refusal {
     NodeLeft,
     /// The node of a session broke off without a word.
     NodeLost,
+    /// The node of an idle session is not there any more, and no other one took the session: for this, or none did in
+    /// time.
+    Stranded(Option<Kept>),
     /// The front is being shut down, and nothing was under way.
     Drained,
     /// The front is being shut down, and what was under way has been broken off.
@@ -41,6 +46,7 @@ impl Refusal {
             Self::Md5 => "md5",
             Self::NodeLeft => "node_left",
             Self::NodeLost => "node_lost",
+            Self::Stranded(_) => "stranded",
             Self::Drained => "drained",
             Self::Interrupted => "interrupted",
             Self::Protocol => "protocol",
@@ -81,6 +87,11 @@ impl Refusal {
                 "terminating connection: its node is lost",
                 "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
             ],
+            Self::Stranded(_) => [
+                "57P01",
+                "terminating connection: its node has left its office or the pool, or is lost",
+                "Connect again: nothing was under way. No other node took the session in time.",
+            ],
             Self::Drained => [
                 "57P01",
                 "terminating connection: this front is being shut down",
@@ -98,6 +109,13 @@ impl Refusal {
     /// What the client is told.
     pub fn fatal(self) -> Fatal {
         let [code, message, hint] = self.texts();
+        let hint = match self {
+            Self::Stranded(Some(kept)) => Cow::Owned(format!(
+                "Connect again: nothing was under way. The session could not go on at another node, since it has {}.",
+                kept.text()
+            )),
+            _ => Cow::Borrowed(hint),
+        };
         Fatal { code, message: message.to_owned(), hint }
     }
 }

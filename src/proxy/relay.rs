@@ -10,14 +10,15 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
-use super::hub::Tenure;
+use super::lease::Tenure;
 use super::metrics::Traffic;
+use super::state::{Kept, State};
 use super::wire::{
     cycle::Cycle,
-    walk::{Seen, Walk},
+    walk::{Part, Walk},
 };
 use crate::clock;
 
@@ -58,12 +59,34 @@ pub enum End {
     NodeSaid,
     /// The node's side broke off without a word.
     NodeLost,
-    /// The node may not be spoken to any more.
-    Dropped,
     /// One side doesn't speak PostgreSQL's protocol.
     Malformed,
-    /// It was to end as soon as nothing was under way in it, and nothing is.
+}
+
+/// Why it was left for a moment; it can go on.
+#[derive(Debug)]
+pub enum Pause {
+    /// It is over.
+    End(End),
+    /// No transaction is open and nothing is under way, as it was waited for.
     Idle,
+    /// The client has asked something that the node may not be sent.
+    Forbidden,
+    /// The node says to a session that has asked nothing that it ends.
+    Farewell,
+}
+
+/// What is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    All,
+    /// Everything, until no transaction is open and nothing is under way.
+    UntilIdle,
+    /// What the node says; the client waits.
+    Answers,
+    /// Nothing; it is waited for what the client asks.
+    Questions,
 }
 
 /// Bytes under way in one direction.
@@ -77,57 +100,75 @@ struct Lane {
     /// The last message that the receiver has got, at least in part.
     last: u8,
     unflushed: bool,
+    /// When what is under way was read.
+    read: Option<Instant>,
 }
 
 /// What a lane asks of the session that it is a part of.
 trait Watch {
-    /// Whether anything may be sent.
-    fn may_send(&self) -> bool;
+    /// Whether what comes next may be sent: a message of this kind, or more of one that has begun.
+    fn may_send(&self, next: Option<u8>) -> bool;
     /// So many bytes were passed on.
     fn carried(&self, bytes: u64);
-    /// The receiver has got a message, at least in part.
-    fn passed(&mut self, seen: Seen);
+    /// The receiver has got this, which was read at this time.
+    fn passed(&mut self, part: Part<'_>, read: Instant);
 }
 
 struct Up<'a> {
     tenure: &'a Tenure,
+    /// The node is sent nothing any more.
+    shut: bool,
     cycle: &'a mut Cycle,
+    state: &'a mut State,
     traffic: &'a Traffic,
 }
 
 impl Watch for Up<'_> {
     /// Looked at when something is sent, so that a front that was frozen sends nothing under a lease that is over.
-    fn may_send(&self) -> bool {
-        self.tenure.stands(clock::now())
+    fn may_send(&self, _: Option<u8>) -> bool {
+        !self.shut && self.tenure.may_send(clock::now())
     }
 
     fn carried(&self, bytes: u64) {
         self.traffic.to_node.inc_by(bytes);
     }
 
-    fn passed(&mut self, seen: Seen) {
-        if self.cycle.asked(seen.tag) {
+    fn passed(&mut self, part: Part<'_>, read: Instant) {
+        self.state.asked(part);
+        if let Part::Begins(seen) = part
+            && self.cycle.asked(seen.tag)
+        {
             self.traffic.questions.inc();
+            self.traffic.added.observe(read.elapsed().as_secs_f64());
         }
     }
 }
 
 struct Down<'a> {
     cycle: &'a mut Cycle,
+    state: &'a mut State,
     traffic: &'a Traffic,
+    /// An error that nobody asked for isn't passed on: with it the node ends the session.
+    withholds: bool,
 }
 
 impl Watch for Down<'_> {
-    fn may_send(&self) -> bool {
-        true
+    fn may_send(&self, next: Option<u8>) -> bool {
+        !(self.withholds && next == Some(b'E') && self.cycle.is_quiet())
     }
 
     fn carried(&self, bytes: u64) {
         self.traffic.to_client.inc_by(bytes);
     }
 
-    fn passed(&mut self, seen: Seen) {
-        self.cycle.answered(seen);
+    fn passed(&mut self, part: Part<'_>, read: Instant) {
+        self.state.answered(part);
+        if let Part::Begins(seen) = part {
+            self.cycle.answered(seen);
+            if seen.tag == b'Z' {
+                self.traffic.added.observe(read.elapsed().as_secs_f64());
+            }
+        }
     }
 }
 
@@ -161,7 +202,7 @@ impl Lane {
         let mut turns = 0;
         loop {
             if self.begin < self.end {
-                if !watch.may_send() {
+                if !watch.may_send(self.next()) {
                     return Poll::Ready(Cause::Forbidden);
                 }
                 match ready!(self.poll_send(to, &mut watch, context)) {
@@ -181,7 +222,7 @@ impl Lane {
                 Poll::Pending => {
                     self.return_buffer();
                     if self.unflushed {
-                        if !watch.may_send() {
+                        if !watch.may_send(None) {
                             return Poll::Ready(Cause::Forbidden);
                         }
                         match ready!(Pin::new(to).poll_flush(context)) {
@@ -197,7 +238,23 @@ impl Lane {
 
     /// True while nothing is under way here.
     fn is_empty(&self) -> bool {
-        self.begin == self.end && !self.unflushed && self.walk.at_boundary()
+        self.begin == self.end && self.is_between()
+    }
+
+    /// True while the receiver has whole messages, whatever is still to be sent.
+    fn is_between(&self) -> bool {
+        !self.unflushed && self.walk.at_boundary()
+    }
+
+    /// The kind of the message that begins with the next byte.
+    fn next(&self) -> Option<u8> {
+        let bytes = self.buffer.as_deref().unwrap_or_default();
+        bytes.get(self.begin).copied().filter(|_| self.walk.at_boundary())
+    }
+
+    /// Forgets what was not sent.
+    fn forget(&mut self) {
+        *self = Self::default();
     }
 
     fn return_buffer(&mut self) {
@@ -215,6 +272,7 @@ impl Lane {
         let mut room = ReadBuf::new(buffer);
         ready!(Pin::new(from).poll_read(context, &mut room))?;
         (self.begin, self.end) = (0, room.filled().len());
+        self.read = Some(Instant::now());
         Poll::Ready(Ok(self.end))
     }
 
@@ -233,9 +291,12 @@ impl Lane {
         };
         self.unflushed = true;
         let last = &mut self.last;
-        let walked = self.walk.over(&bytes[..sent], |seen| {
-            *last = seen.tag;
-            watch.passed(seen);
+        let read = self.read.unwrap_or_else(Instant::now);
+        let walked = self.walk.over(&bytes[..sent], |part| {
+            if let Part::Begins(seen) = part {
+                *last = seen.tag;
+            }
+            watch.passed(part, read);
         });
         watch.carried(sent as u64);
         self.begin += sent;
@@ -243,43 +304,36 @@ impl Lane {
     }
 }
 
-/// A session between a client and a node.
-pub struct Relay<'a, C, N> {
-    client: &'a mut C,
-    node: &'a mut N,
-    tenure: &'a Tenure,
+/// Where a session stands; goes on when it is moved to another node.
+#[derive(Default)]
+pub struct Flow {
     up: Lane,
     down: Lane,
     cycle: Cycle,
-    traffic: Traffic,
-    /// It ends as soon as it is idle.
-    ending: bool,
+    state: State,
     /// The lane that is looked at first has the other's turn the next time: neither can starve the other.
     down_first: bool,
-    /// The node takes nothing any more; what it said before is waited for so long.
-    deaf: Option<Pin<Box<Sleep>>>,
 }
 
-impl<'a, C, N> Relay<'a, C, N> {
-    /// Of two that have logged in.
-    pub fn new(client: &'a mut C, node: &'a mut N, tenure: &'a Tenure, traffic: Traffic) -> Self {
-        Self {
-            client,
-            node,
-            tenure,
-            up: Lane::default(),
-            down: Lane::default(),
-            cycle: Cycle::default(),
-            traffic,
-            ending: false,
-            down_first: false,
-            deaf: None,
-        }
+impl Flow {
+    /// Whether no transaction is open and nothing is under way, but for what the node was not sent yet.
+    pub fn is_idle(&self) -> bool {
+        self.cycle.is_idle() && self.up.is_between() && self.down.is_between()
     }
 
-    /// Whether the client is between two messages: then it can be told something.
-    pub fn can_tell(&self) -> bool {
-        self.down.walk.at_boundary()
+    /// Whether it has nothing at its node that it would lose, and wishes to go on.
+    pub fn is_bare(&self) -> bool {
+        self.state.kept().is_none() && !self.is_leaving()
+    }
+
+    /// Whether it could go on at another node right now.
+    pub fn is_movable(&self) -> bool {
+        self.is_idle() && self.is_bare()
+    }
+
+    /// What it would lose at another node.
+    pub fn kept(&self) -> Option<Kept> {
+        self.state.kept()
     }
 
     /// Whether nothing that the node was asked is unanswered.
@@ -287,13 +341,65 @@ impl<'a, C, N> Relay<'a, C, N> {
         self.cycle.is_quiet() && self.up.is_empty() && self.down.is_empty()
     }
 
-    /// Ends as soon as no transaction is open and nothing is under way.
-    pub fn end_when_idle(&mut self) {
-        self.ending = true;
+    /// Whether the client is between two messages: then it can be told something.
+    pub fn can_tell(&self) -> bool {
+        self.down.walk.at_boundary()
+    }
+
+    /// Whether the client has said that it goes.
+    fn is_leaving(&self) -> bool {
+        self.up.last == b'X'
+    }
+
+    /// What the former node said, and the client was not told, counts no more.
+    pub fn forget_answers(&mut self) {
+        self.down.forget();
+    }
+}
+
+/// A session's two sides, as long as it is at one node.
+pub struct Relay<'a, C, N> {
+    client: &'a mut C,
+    node: &'a mut N,
+    tenure: &'a Tenure,
+    flow: &'a mut Flow,
+    traffic: Traffic,
+    mode: Mode,
+    /// The node may tell the client itself that the session ends.
+    frank: bool,
+    /// The node takes nothing any more; what it said before is waited for so long.
+    deaf: Option<Pin<Box<Sleep>>>,
+}
+
+impl<'a, C, N> Relay<'a, C, N> {
+    /// Of two that have logged in.
+    pub fn new(
+        client: &'a mut C,
+        node: &'a mut N,
+        tenure: &'a Tenure,
+        flow: &'a mut Flow,
+        traffic: Traffic,
+    ) -> Self {
+        Self { client, node, tenure, flow, traffic, mode: Mode::All, frank: false, deaf: None }
+    }
+
+    /// Where the session stands.
+    pub fn flow(&self) -> &Flow {
+        self.flow
+    }
+
+    /// What is passed on from now on.
+    pub fn set(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
+    /// From now on the node may say that the session ends.
+    pub fn be_frank(&mut self) {
+        self.frank = true;
     }
 
     fn is_done(&self) -> bool {
-        self.ending && self.is_quiet() && self.cycle.is_idle()
+        self.mode == Mode::UntilIdle && self.flow.is_idle() && self.flow.down.is_empty()
     }
 }
 
@@ -302,12 +408,16 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     N: AsyncRead + AsyncWrite + Unpin,
 {
-    fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        let watch = Up { tenure: self.tenure, cycle: &mut self.cycle, traffic: &self.traffic };
-        match ready!(self.up.poll(self.client, self.node, watch, context)) {
-            Cause::Over | Cause::Reading => Poll::Ready(End::ClientGone),
-            Cause::Forbidden => Poll::Ready(End::Dropped),
-            Cause::Malformed => Poll::Ready(End::Malformed),
+    fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<Pause> {
+        let Flow { up, cycle, state, .. } = &mut *self.flow;
+        let shut = self.mode == Mode::Questions;
+        let watch = Up { tenure: self.tenure, shut, cycle, state, traffic: &self.traffic };
+        match ready!(up.poll(self.client, self.node, watch, context)) {
+            Cause::Over | Cause::Reading => Poll::Ready(Pause::End(End::ClientGone)),
+            // It goes: nothing has to be found for that.
+            Cause::Forbidden if up.next() == Some(b'X') => Poll::Ready(Pause::End(End::ClientGone)),
+            Cause::Forbidden => Poll::Ready(Pause::Forbidden),
+            Cause::Malformed => Poll::Ready(Pause::End(End::Malformed)),
             Cause::Writing => {
                 self.deaf = Some(Box::pin(sleep(LAST_WORD)));
                 Poll::Pending
@@ -315,23 +425,30 @@ where
         }
     }
 
-    fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        let watch = Down { cycle: &mut self.cycle, traffic: &self.traffic };
-        let cause = ready!(self.down.poll(self.node, self.client, watch, context));
+    fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Pause> {
+        let withholds = !self.frank && self.flow.up.is_between() && !self.flow.is_leaving();
+        let Flow { up, down, cycle, state, .. } = &mut *self.flow;
+        let watch = Down { cycle, state, traffic: &self.traffic, withholds };
+        let cause = ready!(down.poll(self.node, self.client, watch, context));
         Poll::Ready(match cause {
-            Cause::Over | Cause::Reading => lost(&self.up, &self.down),
-            Cause::Writing | Cause::Forbidden => End::ClientGone,
-            Cause::Malformed => End::Malformed,
+            Cause::Over | Cause::Reading => Pause::End(lost(up, down)),
+            Cause::Writing => Pause::End(End::ClientGone),
+            Cause::Forbidden => Pause::Farewell,
+            Cause::Malformed => Pause::End(End::Malformed),
         })
     }
 
     /// What a node that takes nothing any more has still to say.
-    fn poll_last_word(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        if let Poll::Ready(end) = self.poll_down(context) {
-            return Poll::Ready(end);
+    fn poll_last_word(&mut self, context: &mut Context<'_>) -> Poll<Pause> {
+        if let Poll::Ready(pause) = self.poll_down(context) {
+            return Poll::Ready(pause);
         }
         match &mut self.deaf {
-            Some(patience) => patience.as_mut().poll(context).map(|()| lost(&self.up, &self.down)),
+            Some(patience) => {
+                let over =
+                    ready!(patience.as_mut().poll(context).map(|()| lost(&self.flow.up, &self.flow.down)));
+                Poll::Ready(Pause::End(over))
+            }
             None => Poll::Pending,
         }
     }
@@ -342,19 +459,25 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     N: AsyncRead + AsyncWrite + Unpin,
 {
-    type Output = End;
+    type Output = Pause;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
+    /// May be polled again after it was ready, unless that was the end.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Pause> {
         let relay = &mut *self;
         if relay.is_done() {
-            return Poll::Ready(End::Idle);
+            return Poll::Ready(Pause::Idle);
         }
-        relay.down_first = !relay.down_first;
-        for down in [relay.down_first, !relay.down_first] {
+        relay.flow.down_first = !relay.flow.down_first;
+        let down_first = relay.flow.down_first;
+        for down in [down_first, !down_first] {
             if relay.deaf.is_some() {
                 break;
             }
-            let polled = if down { relay.poll_down(context) } else { relay.poll_up(context) };
+            let polled = match (down, relay.mode) {
+                (true, Mode::Questions) | (false, Mode::Answers) => continue,
+                (true, _) => relay.poll_down(context),
+                (false, _) => relay.poll_up(context),
+            };
             if polled.is_ready() {
                 return polled;
             }
@@ -362,7 +485,7 @@ where
         if relay.deaf.is_some() {
             return relay.poll_last_word(context);
         }
-        if relay.is_done() { Poll::Ready(End::Idle) } else { Poll::Pending }
+        if relay.is_done() { Poll::Ready(Pause::Idle) } else { Poll::Pending }
     }
 }
 

@@ -27,8 +27,12 @@ impl Kind {
 /// where one is wanted. A node that leaves the record is shut and loses its lease before anything is
 /// acknowledged without it (R1), so these two say all that an epoch could.
 pub fn serves(entry: &Entry, kind: Kind, now: Moment) -> bool {
+    fits(entry, kind) && entry.lease > now
+}
+
+/// The same, were its lease to stand.
+pub fn fits(entry: &Entry, kind: Kind) -> bool {
     entry.open
-        && entry.lease > now
         && match kind {
             Kind::Primary => entry.role == Role::Primary,
             Kind::Read => entry.role != Role::Stopped,

@@ -3,11 +3,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    Front,
-    hub::{Seat, Tenure},
-    route::Kind,
-};
+use super::{Front, hub::Seat, lease::Tenure, route::Kind};
 
 /// Pause before nodes that could not be reached are tried again, unless one of them begins anew; and by how much the
 /// pauses of two clients may differ, lest all come at once.

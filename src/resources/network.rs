@@ -71,12 +71,21 @@ pub fn node_policy(pool: &ValidPool, runtime: &Runtime) -> NetworkPolicy {
     policy(pool, &names::nodes_service(pool.name()), "node", rules)
 }
 
-/// The front: everybody.
+/// The front: clients from everywhere, and the other fronts.
 pub fn proxy_policy(pool: &ValidPool) -> NetworkPolicy {
-    let rules = vec![NetworkPolicyIngressRule {
-        from: None,
-        ports: Some(vec![port(names::POSTGRES_PORT), port(names::FRONT_READ_PORT)]),
-    }];
+    let rules = vec![
+        NetworkPolicyIngressRule {
+            from: None,
+            ports: Some(vec![port(names::POSTGRES_PORT), port(names::FRONT_READ_PORT)]),
+        },
+        NetworkPolicyIngressRule {
+            from: Some(vec![NetworkPolicyPeer {
+                pod_selector: Some(parts(pool, &["proxy"])),
+                ..NetworkPolicyPeer::default()
+            }]),
+            ports: Some(vec![port(names::AGENT_PORT)]),
+        },
+    ];
     policy(pool, &names::proxy(pool.name()), "proxy", rules)
 }
 

@@ -81,6 +81,7 @@ fn container(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> Container {
         ports: Some(vec![
             port("primary", names::POSTGRES_PORT),
             port("read", names::FRONT_READ_PORT),
+            port("peers", names::AGENT_PORT),
             port("health", names::HEALTH_PORT),
         ]),
         resources: pool.proxy.resources.as_ref().map(crate::api::v1alpha1::Resources::to_requirements),

@@ -81,6 +81,5 @@ pub fn nodes_service(pool: &ValidPool) -> Service {
 /// `NAME-proxy-peers`: by which fronts find each other.
 pub fn peers_service(pool: &ValidPool) -> Service {
     let ports = vec![port("agent", names::AGENT_PORT, names::AGENT_PORT)];
-    let name = format!("{}-peers", names::proxy(pool.name()));
-    headless(pool, &name, Part::Proxy, selector(pool, Part::Proxy), ports)
+    headless(pool, &names::peers_service(pool.name()), Part::Proxy, selector(pool, Part::Proxy), ports)
 }

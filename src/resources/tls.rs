@@ -73,7 +73,7 @@ fn node_names(pool: &ValidPool, index: u8) -> Vec<String> {
     ]
 }
 
-/// Clients reach the front by the names of the Services.
+/// Clients reach the front by the names of the Services, the other fronts by one of their own.
 fn service_names(pool: &ValidPool) -> Vec<String> {
     let namespace = pool.namespace();
     let mut list = Vec::new();
@@ -85,6 +85,7 @@ fn service_names(pool: &ValidPool) -> Vec<String> {
             format!("{service}.{namespace}.svc.cluster.local"),
         ]);
     }
+    list.push(names::peers_host(pool.name(), namespace));
     list.push("localhost".to_owned());
     list
 }

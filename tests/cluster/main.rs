@@ -10,6 +10,7 @@ mod authority;
 mod changes;
 mod failover;
 mod faults;
+mod front;
 mod harness;
 mod install;
 mod load;
@@ -165,6 +166,8 @@ fn requests() -> Vec<Step> {
 /// What is changed of a running pool.
 fn changes() -> Vec<Step> {
     vec![
+        step("front::a_switchover_passes_unnoticed", |w| Box::pin(front::switchover_unnoticed(w))),
+        step("front::a_cancel_request_finds_its_session", |w| Box::pin(front::cancelled(w))),
         step("changes::another_primary", |w| Box::pin(changes::switchover(w))),
         step("changes::an_evicted_primary_hands_over", |w| Box::pin(changes::evicted(w))),
         step("changes::a_fenced_node", |w| Box::pin(changes::fence(w))),

@@ -269,11 +269,15 @@ async fn cut(world: &World, copy: &Copy) -> Outcome<String> {
 /// was lost meanwhile may have been copied after it.
 async fn another(world: &World, copy: &Copy, again: Again) -> Outcome {
     let r = &copy.recovery;
-    let status = world.status().await?;
-    let begun =
-        status.recovery.is_some() || status.last_recovery.as_ref().is_some_and(|last| last.id != r.id);
-    if again == Again::Asked && !begun {
-        world.ask_for("recover", &r.node.to_string()).await?;
+    if again == Again::Asked {
+        // One at a time: a primary that was lost with it may be copied first.
+        let others_done =
+            |status: &PgPoolStatus| status.recovery.as_ref().is_none_or(|now| now.node == r.node);
+        let status = world.when("its turn", AFTER_BACK_OFF, others_done).await?;
+        let last = status.last_recovery.as_ref();
+        if status.recovery.is_none() && last.is_none_or(|last| last.id == r.id || last.node != r.node) {
+            world.ask_for("recover", &r.node.to_string()).await?;
+        }
     }
     let nodes = world.nodes;
     let whole = move |status: &PgPoolStatus, id: &str| {

@@ -1,4 +1,5 @@
 //! Who must not reach a node, and pools that can't be had.
+use futures::future::try_join_all;
 use pgpool_operator::names;
 use serde_json::{Value, json};
 
@@ -205,7 +206,6 @@ pub async fn hopeless_pools(world: &World) -> Outcome {
         }
         spec
     };
-    hopeless(world, "no-image", spec(json!({"image": "localhost/absent:1"})), &["image"]).await?;
     world
         .feed(
             &["apply", "-f", "-"],
@@ -217,14 +217,17 @@ pub async fn hopeless_pools(world: &World) -> Outcome {
         )
         .await?;
     let users = json!([{"name": "jo", "secret": "half"}, {"name": "al", "secret": "nowhere"}]);
-    let words = ["half", "password", "nowhere"];
-    hopeless(world, "bad-secrets", spec(json!({"users": users})), &words).await?;
     let storage = json!({"size": "1Gi", "storageClassName": "absent", "whenDeleted": "Delete"});
-    hopeless(world, "no-class", spec(json!({"storage": storage})), &["absent"]).await?;
-    let sql = json!({"bootstrap": {"sql": {"secret": {"name": "nowhere", "key": "x"}}}});
-    hopeless(world, "no-sql", spec(sql), &["nowhere"]).await?;
-    let bad = json!({"bootstrap": {"sql": {"secret": {"name": "half", "key": "username"}}}});
-    hopeless(world, "bad-sql", spec(bad), &["bootstrap SQL", "syntax error"]).await?;
+    let sql = |name: &str, key: &str| json!({"bootstrap": {"sql": {"secret": {"name": name, "key": key}}}});
     let builtin = json!({"image": OTHER_IMAGE, "bootstrap": {"provider": "builtin"}});
-    hopeless(world, "no-provider", spec(builtin), &["builtin needs PostgreSQL 17", "the image has 15"]).await
+    let pools: [(&str, Value, &[&str]); 6] = [
+        ("no-image", json!({"image": "localhost/absent:1"}), &["image"]),
+        ("bad-secrets", json!({"users": users}), &["half", "password", "nowhere"]),
+        ("no-class", json!({"storage": storage}), &["absent"]),
+        ("no-sql", sql("nowhere", "x"), &["nowhere"]),
+        ("bad-sql", sql("half", "username"), &["bootstrap SQL", "syntax error"]),
+        ("no-provider", builtin, &["builtin needs PostgreSQL 17", "the image has 15"]),
+    ];
+    let all = pools.map(|(name, extra, words)| hopeless(world, name, spec(extra), words));
+    try_join_all(all).await.map(drop)
 }

@@ -1,5 +1,5 @@
 //! Messages that the front itself sends or reads whole ("Message Formats").
-use std::io;
+use std::{borrow::Cow, io};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -83,7 +83,7 @@ pub struct Fatal {
     /// What happened.
     pub message: String,
     /// What to do about it.
-    pub hint: &'static str,
+    pub hint: Cow<'static, str>,
 }
 
 impl Fatal {
@@ -91,7 +91,7 @@ impl Fatal {
     pub fn bytes(&self) -> Vec<u8> {
         let mut fields = Vec::new();
         let texts =
-            [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.code), (b'M', &self.message), (b'H', self.hint)];
+            [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.code), (b'M', &self.message), (b'H', &*self.hint)];
         for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
             fields.push(field);
             fields.extend(text.bytes().filter(|b| *b != 0));
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_fatal_error_has_what_clients_look_for() {
-        let fatal = Fatal { code: "57P01", message: "the\0node is gone".into(), hint: "" };
+        let fatal = Fatal { code: "57P01", message: "the\0node is gone".into(), hint: "".into() };
         let bytes = fatal.bytes();
         assert_eq!(bytes, b"E\0\0\0\x2bSFATAL\0VFATAL\0C57P01\0Mthenode is gone\0\0".as_slice());
         assert_eq!(error_texts(&bytes[5..]), ("57P01".into(), "thenode is gone".into()));

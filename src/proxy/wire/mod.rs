@@ -4,3 +4,4 @@ pub mod cycle;
 pub mod message;
 pub mod startup;
 pub mod walk;
+pub mod words;

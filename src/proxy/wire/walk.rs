@@ -14,6 +14,15 @@ pub struct Seen {
     pub first: Option<u8>,
 }
 
+/// What is walked over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// A message begins.
+    Begins(Seen),
+    /// Some of the body of a message of this kind.
+    Body(u8, &'a [u8]),
+}
+
 /// A length that no message has: the stream can't be followed any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of kind {tag:#04x} says that it is {length} bytes long")]
@@ -43,14 +52,16 @@ impl Walk {
     }
 
     /// Walks over the bytes that come next; `seen` hears of each message once its header and the first byte of its
-    /// body are there. After an error nothing of the stream means anything.
-    pub fn over(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Seen)) -> Result<(), Malformed> {
+    /// body are there, and then of its body, piece by piece. After an error nothing of the stream means anything.
+    pub fn over(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Part<'_>)) -> Result<(), Malformed> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if self.body > 0 {
+                let tag = self.header[0];
                 if std::mem::take(&mut self.begins) {
-                    seen(Seen { tag: self.header[0], first: Some(byte) });
+                    seen(Part::Begins(Seen { tag, first: Some(byte) }));
                 }
                 let step = usize::try_from(self.body).unwrap_or(usize::MAX).min(bytes.len());
+                seen(Part::Body(tag, &bytes[..step]));
                 self.body -= u32::try_from(step).unwrap_or(self.body);
                 bytes = &bytes[step..];
                 continue;
@@ -66,11 +77,11 @@ impl Walk {
         Ok(())
     }
 
-    fn enter(&mut self, seen: &mut impl FnMut(Seen)) -> Result<(), Malformed> {
+    fn enter(&mut self, seen: &mut impl FnMut(Part<'_>)) -> Result<(), Malformed> {
         let [tag, a, b, c, d] = self.header;
         let length = u32::from_be_bytes([a, b, c, d]);
         match length.checked_sub(4) {
-            Some(0) => seen(Seen { tag, first: None }),
+            Some(0) => seen(Part::Begins(Seen { tag, first: None })),
             Some(body) if body <= LONGEST => (self.body, self.begins) = (body, true),
             _ => return Err(Malformed { tag, length }),
         }
@@ -90,11 +101,16 @@ mod tests {
         let stream = [encode(b'T', b"abcdef"), encode(b'C', b""), encode(b'Z', b"T")].concat();
         let wanted = [(b'T', Some(b'a')), (b'C', None), (b'Z', Some(b'T'))];
         for size in 1..=stream.len() {
-            let (mut walk, mut found) = (Walk::default(), Vec::new());
+            let (mut walk, mut found, mut bodies) = (Walk::default(), Vec::new(), Vec::new());
             for piece in stream.chunks(size) {
-                walk.over(piece, |seen| found.push((seen.tag, seen.first))).unwrap();
+                walk.over(piece, |part| match part {
+                    Part::Begins(seen) => found.push((seen.tag, seen.first)),
+                    Part::Body(_, piece) => bodies.extend_from_slice(piece),
+                })
+                .unwrap();
             }
             assert_eq!(found, wanted, "in pieces of {size}");
+            assert_eq!(bodies, b"abcdefT");
             assert!(walk.at_boundary());
         }
     }
@@ -115,11 +131,12 @@ mod tests {
             let (mut walk, mut count) = (Walk::default(), 0);
             for (tag, body) in &messages {
                 let bytes = encode(*tag, body);
+                let mut seen = |part: Part<'_>| count += usize::from(matches!(part, Part::Begins(_)));
                 for byte in &bytes[..bytes.len() - 1] {
-                    walk.over(&[*byte], |_| count += 1).unwrap();
+                    walk.over(&[*byte], &mut seen).unwrap();
                     prop_assert!(!walk.at_boundary());
                 }
-                walk.over(&bytes[bytes.len() - 1..], |_| count += 1).unwrap();
+                walk.over(&bytes[bytes.len() - 1..], &mut seen).unwrap();
                 prop_assert!(walk.at_boundary());
             }
             prop_assert_eq!(count, messages.len());

@@ -1,0 +1,192 @@
+//! A client that logs in: to the front, and in its place to a node.
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::{
+    io::AsyncWriteExt,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::super::{
+    Front,
+    auth::{Binding, ClientKey, Login, Verifier},
+    hub::Seat,
+    login::{self, Check, LoginError},
+    node::{self, Greeting, NodeError},
+    refusal::Refusal,
+    route::Kind,
+    wait::Wait,
+    wire::{message::error_texts, startup::Startup},
+};
+use super::{DIAL, HOLD, dial, farewell, last_words, late, running::Running};
+use crate::messages::{LoginAnswer, LoginQuestion};
+
+/// A client that has said what it wants.
+pub struct Guest {
+    pub front: Arc<Front>,
+    pub kind: Kind,
+    pub from: SocketAddr,
+    pub client: login::Secure,
+    pub startup: Startup,
+    pub binding: Binding,
+    /// Until when it must have proved who it is; what it is held for by others doesn't count.
+    pub deadline: Instant,
+}
+
+/// With what a client is logged in to a node, as long as its session lasts.
+pub struct Credentials {
+    key: ClientKey,
+    verifier: Verifier,
+}
+
+/// A login at a node.
+pub struct Landing {
+    /// The place there.
+    pub seat: Seat,
+    /// The connection.
+    pub node: node::Secure,
+    /// What the node said.
+    pub greeting: Greeting,
+}
+
+/// A place at the front, with what a node was logged in to, and that.
+type Admission = (OwnedSemaphorePermit, Credentials, Landing);
+
+impl Guest {
+    /// Lets the client in, unless the front is shut down before.
+    pub async fn come_in(mut self: Box<Self>) -> Result<Option<Running>, LoginError> {
+        let front = Arc::clone(&self.front);
+        let done = tokio::select! {
+            done = self.log_in() => Some(done),
+            () = front.stop.cancelled() => None,
+        };
+        match done {
+            Some(Ok(Some((place, credentials, landing)))) => {
+                Ok(Some(Running::begin(self, place, credentials, landing).await?))
+            }
+            Some(Ok(None)) => Ok(None),
+            Some(Err(error)) => Err(error),
+            None => Err(self.turn_away(Refusal::Drained).await),
+        }
+    }
+
+    async fn log_in(&mut self) -> Result<Option<Admission>, LoginError> {
+        if self.front.is_full() {
+            return Err(self.turn_away(Refusal::Full).await);
+        }
+        if let Some(fatal) = login::refused(&self.startup) {
+            return Err(login::tell(&mut self.client, fatal).await);
+        }
+        if let Some(message) = self.startup.negotiation() {
+            self.client.write_all(&message).await?;
+        }
+        let nobody = if self.kind == Kind::Primary { Refusal::NoPrimary } else { Refusal::NoNode };
+        let asked = Instant::now();
+        let Ok(answer) = timeout_at(asked + HOLD, self.ask_for_verifier()).await else {
+            return Err(self.turn_away(nobody).await);
+        };
+        self.deadline += asked.elapsed();
+        let Ok(verifier) = answer.verifier.parse::<Verifier>() else {
+            return Err(self.turn_away(Refusal::Md5).await);
+        };
+        let key = self.prove(&verifier, answer.genuine).await?;
+        let Ok(place) = Arc::clone(&self.front.places).try_acquire_owned() else {
+            return Err(self.turn_away(Refusal::Full).await);
+        };
+        let credentials = Credentials { key, verifier };
+        match timeout(HOLD, self.find_node(&credentials)).await {
+            Ok(Ok(landing)) => Ok(Some((place, credentials, landing))),
+            Ok(Err(NodeError::Refused(said))) => {
+                last_words(&mut self.client, &said.bytes()).await;
+                Ok(None)
+            }
+            Ok(Err(_)) | Err(_) => Err(self.turn_away(nobody).await),
+        }
+    }
+
+    /// Has the client prove its password.
+    async fn prove(&mut self, verifier: &Verifier, genuine: bool) -> Result<ClientKey, LoginError> {
+        let (user, verifier) = (self.startup.user().unwrap_or_default().to_owned(), verifier.clone());
+        let check = if genuine { Check::Password(verifier) } else { Check::InVain(verifier) };
+        let proof = login::prove(&mut self.client, &user, check, self.binding.clone());
+        let proved = timeout_at(self.deadline, proof).await.map_err(late)?;
+        if let Err(LoginError::Told(fatal)) = &proved
+            && fatal.code == login::WRONG_PASSWORD
+        {
+            // The nodes see nothing of it: who guesses passwords is seen here or nowhere.
+            tracing::info!(from = %self.from, ?user, route = self.kind.name(), "{}", fatal.message);
+            self.front.hub.metrics.refused(self.kind, Refusal::Password);
+        }
+        proved
+    }
+
+    async fn turn_away(&mut self, why: Refusal) -> LoginError {
+        self.front.hub.metrics.refused(self.kind, why);
+        farewell(&mut self.client, why).await
+    }
+
+    /// What a node has stored of the role's password; waits for one as long as it is let.
+    async fn ask_for_verifier(&self) -> LoginAnswer {
+        let user = self.startup.user().unwrap_or_default().to_owned();
+        let question = LoginQuestion { user };
+        let mut wait = Wait::new(&self.front, self.kind);
+        loop {
+            let seat = wait.seat().await;
+            match self.front.desk.verifier(seat.index, &self.front.host(seat.index), &question).await {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    tracing::debug!(node = seat.index, %error, "a node's agent gives no verifier");
+                    wait.failed(&seat);
+                }
+            }
+        }
+    }
+
+    /// Logs in to a node, or to another one where that fails for its own reasons.
+    pub async fn find_node(&self, credentials: &Credentials) -> Result<Landing, NodeError> {
+        let mut wait = Wait::new(&self.front, self.kind);
+        loop {
+            let seat = wait.seat().await;
+            match self.try_to_log_in(&seat, credentials).await {
+                Ok((node, greeting)) => {
+                    self.front.desk.takes_logins(seat.index);
+                    return Ok(Landing { seat, node, greeting });
+                }
+                Err(NodeError::Refused(said)) if !is_passing(&said.body) => {
+                    return Err(NodeError::Refused(said));
+                }
+                Err(error) => {
+                    self.front.desk.refuses_logins(seat.index, &error);
+                    wait.failed(&seat);
+                }
+            }
+        }
+    }
+
+    async fn try_to_log_in(
+        &self,
+        seat: &Seat,
+        credentials: &Credentials,
+    ) -> Result<(node::Secure, Greeting), NodeError> {
+        let login = Login::new(credentials.key.clone())?;
+        let work = async {
+            let mut node = timeout(DIAL, dial(&self.front, seat.index))
+                .await
+                .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
+            let greeting = node::log_in(&mut node, &self.startup, login, &credentials.verifier).await?;
+            Ok((node, greeting))
+        };
+        tokio::select! {
+            done = work => done,
+            () = seat.tenure.ended() => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
+        }
+    }
+}
+
+/// Whether a node that refuses a session may give one in a moment, or another node may: it is starting or stopping, or
+/// its gate is shut.
+fn is_passing(body: &[u8]) -> bool {
+    let (code, message) = error_texts(body);
+    matches!(code.as_str(), "57P01" | "57P02" | "57P03")
+        || (code == "28000" && message.contains("pg_hba.conf"))
+}

@@ -1,0 +1,127 @@
+//! One client: from its arrival to its end.
+mod guest;
+mod running;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustix::net::sockopt;
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, error::Elapsed, timeout, timeout_at},
+};
+
+use self::guest::Guest;
+use super::{
+    Front, cancel,
+    login::{self, Arrival, LoginError},
+    node::{self, NodeError},
+    refusal::Refusal,
+    route::Kind,
+};
+use crate::names;
+
+/// Time that a client has to say who it is and to prove it, as in PostgreSQL's `authentication_timeout`, but half.
+const LOGIN: Duration = Duration::from_secs(30);
+/// Time that a client is held while no node serves it.
+const HOLD: Duration = Duration::from_secs(10);
+/// Time for a connection to a node, TLS included.
+const DIAL: Duration = Duration::from_secs(2);
+/// Time for a last word to a client.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Silence after which the kernel asks whether a client or a node is still there; how often, and how many
+/// times in vain. A lost machine sends no farewell.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(5), 6);
+
+/// Serves a client until it is done. `arriving` is its place among those who are logging in.
+pub async fn serve(
+    front: Arc<Front>,
+    kind: Kind,
+    client: TcpStream,
+    from: SocketAddr,
+    arriving: OwnedSemaphorePermit,
+) {
+    let begun = begin(&front, kind, client, from).await;
+    drop(arriving);
+    match begun {
+        Ok(Some(session)) => session.run().await,
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%from, %error, route = kind.name(), "a client got no session"),
+    }
+}
+
+async fn begin(
+    front: &Arc<Front>,
+    kind: Kind,
+    client: TcpStream,
+    from: SocketAddr,
+) -> Result<Option<running::Running>, LoginError> {
+    prepare(&client)?;
+    let deadline = Instant::now() + LOGIN;
+    let served = front.certificate.current();
+    let arrived = tokio::select! {
+        arrived = timeout_at(deadline, login::arrive(client, &served)) => arrived.map_err(late)??,
+        () = front.stop.cancelled() => return Ok(None),
+    };
+    match arrived {
+        Arrival::Cancel(message, held) => {
+            cancel::pass_on(front, kind, &message).await;
+            drop(held);
+            Ok(None)
+        }
+        Arrival::Session(client, startup) => {
+            let (front, binding) = (Arc::clone(front), served.binding);
+            let guest = Guest { front, kind, from, client: *client, startup, binding, deadline };
+            Box::pin(Box::new(guest).come_in()).await
+        }
+    }
+}
+
+fn late(_: Elapsed) -> LoginError {
+    LoginError::Io(io::ErrorKind::TimedOut.into())
+}
+
+/// Tells a client that it has to go, and waits a little until it has heard.
+async fn farewell(client: &mut login::Secure, why: Refusal) -> LoginError {
+    let fatal = why.fatal();
+    last_words(client, &fatal.bytes()).await;
+    LoginError::Told(fatal)
+}
+
+/// Says this to a client that has to go, and waits a little until it has heard.
+async fn last_words(client: &mut login::Secure, message: &[u8]) {
+    let told = async {
+        client.write_all(message).await?;
+        client.shutdown().await?;
+        login::drain(client).await;
+        Ok::<_, io::Error>(())
+    };
+    timeout(FAREWELL, told).await.ok();
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE.0)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE.1)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE.2)?;
+    Ok(())
+}
+
+/// A connection to a node, behind TLS.
+pub async fn dial(front: &Front, index: u8) -> Result<node::Secure, NodeError> {
+    let host = front.host(index);
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in front.book.find(&host, names::POSTGRES_PORT).await? {
+        match TcpStream::connect(address).await {
+            Ok(socket) => {
+                prepare(&socket)?;
+                return node::secure(socket, &host, front.link.identity()).await;
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last.into())
+}

@@ -1,0 +1,277 @@
+//! A session that has begun: bytes are passed, it waits where it must, and goes on at another node where it can.
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{OwnedSemaphorePermit, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::super::{
+    cancel::Registered,
+    hold::{Course, View, course},
+    hub::Seat,
+    lease::Standing,
+    login::{self, LoginError},
+    node::{self, Greeting, NodeError},
+    refusal::Refusal,
+    relay::{End, Flow, Mode, Pause, Relay},
+    route::Kind,
+    wire::message::encode,
+};
+use super::{
+    FAREWELL, HOLD, farewell,
+    guest::{Credentials, Guest, Landing},
+    last_words,
+};
+
+/// A node that says that a session ends may say so of itself: its agent is heard no later than this.
+const NEWS: Duration = Duration::from_secs(1);
+/// Time for a node that is left to hear of it.
+const PARTING: Duration = Duration::from_millis(200);
+
+/// A session.
+pub struct Running {
+    guest: Box<Guest>,
+    place: OwnedSemaphorePermit,
+    credentials: Credentials,
+    seat: Seat,
+    node: node::Secure,
+    key: Registered,
+    /// The settings that the client was told of at last.
+    told: Vec<u8>,
+    flow: Flow,
+}
+
+/// Why the bytes are passed no further.
+enum Turn {
+    /// The session goes on at another node.
+    Move,
+    /// It ends, for this reason; none: the client knows, or has gone.
+    End(End, Option<Refusal>),
+}
+
+impl Running {
+    /// Tells the client that it is in.
+    pub async fn begin(
+        mut guest: Box<Guest>,
+        place: OwnedSemaphorePermit,
+        credentials: Credentials,
+        landing: Landing,
+    ) -> Result<Self, LoginError> {
+        let Landing { mut seat, node, greeting: Greeting { said: told, key } } = landing;
+        let key = guest.front.keys.register(seat.index, key);
+        login::admit(&mut guest.client, &told, &key.key).await?;
+        seat.count();
+        Ok(Self { guest, place, credentials, seat, node, key, told, flow: Flow::default() })
+    }
+
+    /// Runs until it is over.
+    pub async fn run(mut self) {
+        let (end, why) = loop {
+            match self.pass().await {
+                Turn::Move => match self.go_on_elsewhere().await {
+                    Ok(()) => {}
+                    Err(Left::Refusal(why)) => break (End::NodeLost, Some(why)),
+                    Err(Left::Node(said)) => return last_words(&mut self.guest.client, &said).await,
+                },
+                Turn::End(end, why) => break (end, why),
+            }
+        };
+        self.end(&end, why).await;
+    }
+
+    /// Passes bytes until something else has to be done.
+    async fn pass(&mut self) -> Turn {
+        let Self { guest, seat, node, flow, .. } = self;
+        let (front, kind) = (guest.front.clone(), guest.kind);
+        let traffic = front.hub.metrics.traffic(kind, seat.index);
+        let mut standing = seat.tenure.watch();
+        let mut relay = Relay::new(&mut guest.client, node, &seat.tenure, flow, traffic);
+        let mut wait = Waiting::default();
+        loop {
+            let stands = if wait.lost { Standing::Over } else { *standing.borrow_and_update() };
+            let view = wait.view(stands, kind, relay.flow(), front.drain.is_cancelled());
+            let mode = match course(view) {
+                Course::Pass(mode) => mode,
+                Course::Move => return Turn::Move,
+                Course::Drained => return Turn::End(End::ClientGone, Some(Refusal::Drained)),
+                Course::End => return Turn::End(End::NodeLost, Some(why_left(relay.flow()))),
+            };
+            if wait.enters(mode, stands) {
+                front.hub.metrics.waits(kind, seat.index, reason(stands));
+            }
+            if mode == Mode::Questions && stands == Standing::Over {
+                seat.leave();
+            }
+            relay.set(mode);
+            tokio::select! {
+                _ = standing.changed(), if !wait.lost => {}
+                () = sleep_until(wait.until()), if mode == Mode::Answers => {}
+                () = front.stop.cancelled() => {
+                    let quiet = relay.flow().is_quiet();
+                    let why = if quiet { Refusal::Drained } else { Refusal::Interrupted };
+                    return Turn::End(End::ClientGone, Some(why));
+                }
+                () = front.drain.cancelled(), if !view.draining => {}
+                pause = &mut relay => match pause {
+                    Pause::Idle => {}
+                    Pause::Forbidden => wait.asked = true,
+                    Pause::Farewell if is_news(&mut standing).await => wait.lost = true,
+                    Pause::Farewell => relay.be_frank(),
+                    Pause::End(End::NodeLost) if relay.flow().is_movable() => wait.lost = true,
+                    Pause::End(end) => {
+                        let why = match end {
+                            End::NodeLost => Some(why_lost(relay.flow())),
+                            End::Malformed => Some(Refusal::Protocol),
+                            End::ClientGone | End::NodeSaid => None,
+                        };
+                        return Turn::End(end, why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Logs in to another node; the client notices nothing but the time.
+    async fn go_on_elsewhere(&mut self) -> Result<(), Left> {
+        let front = self.guest.front.clone();
+        let from = self.seat.index;
+        self.part().await;
+        let landing = tokio::select! {
+            found = timeout(HOLD, self.guest.find_node(&self.credentials)) => match found {
+                Ok(Ok(landing)) => landing,
+                // Its password was changed, or its database dropped: the node's own words.
+                Ok(Err(NodeError::Refused(said))) => return Err(Left::Node(said.bytes())),
+                Ok(Err(_)) | Err(_) => return Err(Left::Refusal(Refusal::Stranded(None))),
+            },
+            () = front.stop.cancelled() => return Err(Left::Refusal(Refusal::Drained)),
+        };
+        let Landing { mut seat, node, greeting } = landing;
+        seat.count();
+        front.hub.metrics.moved(self.guest.kind, seat.index);
+        tracing::debug!(from, to = seat.index, route = self.guest.kind.name(), "a session was moved");
+        self.key.points_to(seat.index, greeting.key);
+        (self.seat, self.node) = (seat, node);
+        if greeting.said != self.told {
+            let telling = async {
+                self.guest.client.write_all(&greeting.said).await?;
+                self.guest.client.flush().await
+            };
+            match timeout(FAREWELL, telling).await {
+                Ok(Ok(())) => self.told = greeting.said,
+                Ok(Err(_)) | Err(_) => return Err(Left::Refusal(Refusal::Stranded(None))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the node in order, where it still listens: it need not wait for a session that nobody has any more.
+    async fn part(&mut self) {
+        self.flow.forget_answers();
+        if matches!(self.seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
+            return break_off(&self.node);
+        }
+        let parting = async {
+            self.node.write_all(&encode(b'X', &[])).await?;
+            self.node.shutdown().await
+        };
+        timeout(PARTING, parting).await.ok();
+    }
+
+    async fn end(self, end: &End, why: Option<Refusal>) {
+        let Self { mut guest, place, seat, mut node, flow, .. } = self;
+        tracing::debug!(node = seat.index, route = guest.kind.name(), ?end, ?why, "a session ended");
+        if matches!(end, End::NodeLost) {
+            guest.front.hub.metrics.dropped(guest.kind, seat.index);
+        }
+        if matches!(seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
+            break_off(&node);
+        } else {
+            timeout(FAREWELL, node.shutdown()).await.ok();
+        }
+        drop((node, place, seat));
+        match why.filter(|_| flow.can_tell()) {
+            Some(why) => {
+                farewell(&mut guest.client, why).await;
+            }
+            None => drop(timeout(FAREWELL, guest.client.shutdown()).await),
+        }
+    }
+}
+
+/// What is still on its way to the node is thrown away.
+fn break_off(node: &node::Secure) {
+    sockopt::set_socket_linger(node.get_ref().0, Some(Duration::ZERO)).ok();
+}
+
+/// What a session waits for while it is at a node.
+#[derive(Default)]
+struct Waiting {
+    /// The node's side has ended.
+    lost: bool,
+    /// The client has asked something that could not be sent.
+    asked: bool,
+    /// Since when it has been held.
+    since: Option<Instant>,
+}
+
+impl Waiting {
+    fn view(&self, standing: Standing, kind: Kind, flow: &Flow, draining: bool) -> View {
+        View {
+            standing,
+            kind,
+            idle: flow.is_idle(),
+            bare: flow.is_bare(),
+            waiting: self.asked,
+            draining,
+            tired: self.since.is_some() && Instant::now() >= self.until(),
+        }
+    }
+
+    /// True when holding begins.
+    fn enters(&mut self, mode: Mode, standing: Standing) -> bool {
+        if standing == Standing::Serving {
+            (self.asked, self.since) = (false, None);
+        }
+        let begins = mode == Mode::Answers && self.since.is_none();
+        if begins {
+            self.since = Some(Instant::now());
+        }
+        begins
+    }
+
+    /// When it has been held for long enough.
+    fn until(&self) -> Instant {
+        self.since.unwrap_or_else(Instant::now) + HOLD
+    }
+}
+
+/// Why a session that could have gone on did not.
+enum Left {
+    /// For a reason of the front's.
+    Refusal(Refusal),
+    /// The node that it was to go to said this.
+    Node(Vec<u8>),
+}
+
+/// Whether a node that takes leave of one session does so of all: its standing changes.
+async fn is_news(standing: &mut watch::Receiver<Standing>) -> bool {
+    let leaves = standing.wait_for(|standing| matches!(standing, Standing::Lapsed | Standing::Over));
+    timeout(NEWS, leaves).await.is_ok()
+}
+
+fn reason(standing: Standing) -> &'static str {
+    if standing == Standing::Lapsed { "lapsed" } else { "leaving" }
+}
+
+/// What a session is told whose node is no longer what it came for.
+fn why_left(flow: &Flow) -> Refusal {
+    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { Refusal::NodeLeft }
+}
+
+/// What a session is told whose node broke off.
+fn why_lost(flow: &Flow) -> Refusal {
+    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { Refusal::NodeLost }
+}

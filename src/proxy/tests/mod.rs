@@ -1,0 +1,344 @@
+//! The front between fake agents, fake nodes and clients, on the loopback interface.
+mod moves;
+mod sessions;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::State,
+    routing::{get, post},
+};
+use futures::StreamExt;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use postgres_protocol::{
+    authentication::sasl::{ChannelBinding, ScramSha256},
+    message::frontend,
+};
+use rustls::ClientConfig;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{
+    auth::Binding,
+    login::Check,
+    table::tests::report,
+    wire::{
+        message::{self, Message, encode},
+        startup::{self, First, SSL_REQUEST},
+    },
+    *,
+};
+use crate::{
+    clock,
+    link::{
+        serve,
+        testing::{Authority, acceptor},
+    },
+    messages::{LoginAnswer, LoginQuestion, NodeReport, Role},
+    pki::{SaltKey, scram_verifier},
+};
+
+/// By this name the fronts find each other; here it is the front itself.
+const PEERS: &str = "rain-proxy-peers.weather.svc";
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Long, so that a busy machine ends no session that a test counts on.
+const LEASE_MS: u64 = 15_000;
+
+/// A fake agent and a fake Postgres that says its index and then echoes.
+struct Node {
+    says: watch::Sender<NodeReport>,
+    mute: Arc<AtomicBool>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+    _dir: TempDir,
+}
+
+#[derive(Clone)]
+struct Agent {
+    says: watch::Receiver<NodeReport>,
+    mute: Arc<AtomicBool>,
+}
+
+async fn one(State(agent): State<Agent>) -> Json<NodeReport> {
+    while agent.mute.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    Json(agent.says.borrow().clone())
+}
+
+async fn all(State(agent): State<Agent>) -> Body {
+    let lines = WatchStream::new(agent.says).map(|report| {
+        let line = serde_json::to_string(&report).unwrap() + "\n";
+        Ok::<_, Infallible>(Bytes::from(line))
+    });
+    Body::from_stream(lines)
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Logs in whoever shows a certificate of the pool and proves the password, says its index and then echoes.
+async fn postgres(listener: TcpListener, identity: Identity, index: u8) {
+    let acceptor = acceptor(&identity);
+    loop {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            assert_eq!(startup::read(&mut socket).await.unwrap(), First::Tls);
+            socket.write_all(b"S").await.unwrap();
+            let mut socket = acceptor.accept(socket).await.unwrap();
+            let asked = match startup::read(&mut socket).await.unwrap() {
+                First::Startup(asked) => asked,
+                First::Cancel(request) => return HEARD.lock().unwrap().push((index, request)),
+                other => panic!("{other:?}"),
+            };
+            let check = Check::Password(verifier(asked.user().unwrap()).parse().unwrap());
+            login::prove(&mut socket, "app", check, Binding::None).await.unwrap();
+            let said = encode(b'S', format!("node\0{index}\0").as_bytes());
+            login::admit(&mut socket, &said, &[0, 0, 0, index, 7, 7, 7, 7]).await.unwrap();
+            while let Ok(message) = message::read(&mut socket).await {
+                let sent = socket.write_all(&answer(&message)).await;
+                if sent.is_err() || socket.flush().await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// A query is its command's tag; one without a tag stays unanswered. BEGIN opens a transaction. All else is echoed.
+fn answer(message: &Message) -> Vec<u8> {
+    if message.tag != b'Q' || message.body.is_empty() {
+        return message.bytes();
+    }
+    let state = if message.body == b"BEGIN\0" { b"T" } else { b"I" };
+    [encode(b'C', &message.body), encode(b'Z', state)].concat()
+}
+
+/// The cancel requests that the nodes have heard.
+static HEARD: std::sync::Mutex<Vec<(u8, Vec<u8>)>> = std::sync::Mutex::new(Vec::new());
+
+fn verifier(user: &str) -> String {
+    scram_verifier(&SaltKey::of("a key"), user, "secret")
+}
+
+async fn stored(Json(question): Json<LoginQuestion>) -> Json<LoginAnswer> {
+    let genuine = question.user == "app";
+    Json(LoginAnswer { verifier: verifier(&question.user), genuine })
+}
+
+struct Pool {
+    nodes: Vec<Node>,
+    trusting: Arc<ClientConfig>,
+    _dir: TempDir,
+    primary: SocketAddr,
+    read: SocketAddr,
+    health: SocketAddr,
+    hub: Arc<Hub>,
+    quit: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+}
+
+impl Pool {
+    async fn start(roles: &[Role], max_connections: u32) -> Self {
+        let authority = Authority::new();
+        let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
+        for (index, role) in (0..).zip(roles) {
+            let host = format!("rain-{index}-0.rain-nodes.weather.svc");
+            let (identity, dir) = authority.identity(&format!("u/node/{index}"), &[&host]);
+            let (says, mute) =
+                (watch::Sender::new(report(index, *role, 3, LEASE_MS)), Arc::new(AtomicBool::new(false)));
+            let agent = Agent { says: says.subscribe(), mute: mute.clone() };
+            let router = Router::new()
+                .route("/v1/report", get(one))
+                .route("/v1/watch", get(all))
+                .route("/v1/login", post(stored))
+                .with_state(agent);
+            let (listener, address) = listen().await;
+            agents.insert(host.clone(), address);
+            let serving = serve(listener, identity.clone(), "u".into(), router, CancellationToken::new());
+            let (listener, address) = listen().await;
+            postgreses.insert(host, address);
+            let tasks = [tokio::spawn(serving), tokio::spawn(postgres(listener, identity, index))];
+            nodes.push(Node { says, mute, _tasks: tasks.map(AbortOnDropHandle::new), _dir: dir });
+        }
+        let args = Args {
+            of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
+            nodes: u8::try_from(roles.len()).unwrap(),
+            max_connections,
+        };
+        let (identity, dir) = authority.identity("u/proxy", &["front", PEERS]);
+        let link = Client::with_book(identity, Book::Fixed(Arc::new(agents)));
+        let certificate = Certificate::load(&[dir.path()]).unwrap();
+        let ((primary, a), (read, b)) = (listen().await, listen().await);
+        let ((peers, c), (health, d)) = (listen().await, listen().await);
+        let book = Book::Fixed(Arc::new(HashMap::from([(PEERS.to_owned(), c)])));
+        let others = Peers { host: PEERS.to_owned(), book };
+        let front = Front::new(&args, Book::Fixed(Arc::new(postgreses)), others, link, certificate);
+        let (quit, quitting) = oneshot::channel();
+        let hub = front.hub.clone();
+        let running = tokio::spawn(async move {
+            let quit = async move { quitting.await.unwrap_or(()) };
+            front.run(&args, Doors { primary, read, peers, health }, quit).await;
+        });
+        let serving = roles.iter().filter(|role| **role != Role::Stopped).count();
+        timeout(PATIENCE, all_heard(&hub, serving)).await.expect("not all nodes were heard");
+        let trusting = Arc::new(authority.trusting());
+        Self { nodes, trusting, _dir: dir, primary: a, read: b, health: d, hub, quit: Some(quit), running }
+    }
+
+    fn say(&self, index: usize, change: impl FnOnce(&mut NodeReport)) {
+        self.nodes[index].says.send_modify(change);
+    }
+
+    /// Waits until the metrics have this line.
+    async fn counts(&self, line: &str) {
+        let counted = async {
+            while !self.health("/metrics").await.contains(&format!("{line}\n")) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("never: {line}"));
+    }
+
+    /// Waits until nobody is let in at the primary.
+    async fn has_no_primary(&self) {
+        let mut changes = self.hub.changes();
+        while self.hub.take(Kind::Primary, &[]).is_some() {
+            timeout(PATIENCE, changes.changed()).await.expect("it goes on").unwrap();
+        }
+    }
+
+    async fn health(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(self.health).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+/// Waits until so many nodes serve.
+async fn all_heard(hub: &Arc<Hub>, serving: usize) {
+    let mut changes = hub.changes();
+    let mut seats: Vec<hub::Seat> = Vec::new();
+    while seats.len() < serving {
+        let tried: Vec<u8> = seats.iter().map(|seat| seat.index).collect();
+        match hub.take(Kind::Read, &tried) {
+            Some(seat) => seats.push(seat),
+            None => changes.changed().await.unwrap(),
+        }
+    }
+}
+
+type Session = TlsStream<TcpStream>;
+
+impl Pool {
+    /// A client behind TLS that has said who it is.
+    async fn knock(&self, to: SocketAddr, parameters: &[(&str, &str)]) -> Session {
+        let mut socket = TcpStream::connect(to).await.unwrap();
+        socket.write_all(&SSL_REQUEST).await.unwrap();
+        assert_eq!(socket.read_u8().await.unwrap(), b'S');
+        let connector = TlsConnector::from(self.trusting.clone());
+        let mut session = connector.connect("front".try_into().unwrap(), socket).await.unwrap();
+        let mut buffer = bytes::BytesMut::new();
+        frontend::startup_message(parameters.iter().copied(), &mut buffer).unwrap();
+        session.write_all(&buffer).await.unwrap();
+        session
+    }
+
+    /// Logs in; gives the session and the node that answered.
+    async fn connect(&self, to: SocketAddr) -> (Session, u8) {
+        let (session, node, _) = self.log_in(to).await;
+        (session, node)
+    }
+
+    /// The same, with the key by which it can be cancelled.
+    async fn log_in(&self, to: SocketAddr) -> (Session, u8, [u8; 8]) {
+        let mut session = self.knock(to, &[("user", "app")]).await;
+        prove(&mut session, "secret").await.unwrap();
+        let node = settled(&mut session).await;
+        let key = hear(&mut session).await;
+        assert_eq!((key.tag, hear(&mut session).await.tag), (b'K', b'Z'));
+        (session, node, key.body.try_into().unwrap())
+    }
+}
+
+async fn hear(session: &mut Session) -> Message {
+    timeout(PATIENCE, message::read(session)).await.expect("nothing was said").unwrap()
+}
+
+/// The node that the session is told to be on.
+async fn settled(session: &mut Session) -> u8 {
+    let said = hear(session).await;
+    assert_eq!(said.tag, b'S', "{said:?}");
+    let text = String::from_utf8(said.body).unwrap();
+    text.trim_matches('\0').strip_prefix("node\0").unwrap().parse().unwrap()
+}
+
+/// Asks a query, which is its command's tag; gives the first answer.
+async fn ask(session: &mut Session, tag: &str) -> Message {
+    session.write_all(&encode(b'Q', format!("{tag}\0").as_bytes())).await.unwrap();
+    hear(session).await
+}
+
+/// Proves a password by a client library's own code; the error is the front's.
+async fn prove(session: &mut Session, password: &str) -> Result<(), String> {
+    let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+    loop {
+        let said = timeout(PATIENCE, message::read(session)).await.unwrap().unwrap();
+        let answer = match said.authentication() {
+            Some((0, _)) => return Ok(()),
+            Some((10, names)) => {
+                assert_eq!(names, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+                message::sasl_initial("SCRAM-SHA-256", std::str::from_utf8(scram.message()).unwrap())
+            }
+            Some((11, challenge)) => {
+                scram.update(challenge).unwrap();
+                encode(b'p', scram.message())
+            }
+            Some((12, last)) => {
+                scram.finish(last).unwrap();
+                continue;
+            }
+            _ => return Err(message::error_texts(&said.body).0),
+        };
+        session.write_all(&answer).await.unwrap();
+    }
+}
+
+async fn echoes(session: &mut Session) -> bool {
+    let sent = session.write_all(&encode(b'd', b"ping")).await.is_ok();
+    sent && message::read(session).await.is_ok_and(|echo| echo.tag == b'd' && echo.body == b"ping")
+}
+
+/// Waits until the session is ended; gives the code that it was told.
+async fn ended(session: &mut Session) -> String {
+    let said = timeout(PATIENCE, message::read(session)).await.expect("the session was left open");
+    said.map(|said| message::error_texts(&said.body).0).unwrap_or_default()
+}
+
+const POOL: [Role; 3] = [Role::Primary, Role::Standby, Role::Standby];

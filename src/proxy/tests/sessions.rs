@@ -1,0 +1,138 @@
+//! Where sessions go, who gets none, and how they end.
+use super::*;
+
+#[tokio::test]
+async fn sessions_go_where_their_port_says() {
+    let pool = Pool::start(&POOL, 100).await;
+    let (mut writer, node) = pool.connect(pool.primary).await;
+    assert_eq!(node, 0);
+    assert!(echoes(&mut writer).await);
+    let mut readers = Vec::new();
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let (reader, node) = pool.connect(pool.read).await;
+        readers.push(reader);
+        seen.push(node);
+    }
+    seen.push(0);
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 0, 1, 1, 2, 2], "the fewest sessions first, the primary's writer counted");
+    assert!(pool.health("/readyz").await.starts_with("HTTP/1.1 200"));
+    let metrics = pool.health("/metrics").await;
+    assert!(metrics.contains("pgpool_front_connections{route=\"primary\",node=\"0\"} 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_client_is_held_until_there_is_a_primary_or_told_that_there_is_none() {
+    let pool = Arc::new(Pool::start(&[Role::Stopped, Role::Standby], 100).await);
+    let begun = clock::now();
+    let mut told = pool.knock(pool.primary, &[("user", "app")]).await;
+    assert_eq!(pool.connect(pool.read).await.1, 1);
+    assert_eq!(ended(&mut told).await, "57P03");
+    assert!(clock::now().since(begun) > Duration::from_secs(8));
+
+    let held = pool.clone();
+    let late = tokio::spawn(async move { held.connect(held.primary).await.1 });
+    tokio::task::yield_now().await;
+    pool.say(0, |said| said.role = Role::Primary);
+    assert_eq!(late.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_full_front_says_so() {
+    let pool = Pool::start(&POOL, 1).await;
+    let (mut first, _) = pool.connect(pool.primary).await;
+    let mut second = pool.knock(pool.primary, &[("user", "app")]).await;
+    assert_eq!(ended(&mut second).await, "53300");
+    assert!(echoes(&mut first).await);
+    drop(first);
+    while pool.health("/metrics").await.contains("connections{route=\"primary\",node=\"0\"} 1\n") {
+        tokio::task::yield_now().await;
+    }
+    let mut third = pool.connect(pool.primary).await.0;
+    assert!(echoes(&mut third).await);
+}
+
+#[tokio::test]
+async fn strangers_learn_nothing() {
+    let pool = Pool::start(&POOL, 100).await;
+    let told = async |user: &str, password: &str| {
+        prove(&mut pool.knock(pool.primary, &[("user", user)]).await, password).await
+    };
+    assert_eq!(told("app", "secret").await, Ok(()));
+    assert_eq!(told("app", "Secret").await, Err("28P01".into()));
+    assert_eq!(told("nobody", "secret").await, Err("28P01".into()), "whose verifier is made up");
+    let mut nameless = pool.knock(pool.primary, &[("database", "app")]).await;
+    assert_eq!(ended(&mut nameless).await, "28000");
+    let mut replica = pool.knock(pool.primary, &[("user", "app"), ("replication", "database")]).await;
+    assert_eq!(ended(&mut replica).await, "0A000");
+    let twice = [("user", "app"), ("replication", "off"), ("replication", "database")];
+    assert_eq!(ended(&mut pool.knock(pool.primary, &twice).await).await, "08P01");
+    let metrics = pool.health("/metrics").await;
+    assert!(metrics.contains("refused_total{route=\"primary\",reason=\"password\"} 2\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn nothing_is_said_without_tls_and_nothing_before_it_counts() {
+    let pool = Pool::start(&POOL, 100).await;
+    let mut plain = TcpStream::connect(pool.primary).await.unwrap();
+    let mut buffer = bytes::BytesMut::new();
+    frontend::startup_message([("user", "app")], &mut buffer).unwrap();
+    plain.write_all(&buffer).await.unwrap();
+    let said = timeout(PATIENCE, message::read(&mut plain)).await.unwrap().unwrap();
+    assert_eq!(message::error_texts(&said.body).0, "28000");
+
+    // What comes unencrypted behind the question is taken for TLS, and is none (CVE-2021-23214).
+    let mut sly = TcpStream::connect(pool.primary).await.unwrap();
+    sly.write_all(&[SSL_REQUEST.as_slice(), &buffer].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, sly.read_to_end(&mut answer)).await.expect("it was left open").ok();
+    assert_eq!(answer[0], b'S');
+    assert!(!answer[1..].contains(&b'R') || answer[1] == 0x15, "an alert at most: {answer:?}");
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_takes_no_place() {
+    let pool = Pool::start(&POOL, 1).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(pool.primary).await.unwrap());
+        silent.push(TcpStream::connect(pool.read).await.unwrap());
+    }
+    let _unproved = pool.knock(pool.primary, &[("user", "app")]).await;
+    assert!(echoes(&mut pool.connect(pool.primary).await.0).await);
+}
+
+#[tokio::test]
+async fn a_front_that_is_shut_down_lets_sessions_finish() {
+    let mut pool = Pool::start(&POOL, 100).await;
+    let (mut idle, _) = pool.connect(pool.primary).await;
+    let (mut busy, _) = pool.connect(pool.primary).await;
+    busy.write_all(&encode(b'Q', b"")).await.unwrap();
+    assert_eq!(message::read(&mut busy).await.unwrap().tag, b'Q');
+    let mut unproved = pool.knock(pool.primary, &[("user", "app")]).await;
+    assert_eq!(message::read(&mut unproved).await.unwrap().tag, b'R');
+    pool.quit.take().unwrap().send(()).unwrap();
+    while pool.health("/readyz").await.starts_with("HTTP/1.1 200") {
+        tokio::task::yield_now().await;
+    }
+    let (mut latecomer, _) = pool.connect(pool.primary).await;
+    assert!(echoes(&mut idle).await && echoes(&mut latecomer).await);
+    drop(latecomer);
+    // Who has nothing under way goes first, and knows that nothing was lost.
+    let said = timeout(PATIENCE, message::read(&mut idle)).await.unwrap().unwrap();
+    assert_eq!(message::error_texts(&said.body).0, "57P01");
+    assert!(!String::from_utf8_lossy(&said.body).contains("committed or not"));
+    drop(idle);
+    assert!(echoes(&mut busy).await);
+    let metrics = pool.health("/metrics").await;
+    assert!(metrics.contains("pgpool_front_statements_total{route=\"primary\",node=\"0\"} 1\n"), "{metrics}");
+    // Who stays to the end of the time is told so.
+    let said = timeout(PATIENCE, message::read(&mut busy)).await.unwrap().unwrap();
+    assert_eq!(message::error_texts(&said.body).0, "57P01");
+    assert!(String::from_utf8_lossy(&said.body).contains("committed or not"));
+    assert_eq!(ended(&mut unproved).await, "57P01");
+    drop((busy, unproved));
+    timeout(Duration::from_secs(10), &mut pool.running).await.expect("it waits for nobody").unwrap();
+    assert!(TcpStream::connect(pool.primary).await.is_err());
+}

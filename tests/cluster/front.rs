@@ -1,0 +1,101 @@
+//! What clients notice, and don't, of what happens behind the front.
+use super::failover::{primary, standby, taken_over};
+use super::harness::{Outcome, ensure};
+use super::install::as_app;
+use super::load;
+use super::pool::WHOLE;
+use super::sessions::client;
+use super::world::{POOL, World, until};
+
+/// Inserts of one session, each a transaction of its own, that go on through a switchover.
+const INSERTS: u32 = 400;
+/// Cancel requests; each comes to any of the two fronts.
+const CANCELS: u32 = 8;
+
+/// Opens a session that says something, and goes on once `/tmp/NAME.go` is written.
+async fn open(world: &World, name: &str, first: &str, then: &str) -> Outcome {
+    let script = format!(
+        "cd /tmp; rm -f {name}.go {name}.said; mkfifo {name}.go; \
+         {{ (echo \"{first}\"; cat {name}.go; echo \"{then}\") | psql -XAtq 'host={POOL} sslmode=verify-full'; }} \
+         >{name}.said 2>&1 </dev/null &"
+    );
+    client(world, &script).await?;
+    until("the session's first word", WHOLE, || async {
+        let said = client(world, &format!("cat /tmp/{name}.said")).await?;
+        ensure(said.ends_with("ready"), || said.clone())
+    })
+    .await
+}
+
+/// Lets it go on; what it says then.
+async fn go_on(world: &World, name: &str, wanted: &str) -> Outcome<String> {
+    client(world, &format!("timeout 5 bash -c 'true > /tmp/{name}.go'")).await?;
+    until(&format!("{name} to go on"), WHOLE, || async {
+        let said = client(world, &format!("cat /tmp/{name}.said")).await?;
+        ensure(said.contains(wanted), || said.clone())?;
+        Ok(said)
+    })
+    .await
+}
+
+/// A switchover ends no session that has nothing at its node: one that is idle, and one that inserts without a pause,
+/// go on at the next primary. One with settings of its own is told why it can't.
+pub async fn switchover_unnoticed(world: &World) -> Outcome {
+    let (old, to) = (primary(world).await?, standby(world).await?);
+    as_app(world, POOL, "CREATE TABLE IF NOT EXISTS ticks (n int)").await?;
+    let moved = "SELECT 'moved' WHERE NOT pg_is_in_recovery();";
+    open(world, "bare", "SELECT 'ready';", moved).await?;
+    open(world, "keeping", "SET work_mem = '5MB'; SELECT 'ready';", moved).await?;
+    let inserts = format!(
+        "cd /tmp; {{ (for n in $(seq {INSERTS}); do echo \"INSERT INTO ticks VALUES ($n);\"; sleep 0.02; done; \
+         echo \"SELECT 'done ' || count(*) || ' ' || count(DISTINCT n) FROM ticks;\") \
+         | psql -XAtq 'host={POOL} sslmode=verify-full'; }} >ticks.said 2>&1 </dev/null &"
+    );
+    client(world, &inserts).await?;
+    until("the first insert", WHOLE, || async {
+        let said = as_app(world, POOL, "SELECT count(*) > 0 FROM ticks").await?;
+        ensure(said == "t", || said.clone())
+    })
+    .await?;
+    world.ask_for("switchover", &to.to_string()).await?;
+    taken_over(world, old).await?;
+    go_on(world, "bare", "moved").await?;
+    let told = go_on(world, "keeping", "HINT").await?;
+    println!(
+        "    one with settings: {}",
+        told.lines().filter(|line| line.contains("HINT")).collect::<String>()
+    );
+    ensure(told.contains("settings of its own"), || told.clone())?;
+    let said = until("the last insert", WHOLE, || async {
+        let said = client(world, "cat /tmp/ticks.said").await?;
+        ensure(said.contains("done"), || said.clone())?;
+        Ok(said)
+    })
+    .await?;
+    ensure(said == format!("done {INSERTS} {INSERTS}"), || said.clone())?;
+    as_app(world, POOL, "DROP TABLE ticks").await?;
+    load::unharmed(world).await
+}
+
+/// A cancel request ends the statement of its session and no other's, whichever front it comes to.
+pub async fn cancelled(world: &World) -> Outcome {
+    let script = format!(
+        "export TARGET='host={POOL} sslmode=verify-full'; cd /tmp; \
+         psql -XAtq \"$TARGET\" -c \"SELECT pg_sleep(60), 'bystander'\" >other.said 2>&1 & other=$!; \
+         for n in $(seq {CANCELS}); do \
+           psql -XAtq \"$TARGET\" -c \"SELECT pg_sleep(50), 'turn $n'\" >cancel.said 2>&1 & asked=$!; \
+           until psql -XAtq \"$TARGET\" -c \"SELECT 'busy' FROM pg_stat_activity WHERE query LIKE '%''turn $n''' \
+             AND state = 'active'\" | grep -q busy; do :; done; \
+           kill -INT $asked; wait $asked; \
+           grep -q 'canceling statement due to user request' cancel.said || {{ cat cancel.said; exit 1; }}; \
+         done; \
+         kill -0 $other && test ! -s other.said && kill $other && echo all"
+    );
+    let said = client(world, &format!("timeout 60 bash -c {}", quoted(&script))).await?;
+    ensure(said == "all", || format!("{CANCELS} requests: {said}"))
+}
+
+/// For a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
