@@ -75,10 +75,16 @@ impl std::fmt::Debug for LoginAnswer {
 }
 
 /// A front asks another one to cancel what a session is doing.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq)]
 pub struct CancelQuestion {
     /// What the client has shown: process and secret (PostgreSQL documentation, "CancelRequest").
     pub key: [u8; 8],
+}
+
+impl std::fmt::Debug for CancelQuestion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CancelQuestion").finish_non_exhaustive()
+    }
 }
 
 /// Whether the session is there.

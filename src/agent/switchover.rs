@@ -13,6 +13,8 @@ use crate::messages::RefusedHandover;
 
 /// Longest time for open transactions to end before their sessions are ended.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Fronts have heard that the primary hands over once nobody has begun anything for so long.
+const HEARD: Duration = Duration::from_millis(60);
 /// Longest time until the attached standbys have applied everything.
 const APPLY: Duration = Duration::from_secs(3);
 /// A standby without a walsender for so long is lost, unless the pod is being stopped: then it is waited for.
@@ -203,18 +205,18 @@ impl Node {
         done
     }
 
-    /// Ends sessions as soon as they are in no transaction, all of them after a while, and lets nobody in.
+    /// Waits until no session is in a transaction, which fronts begin no more, but not for ever; then lets nobody in, and
+    /// ends the sessions. Not before: a front that hasn't heard yet would send a statement to one that ends.
     async fn drain(&mut self, client: &Client) -> Result<(), StepError> {
         let deadline = clock::now().after(DRAIN);
-        let text = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                    WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM 'postgres'
-                      AND state = 'idle'";
+        let mut calm: Option<Moment> = None;
         let busy = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'
                       AND usename IS DISTINCT FROM 'postgres' AND state <> 'idle'";
         while clock::now() < deadline {
-            sql::within(client.query(text, &[])).await?;
             let left: i64 = sql::within(client.query_one(busy, &[])).await?.get(0);
-            if left == 0 {
+            let now = clock::now();
+            calm = (left == 0).then(|| calm.unwrap_or(now));
+            if calm.is_some_and(|since| now.since(since) >= HEARD) {
                 break;
             }
             tokio::time::sleep(POLL).await;

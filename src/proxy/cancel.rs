@@ -5,7 +5,10 @@
 //! may come to another front than the session's: what isn't known here is asked of the others.
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,24 +27,78 @@ const REQUEST: [u8; 8] = [0, 0, 0, 16, 4, 210, 22, 46];
 /// Process and secret, as in BackendKeyData of protocol 3.0.
 pub type Key = [u8; 8];
 
-/// The node of a session, and by what its statements are cancelled there.
-type Target = (u8, Key);
+/// A session, as one who cancels sees it.
+#[derive(Clone)]
+struct Target {
+    node: u8,
+    theirs: Key,
+    cancels: Arc<Cancels>,
+}
+
+/// Requests that were passed on to a session (R12). A commit that waits for the other nodes and is cancelled counts all
+/// the same, and PostgreSQL answers it with success: whatever follows a request is believed only behind a later commit
+/// that was not cancelled.
+#[derive(Debug, Default)]
+pub struct Cancels {
+    /// A COMMIT is under way: nothing is passed on.
+    committing: AtomicBool,
+    /// Requests that are on their way.
+    pending: AtomicU32,
+    /// One was passed on during what is under way.
+    passed: AtomicBool,
+}
+
+impl Cancels {
+    /// Whether the next success may be that of a commit that was cancelled.
+    pub fn cast_doubt(&self) -> bool {
+        self.passed.load(Ordering::SeqCst)
+    }
+
+    /// Says whether a COMMIT is under way.
+    pub fn commits(&self, now: bool) {
+        self.committing.store(now, Ordering::SeqCst);
+    }
+
+    /// What was under way is done: a request that has arrived did what it could.
+    pub fn done(&self) {
+        if self.pending.load(Ordering::SeqCst) == 0 {
+            self.passed.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// True where a request may be passed on; then [`Self::arrived`] says that it was.
+    fn leaves(&self) -> bool {
+        // First, so that a commit that begins meanwhile is doubted.
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        self.passed.store(true, Ordering::SeqCst);
+        let may = !self.committing.load(Ordering::SeqCst);
+        if !may {
+            self.arrived();
+        }
+        may
+    }
+
+    fn arrived(&self) {
+        self.pending.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// The sessions of this front, by the keys that their clients have.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Keys(Mutex<HashMap<Key, Target>>);
 
 impl Keys {
     /// A key for a new session, which is on this node under that key.
     pub fn register(self: &Arc<Self>, node: u8, theirs: Key) -> Registered {
+        let cancels = Arc::<Cancels>::default();
         let mut all = self.lock();
         let mut key = theirs;
         loop {
             key[4..].copy_from_slice(&rand::random::<[u8; 4]>());
             if let std::collections::hash_map::Entry::Vacant(place) = all.entry(key) {
-                place.insert((node, theirs));
+                place.insert(Target { node, theirs, cancels: Arc::clone(&cancels) });
                 drop(all);
-                return Registered { keys: Arc::clone(self), key };
+                return Registered { keys: Arc::clone(self), key, cancels };
             }
         }
     }
@@ -51,22 +108,24 @@ impl Keys {
     }
 
     fn find(&self, key: Key) -> Option<Target> {
-        self.lock().get(&key).copied()
+        self.lock().get(&key).cloned()
     }
 }
 
 /// A session that can be cancelled, until this is dropped.
-#[derive(Debug)]
 pub struct Registered {
     keys: Arc<Keys>,
     /// What its client has.
     pub key: Key,
+    /// The requests that were passed on.
+    pub cancels: Arc<Cancels>,
 }
 
 impl Registered {
     /// The session is on another node now.
     pub fn points_to(&self, node: u8, theirs: Key) {
-        self.keys.lock().insert(self.key, (node, theirs));
+        let target = Target { node, theirs, cancels: Arc::clone(&self.cancels) };
+        self.keys.lock().insert(self.key, target);
     }
 }
 
@@ -79,8 +138,10 @@ impl Drop for Registered {
 /// Passes a request on, and waits until the node has taken it.
 pub async fn pass_on(front: &Front, kind: Kind, message: &[u8]) {
     let Some(key) = message.strip_prefix(&REQUEST).and_then(|key| Key::try_from(key).ok()) else { return };
-    // Whoever sends one has proved nothing, and each costs a connection: only so many at once.
-    let Ok(Ok(_turn)) = timeout(LIMIT, front.cancels.acquire()).await else { return };
+    // Whoever sends one has proved nothing, and each costs a connection: only so many at once. Those that are for a
+    // session of this front don't wait for those that may be for none.
+    let turns = if front.keys.find(key).is_some() { &front.cancels } else { &front.questions };
+    let Ok(Ok(_turn)) = timeout(LIMIT, turns.acquire()).await else { return };
     front.hub.metrics.cancelled(kind);
     if !here(front, key).await {
         peers::cancel(front, key).await;
@@ -89,8 +150,13 @@ pub async fn pass_on(front: &Front, kind: Kind, message: &[u8]) {
 
 /// Passes a request on if it is for a session of this front; says whether it is.
 pub async fn here(front: &Front, key: Key) -> bool {
-    let Some((node, theirs)) = front.keys.find(key) else { return false };
-    match timeout(LIMIT, to_node(front, node, theirs)).await {
+    let Some(Target { node, theirs, cancels }) = front.keys.find(key) else { return false };
+    if !cancels.leaves() {
+        return true;
+    }
+    let sent = timeout(LIMIT, to_node(front, node, theirs)).await;
+    cancels.arrived();
+    match sent {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(node, %error, "a cancel request did not get there"),
         Err(_) => tracing::debug!(node, "a node takes no cancel request"),
@@ -111,19 +177,41 @@ async fn to_node(front: &Front, index: u8, key: Key) -> Result<(), NodeError> {
 mod tests {
     use super::*;
 
+    fn found(keys: &Keys, key: Key) -> Option<(u8, Key)> {
+        keys.find(key).map(|target| (target.node, target.theirs))
+    }
+
     #[test]
     fn a_key_is_known_as_long_as_its_session() {
         let keys = Arc::new(Keys::default());
         let (one, other) = (keys.register(1, *b"pid1key1"), keys.register(1, *b"pid1key1"));
         assert_ne!(one.key, other.key);
         assert!(one.key.starts_with(b"pid1"));
-        assert_eq!(keys.find(one.key), Some((1, *b"pid1key1")));
+        assert_eq!(found(&keys, one.key), Some((1, *b"pid1key1")));
         one.points_to(2, *b"pid2key2");
-        assert_eq!(keys.find(one.key), Some((2, *b"pid2key2")));
-        assert_eq!(keys.find(other.key), Some((1, *b"pid1key1")));
+        assert_eq!(found(&keys, one.key), Some((2, *b"pid2key2")));
+        assert_eq!(found(&keys, other.key), Some((1, *b"pid1key1")));
         let gone = one.key;
         drop(one);
-        assert_eq!(keys.find(gone), None);
-        assert_eq!(keys.find(*b"pid1key1"), None, "the node's own means nothing");
+        assert_eq!(found(&keys, gone), None);
+        assert_eq!(found(&keys, *b"pid1key1"), None, "the node's own means nothing");
+    }
+
+    #[test]
+    fn what_follows_a_request_is_doubted_until_it_has_arrived_and_the_next_answer_is_over() {
+        let cancels = Cancels::default();
+        assert!(!cancels.cast_doubt());
+        assert!(cancels.leaves());
+        cancels.done();
+        assert!(cancels.cast_doubt(), "it may hit what comes next");
+        cancels.arrived();
+        assert!(cancels.cast_doubt());
+        cancels.done();
+        assert!(!cancels.cast_doubt());
+        cancels.commits(true);
+        assert!(!cancels.leaves(), "a COMMIT isn't disturbed");
+        cancels.commits(false);
+        cancels.done();
+        assert!(cancels.leaves());
     }
 }

@@ -19,6 +19,8 @@ pub struct View {
     pub draining: bool,
     /// It has been held for as long as one may be.
     pub tired: bool,
+    /// What the node said before its time was over has had its time to arrive.
+    pub late: bool,
 }
 
 /// What is done.
@@ -37,7 +39,7 @@ pub enum Course {
 /// Decides. A session that can go on elsewhere does so when its client asks something: a thousand that are idle don't
 /// all log in while a new primary has just begun.
 pub fn course(view: View) -> Course {
-    let View { standing, kind, idle, bare, waiting, draining, tired } = view;
+    let View { standing, kind, idle, bare, waiting, draining, tired, late } = view;
     let free = idle && bare;
     match (standing, kind) {
         _ if draining && idle => Course::Drained,
@@ -46,6 +48,8 @@ pub fn course(view: View) -> Course {
             Course::Move
         }
         (Standing::Over, _) | (Standing::Leaving, Kind::Read) if free => Course::Pass(Mode::Questions),
+        // It was asked under the lease.
+        (Standing::Over, _) if !idle && !late => Course::Pass(Mode::Answers),
         (Standing::Over, _) => Course::End,
         (Standing::Lapsed, _) if waiting => Course::Pass(Mode::Answers),
         (Standing::Leaving, Kind::Read) if bare => Course::Pass(Mode::UntilIdle),
@@ -69,6 +73,7 @@ mod tests {
         waiting: false,
         draining: false,
         tired: false,
+        late: false,
     };
 
     #[test]
@@ -91,7 +96,12 @@ mod tests {
         }
         let over = View { standing: Standing::Over, waiting: true, ..USUAL };
         assert_eq!(course(View { bare: false, ..over }), Course::End);
-        assert_eq!(course(View { idle: false, ..over }), Course::End);
+        assert_eq!(
+            course(View { idle: false, ..over }),
+            Course::Pass(Mode::Answers),
+            "an answer may be near"
+        );
+        assert_eq!(course(View { idle: false, late: true, ..over }), Course::End);
         let leaving = View { standing: Standing::Leaving, kind: Kind::Read, ..USUAL };
         assert_eq!(course(View { idle: false, ..leaving }), Course::Pass(Mode::UntilIdle));
         assert_eq!(course(View { bare: false, ..leaving }), Course::Pass(Mode::All), "it may finish");

@@ -60,13 +60,13 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// The client is in: from now on its session counts.
-    pub fn count(&mut self) {
+    /// A session begins here; one that was `moved` began elsewhere.
+    pub fn count(&mut self, moved: bool) {
         self.counted = true;
         let mut shared = self.hub.lock();
         shared.turn = shared.turn.wrapping_add(1);
         drop(shared);
-        self.hub.metrics.came(self.kind, self.index);
+        self.hub.metrics.came(self.kind, self.index, moved);
     }
 }
 

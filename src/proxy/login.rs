@@ -10,6 +10,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::auth::{Binding, ClientKey, Exchange, PLAIN, PLUS, ScramError, Verifier};
 use super::cancel::Key;
 use super::certificate::{ALPN, Served};
+use super::guard;
+use super::refusal::SETTING;
 use super::wire::message::{
     self, AUTH_OK, AUTH_SASL_CONTINUE, AUTH_SASL_FINAL, Fatal, authentication, encode, sasl,
 };
@@ -128,6 +130,10 @@ pub fn refused(startup: &Startup) -> Option<Fatal> {
     if let Some(name) = startup.twice() {
         let name = String::from_utf8_lossy(name);
         return Some(fatal("08P01", format!("parameter {name:?} of the startup packet is given twice"), ""));
+    }
+    if startup.parameters.iter().any(|(name, value)| guard::startup(name, value)) {
+        let [code, message, hint] = SETTING;
+        return Some(fatal(code, message, hint));
     }
     startup.replicates().then(|| {
         fatal(

@@ -73,6 +73,7 @@ pub struct Metrics {
     held: Family<Route, Counter>,
     waits: Family<Wait, Counter>,
     moved: Family<Place, Counter>,
+    doubted: Family<Place, Counter>,
     added: Family<Route, Histogram, fn() -> Histogram>,
 }
 
@@ -102,6 +103,12 @@ impl Default for Metrics {
             waits.clone(),
         );
         registry.register("sessions_moved", "Sessions that went on at this node, by route", moved.clone());
+        let doubted = Family::<Place, Counter>::default();
+        registry.register(
+            "barriers",
+            "Answers after a cancel request that waited until all nodes had what was committed",
+            doubted.clone(),
+        );
         let added = Family::<Route, Histogram, fn() -> Histogram>::new_with_constructor(added);
         registry.register(
             "added_seconds",
@@ -120,16 +127,18 @@ impl Default for Metrics {
             held,
             waits,
             moved,
+            doubted,
             added,
         }
     }
 }
 
 impl Metrics {
-    pub(super) fn came(&self, kind: Kind, node: u8) {
+    pub(super) fn came(&self, kind: Kind, node: u8, moved: bool) {
         let place = Place { route: kind.name(), node };
         self.open.get_or_create(&place).inc();
-        self.opened.get_or_create(&place).inc();
+        let which = if moved { &self.moved } else { &self.opened };
+        which.get_or_create(&place).inc();
     }
 
     pub(super) fn left(&self, kind: Kind, node: u8) {
@@ -151,8 +160,8 @@ impl Metrics {
         self.waits.get_or_create(&Wait { route: kind.name(), node, reason }).inc();
     }
 
-    pub(super) fn moved(&self, kind: Kind, node: u8) {
-        self.moved.get_or_create(&Place { route: kind.name(), node }).inc();
+    pub(super) fn doubted(&self, kind: Kind, node: u8) {
+        self.doubted.get_or_create(&Place { route: kind.name(), node }).inc();
     }
 
     pub(super) fn cancelled(&self, kind: Kind) {

@@ -11,9 +11,11 @@ mod cancel;
 mod certificate;
 mod desk;
 mod feed;
+mod guard;
 mod health;
 mod hold;
 mod hub;
+mod lane;
 mod lease;
 mod login;
 mod metrics;
@@ -22,6 +24,7 @@ mod peers;
 mod refusal;
 mod relay;
 mod route;
+mod screen;
 mod session;
 mod state;
 mod table;
@@ -60,8 +63,8 @@ const ARRIVING: usize = 2;
 /// As many may be logging in even where very few may have a session: health checks, cancel requests, and those who are
 /// told that the front is full.
 const ARRIVING_AT_LEAST: usize = 64;
-/// Cancel requests that are passed on at once.
-const CANCELS: usize = 16;
+/// Cancel requests for sessions of this front that are passed on at once, and those that other fronts are asked about.
+const CANCELS: (usize, usize) = (16, 8);
 /// Wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -114,6 +117,7 @@ pub(in crate::proxy) struct Front {
     /// For clients that have not.
     arriving: Arc<Semaphore>,
     cancels: Semaphore,
+    questions: Semaphore,
     keys: Arc<Keys>,
     /// Ends sessions as soon as they are idle.
     drain: CancellationToken,
@@ -136,7 +140,7 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
     };
     let certificate = Certificate::load(&[Path::new(names::SERVER_TLS_DIR), Path::new(names::TLS_DIR)])?;
     let link = Client::new(identity);
-    let peers = Peers { host: names::peers_host(&args.of.pool, &args.of.namespace), book: Book::default() };
+    let peers = Peers::new(names::peers_host(&args.of.pool, &args.of.namespace), Book::default());
     let front = Front::new(&args, Book::Proved(link.proved()), peers, link, certificate);
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -169,7 +173,8 @@ impl Front {
             link,
             places: Arc::new(Semaphore::new(places)),
             arriving: Arc::new(Semaphore::new(arriving)),
-            cancels: Semaphore::new(CANCELS),
+            cancels: Semaphore::new(CANCELS.0),
+            questions: Semaphore::new(CANCELS.1),
             keys: Arc::default(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),

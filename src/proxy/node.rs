@@ -111,3 +111,25 @@ async fn be_greeted(node: &mut Secure) -> Result<Greeting, NodeError> {
     }
     Err(NodeError::Unknown)
 }
+
+/// A commit that is acknowledged once every attached node has it, whatever the role's own settings are. A standby
+/// commits nothing, and nothing of it can be in doubt.
+const BARRIER: &str = "SET synchronous_commit = remote_apply; SET statement_timeout = 0; \
+    SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+    THEN pg_catalog.pg_logical_emit_message(true, 'pgpool', '') END";
+
+/// Commits something, and waits for it. A notice is an error: with one PostgreSQL says that the wait was cancelled.
+pub async fn barrier(node: &mut Secure) -> Result<(), NodeError> {
+    node.write_all(&encode(b'Q', format!("{BARRIER}\0").as_bytes())).await?;
+    node.flush().await?;
+    loop {
+        let message = message::read(node).await?;
+        match message.tag {
+            b'Z' => break,
+            b'N' | b'E' => return Err(NodeError::Refused(message)),
+            _ => {}
+        }
+    }
+    node.write_all(&encode(b'X', &[])).await?;
+    Ok(node.shutdown().await?)
+}

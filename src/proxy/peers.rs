@@ -1,5 +1,11 @@
 //! The other fronts of the pool: a client's request may come to any of them.
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use axum::{Json, Router, extract::State, response::IntoResponse, routing::post};
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -10,7 +16,7 @@ use super::{
     cancel::{self, Key},
 };
 use crate::{
-    link::{Book, Caller, Client, LinkError, serve},
+    link::{Book, Caller, Client, Identity, LinkError, serve},
     messages::{CancelAnswer, CancelQuestion, Peer},
     names,
 };
@@ -42,7 +48,7 @@ async fn asked(
 
 /// Has the other fronts cancel what this key is for.
 pub async fn cancel(front: &Front, key: Key) {
-    let addresses = match timeout(LOOKUP, front.peers.book.find(&front.peers.host, names::AGENT_PORT)).await {
+    let addresses = match timeout(LOOKUP, front.peers.find()).await {
         Ok(Ok(addresses)) => addresses,
         Ok(Err(error)) => return tracing::debug!(%error, "the other fronts aren't found"),
         Err(_) => return tracing::debug!("the other fronts aren't found in time"),
@@ -59,18 +65,42 @@ pub async fn cancel(front: &Front, key: Key) {
 }
 
 /// Where the other fronts are found: by one name all of them, this one too.
-#[derive(Clone, Debug)]
 pub struct Peers {
     /// The name, which stands in the certificate of each.
-    pub host: String,
+    host: String,
     /// Its addresses.
-    pub book: Book,
+    book: Book,
+    /// Each is called by its own address.
+    clients: Mutex<HashMap<SocketAddr, Client>>,
 }
 
-/// Each is called by its own address.
+impl Peers {
+    /// By this name.
+    pub fn new(host: String, book: Book) -> Self {
+        Self { host, book, clients: Mutex::default() }
+    }
+
+    async fn find(&self) -> io::Result<Vec<SocketAddr>> {
+        let found = self.book.find(&self.host, names::AGENT_PORT).await?;
+        self.clients().retain(|address, _| found.contains(address));
+        Ok(found)
+    }
+
+    fn client(&self, address: SocketAddr, identity: &Identity) -> Client {
+        let new = || {
+            let book = Book::Fixed(Arc::new(HashMap::from([(self.host.clone(), address)])));
+            Client::with_book(identity.clone(), book)
+        };
+        self.clients().entry(address).or_insert_with(new).clone()
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<SocketAddr, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 async fn ask(front: &Front, address: SocketAddr, key: Key) -> Result<CancelAnswer, LinkError> {
     let host = front.peers.host.as_str();
-    let book = Book::Fixed(Arc::new(HashMap::from([(host.to_owned(), address)])));
-    let client = Client::with_book(front.link.identity().clone(), book);
+    let client = front.peers.client(address, front.link.identity());
     client.post_json(host, names::AGENT_PORT, PATH, &CancelQuestion { key }, ANSWER).await
 }

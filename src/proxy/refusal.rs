@@ -32,7 +32,18 @@ pub enum Refusal {
     Interrupted,
     /// What came is not PostgreSQL's protocol.
     Protocol,
+    /// A lower `synchronous_commit`, in a text that is too long to answer it with an error.
+    Setting,
+    /// It isn't known whether what was cancelled counts on every node.
+    Doubtful,
 }
+
+/// SQLSTATE, message and hint for a `synchronous_commit` of a client's own.
+pub const SETTING: [&str; 3] = [
+    "0A000",
+    "the setting synchronous_commit belongs to the pool",
+    "With less than remote_apply a commit would be acknowledged before other nodes have it.",
+];
 
 impl Refusal {
     /// The word for it in metrics.
@@ -50,6 +61,8 @@ impl Refusal {
             Self::Drained => "drained",
             Self::Interrupted => "interrupted",
             Self::Protocol => "protocol",
+            Self::Setting => "setting",
+            Self::Doubtful => "doubtful",
         }
     }
 
@@ -101,6 +114,12 @@ impl Refusal {
                 "57P01",
                 "terminating connection: this front is being shut down",
                 "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
+            ],
+            Self::Setting => SETTING,
+            Self::Doubtful => [
+                "57P01",
+                "terminating connection: a statement was cancelled, and may have been committed on this node alone",
+                "Connect again, and look whether it counts.",
             ],
             Self::Protocol => ["08P01", "a message that is none of PostgreSQL's protocol", ""],
         }

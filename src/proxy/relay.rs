@@ -1,54 +1,31 @@
-//! Passes the bytes of a session both ways, and follows the headers of the messages in them.
+//! Passes the bytes of a session both ways, and knows where it stands.
 use std::{
-    cell::RefCell,
     future::Future,
-    io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, Sleep, sleep},
 };
 
+use super::cancel::Cancels;
+use super::lane::{BUFFER, Cause, Lane, Watch};
 use super::lease::Tenure;
 use super::metrics::Traffic;
-use super::state::{Kept, State};
+use super::screen::{Screen, Screened, Then};
+use super::state::{self, Kept, State};
 use super::wire::{
     cycle::Cycle,
     walk::{Part, Walk},
 };
 use crate::clock;
 
-/// Bytes that are passed on at once: the most that a TLS record holds.
-const BUFFER: usize = 16 * 1024;
-/// Buffers that a thread keeps for its next sessions.
-const SPARE: usize = 64;
-/// Buffers that are passed one way before the other way has its turn.
-const AT_A_TURN: usize = 8;
 /// Time for what a node said before it stopped taking anything.
 const LAST_WORD: Duration = Duration::from_millis(500);
-
-thread_local! {
-    /// A session that waits needs none: a thousand idle clients share these.
-    static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
-
-fn borrow_buffer() -> Box<[u8]> {
-    let spare = BUFFERS.with(|spare| spare.borrow_mut().pop());
-    spare.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
-}
-
-fn give_back(buffer: Box<[u8]>) {
-    BUFFERS.with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < SPARE {
-            spare.push(buffer);
-        }
-    });
-}
 
 /// How the passing ended.
 #[derive(Debug)]
@@ -61,6 +38,8 @@ pub enum End {
     NodeLost,
     /// One side doesn't speak PostgreSQL's protocol.
     Malformed,
+    /// The client asks for what it may not have.
+    Refused,
 }
 
 /// Why it was left for a moment; it can go on.
@@ -74,6 +53,8 @@ pub enum Pause {
     Forbidden,
     /// The node says to a session that has asked nothing that it ends.
     Farewell,
+    /// The node says that something is done, and it may have been cancelled (R12).
+    Doubt,
 }
 
 /// What is passed on.
@@ -89,37 +70,14 @@ pub enum Mode {
     Questions,
 }
 
-/// Bytes under way in one direction.
-#[derive(Default)]
-struct Lane {
-    buffer: Option<Box<[u8]>>,
-    begin: usize,
-    end: usize,
-    /// Where in the stream the receiver is.
-    walk: Walk,
-    /// The last message that the receiver has got, at least in part.
-    last: u8,
-    unflushed: bool,
-    /// When what is under way was read.
-    read: Option<Instant>,
-}
-
-/// What a lane asks of the session that it is a part of.
-trait Watch {
-    /// Whether what comes next may be sent: a message of this kind, or more of one that has begun.
-    fn may_send(&self, next: Option<u8>) -> bool;
-    /// So many bytes were passed on.
-    fn carried(&self, bytes: u64);
-    /// The receiver has got this, which was read at this time.
-    fn passed(&mut self, part: Part<'_>, read: Instant);
-}
-
 struct Up<'a> {
     tenure: &'a Tenure,
     /// The node is sent nothing any more.
     shut: bool,
     cycle: &'a mut Cycle,
     state: &'a mut State,
+    screen: &'a mut Screen,
+    cancels: &'a Cancels,
     traffic: &'a Traffic,
 }
 
@@ -133,8 +91,15 @@ impl Watch for Up<'_> {
         self.traffic.to_node.inc_by(bytes);
     }
 
+    fn screen(&mut self, bytes: &[u8], _: &Walk) -> Screened {
+        self.screen.over(bytes, BUFFER)
+    }
+
     fn passed(&mut self, part: Part<'_>, read: Instant) {
         self.state.asked(part);
+        if self.state.commits() {
+            self.cancels.commits(true);
+        }
         if let Part::Begins(seen) = part
             && self.cycle.asked(seen.tag)
         {
@@ -150,10 +115,17 @@ struct Down<'a> {
     traffic: &'a Traffic,
     /// An error that nobody asked for isn't passed on: with it the node ends the session.
     withholds: bool,
+    cancels: &'a Cancels,
+    /// The message that comes next is behind a barrier.
+    proved: &'a mut bool,
 }
 
 impl Watch for Down<'_> {
     fn may_send(&self, next: Option<u8>) -> bool {
+        let success = next == Some(b'C') || (next == Some(b'Z') && !self.cycle.has_failed());
+        if success && self.cancels.cast_doubt() && !*self.proved {
+            return false;
+        }
         !(self.withholds && next == Some(b'E') && self.cycle.is_quiet())
     }
 
@@ -161,147 +133,45 @@ impl Watch for Down<'_> {
         self.traffic.to_client.inc_by(bytes);
     }
 
+    /// What comes after the end of an answer is looked at by itself; after a cancel request each message is.
+    fn screen(&mut self, bytes: &[u8], walk: &Walk) -> Screened {
+        let cleared = if !self.cancels.cast_doubt() {
+            answer_end(bytes, walk.left())
+        } else if walk.at_boundary() {
+            1
+        } else {
+            walk.left()
+        };
+        Screened { cleared: cleared.min(bytes.len()), then: Then::Nothing }
+    }
+
     fn passed(&mut self, part: Part<'_>, read: Instant) {
-        self.state.answered(part);
         if let Part::Begins(seen) = part {
             self.cycle.answered(seen);
+        }
+        self.state.answered(part, self.cycle.is_quiet());
+        if let Part::Begins(seen) = part {
+            *self.proved = false;
             if seen.tag == b'Z' {
+                self.cancels.commits(false);
+                self.cancels.done();
                 self.traffic.added.observe(read.elapsed().as_secs_f64());
             }
         }
     }
 }
 
-/// Why a lane has ended.
-enum Cause {
-    /// Nothing comes any more.
-    Over,
-    /// The one who is read from is lost.
-    Reading,
-    /// The one who is written to is lost.
-    Writing,
-    /// Nothing may be sent any more.
-    Forbidden,
-    /// The stream can't be followed.
-    Malformed,
-}
-
-impl Lane {
-    /// Passes on what there is. After a few buffers the other lane has its turn.
-    fn poll<R, W>(
-        &mut self,
-        from: &mut R,
-        to: &mut W,
-        mut watch: impl Watch,
-        context: &mut Context<'_>,
-    ) -> Poll<Cause>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        let mut turns = 0;
-        loop {
-            if self.begin < self.end {
-                if !watch.may_send(self.next()) {
-                    return Poll::Ready(Cause::Forbidden);
-                }
-                match ready!(self.poll_send(to, &mut watch, context)) {
-                    Ok(()) => continue,
-                    Err(cause) => return Poll::Ready(cause),
-                }
-            }
-            if turns == AT_A_TURN {
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            turns += 1;
-            match self.poll_fill(from, context) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Cause::Over),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Cause::Reading),
-                Poll::Pending => {
-                    self.return_buffer();
-                    if self.unflushed {
-                        if !watch.may_send(None) {
-                            return Poll::Ready(Cause::Forbidden);
-                        }
-                        match ready!(Pin::new(to).poll_flush(context)) {
-                            Ok(()) => self.unflushed = false,
-                            Err(_) => return Poll::Ready(Cause::Writing),
-                        }
-                    }
-                    return Poll::Pending;
-                }
-            }
+/// Bytes up to the end of the next answer, or all; the first `left` belong to a message that has begun.
+fn answer_end(bytes: &[u8], left: usize) -> usize {
+    let mut at = left;
+    while let Some(&[tag, a, b, c, d]) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let body = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        at = at.saturating_add(body.max(4).saturating_add(1));
+        if tag == b'Z' {
+            return at;
         }
     }
-
-    /// True while nothing is under way here.
-    fn is_empty(&self) -> bool {
-        self.begin == self.end && self.is_between()
-    }
-
-    /// True while the receiver has whole messages, whatever is still to be sent.
-    fn is_between(&self) -> bool {
-        !self.unflushed && self.walk.at_boundary()
-    }
-
-    /// The kind of the message that begins with the next byte.
-    fn next(&self) -> Option<u8> {
-        let bytes = self.buffer.as_deref().unwrap_or_default();
-        bytes.get(self.begin).copied().filter(|_| self.walk.at_boundary())
-    }
-
-    /// Forgets what was not sent.
-    fn forget(&mut self) {
-        *self = Self::default();
-    }
-
-    fn return_buffer(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            give_back(buffer);
-        }
-    }
-
-    fn poll_fill<R: AsyncRead + Unpin>(
-        &mut self,
-        from: &mut R,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let buffer = self.buffer.get_or_insert_with(borrow_buffer);
-        let mut room = ReadBuf::new(buffer);
-        ready!(Pin::new(from).poll_read(context, &mut room))?;
-        (self.begin, self.end) = (0, room.filled().len());
-        self.read = Some(Instant::now());
-        Poll::Ready(Ok(self.end))
-    }
-
-    /// What the receiver has taken is walked over: so one knows whether it is between two messages.
-    fn poll_send<W: AsyncWrite + Unpin>(
-        &mut self,
-        to: &mut W,
-        watch: &mut impl Watch,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), Cause>> {
-        let bytes = self.buffer.as_deref().unwrap_or_default();
-        let bytes = &bytes[self.begin..self.end];
-        let sent = match ready!(Pin::new(to).poll_write(context, bytes)) {
-            Ok(0) | Err(_) => return Poll::Ready(Err(Cause::Writing)),
-            Ok(sent) => sent,
-        };
-        self.unflushed = true;
-        let last = &mut self.last;
-        let read = self.read.unwrap_or_else(Instant::now);
-        let walked = self.walk.over(&bytes[..sent], |part| {
-            if let Part::Begins(seen) = part {
-                *last = seen.tag;
-            }
-            watch.passed(part, read);
-        });
-        watch.carried(sent as u64);
-        self.begin += sent;
-        Poll::Ready(walked.map_err(|_| Cause::Malformed))
-    }
+    bytes.len()
 }
 
 /// Where a session stands; goes on when it is moved to another node.
@@ -311,11 +181,25 @@ pub struct Flow {
     down: Lane,
     cycle: Cycle,
     state: State,
+    screen: Screen,
+    cancels: Arc<Cancels>,
+    /// The node's next message is behind a barrier.
+    proved: bool,
     /// The lane that is looked at first has the other's turn the next time: neither can starve the other.
     down_first: bool,
 }
 
 impl Flow {
+    /// Of a session that has just begun, to which such requests are passed on.
+    pub fn new(cancels: Arc<Cancels>) -> Self {
+        Self { cancels, ..Self::default() }
+    }
+
+    /// All that was committed before is on every attached node: what the node says next may be believed.
+    pub fn is_proved(&mut self) {
+        self.proved = true;
+    }
+
     /// Whether no transaction is open and nothing is under way, but for what the node was not sent yet.
     pub fn is_idle(&self) -> bool {
         self.cycle.is_idle() && self.up.is_between() && self.down.is_between()
@@ -343,12 +227,22 @@ impl Flow {
 
     /// Whether the client is between two messages: then it can be told something.
     pub fn can_tell(&self) -> bool {
-        self.down.walk.at_boundary()
+        self.down.at_boundary()
     }
 
     /// Whether the client has said that it goes.
     fn is_leaving(&self) -> bool {
         self.up.last == b'X'
+    }
+
+    /// Why what the client asks next can't be asked at another node: it goes by what was prepared or seen before.
+    pub fn refers(&self) -> Option<Kept> {
+        let asked = self.up.pending();
+        match asked.first() {
+            Some(b'B' | b'D' | b'E') => Some(Kept::Prepared),
+            Some(b'Q' | b'P') => state::asks_for_the_past(asked).then_some(Kept::Sequence),
+            _ => None,
+        }
     }
 
     /// What the former node said, and the client was not told, counts no more.
@@ -391,6 +285,15 @@ impl<'a, C, N> Relay<'a, C, N> {
     /// What is passed on from now on.
     pub fn set(&mut self, mode: Mode) {
         self.mode = mode;
+        if mode == Mode::Questions {
+            // The node isn't listened to any more either.
+            self.deaf = None;
+        }
+    }
+
+    /// The connection to the node.
+    pub fn node(&self) -> &N {
+        self.node
     }
 
     /// From now on the node may say that the session ends.
@@ -409,15 +312,16 @@ where
     N: AsyncRead + AsyncWrite + Unpin,
 {
     fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<Pause> {
-        let Flow { up, cycle, state, .. } = &mut *self.flow;
+        let Flow { up, cycle, state, screen, cancels, .. } = &mut *self.flow;
         let shut = self.mode == Mode::Questions;
-        let watch = Up { tenure: self.tenure, shut, cycle, state, traffic: &self.traffic };
+        let watch = Up { tenure: self.tenure, shut, cycle, state, screen, cancels, traffic: &self.traffic };
         match ready!(up.poll(self.client, self.node, watch, context)) {
             Cause::Over | Cause::Reading => Poll::Ready(Pause::End(End::ClientGone)),
             // It goes: nothing has to be found for that.
             Cause::Forbidden if up.next() == Some(b'X') => Poll::Ready(Pause::End(End::ClientGone)),
             Cause::Forbidden => Poll::Ready(Pause::Forbidden),
             Cause::Malformed => Poll::Ready(Pause::End(End::Malformed)),
+            Cause::Refused => Poll::Ready(Pause::End(End::Refused)),
             Cause::Writing => {
                 self.deaf = Some(Box::pin(sleep(LAST_WORD)));
                 Poll::Pending
@@ -427,14 +331,15 @@ where
 
     fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Pause> {
         let withholds = !self.frank && self.flow.up.is_between() && !self.flow.is_leaving();
-        let Flow { up, down, cycle, state, .. } = &mut *self.flow;
-        let watch = Down { cycle, state, traffic: &self.traffic, withholds };
+        let Flow { up, down, cycle, state, cancels, proved, .. } = &mut *self.flow;
+        let watch = Down { cycle, state, traffic: &self.traffic, withholds, cancels, proved };
         let cause = ready!(down.poll(self.node, self.client, watch, context));
         Poll::Ready(match cause {
             Cause::Over | Cause::Reading => Pause::End(lost(up, down)),
             Cause::Writing => Pause::End(End::ClientGone),
-            Cause::Forbidden => Pause::Farewell,
-            Cause::Malformed => Pause::End(End::Malformed),
+            Cause::Forbidden if down.next() == Some(b'E') => Pause::Farewell,
+            Cause::Forbidden => Pause::Doubt,
+            Cause::Malformed | Cause::Refused => Pause::End(End::Malformed),
         })
     }
 

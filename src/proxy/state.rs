@@ -26,7 +26,7 @@ pub enum Kept {
     Listening,
     /// It holds an advisory lock.
     Lock,
-    /// A sequence's last value was asked for.
+    /// The last value of a sequence, which is asked for.
     Sequence,
     /// A procedure or a block of code was run, which may have left anything.
     Code,
@@ -42,7 +42,7 @@ impl Kept {
             Self::Cursor => "a cursor that outlives its transaction",
             Self::Listening => "channels that it listens to",
             Self::Lock => "advisory locks",
-            Self::Sequence => "asked for a sequence's last value",
+            Self::Sequence => "the last value of a sequence, which was asked for",
             Self::Code => "run a block of code or a procedure",
         }
     }
@@ -63,10 +63,14 @@ enum Before {
 #[derive(Debug, Default)]
 pub struct State {
     kept: Option<Kept>,
-    /// A statement without a name was parsed, and hasn't been executed yet.
-    parsed: bool,
+    /// The last command that was done is DISCARD ALL.
+    discarded: bool,
     words: Words,
     before: Before,
+    /// No word of the text under way was seen yet.
+    first: bool,
+    /// The text under way ends a transaction.
+    commits: bool,
     tag: [u8; TAG],
     tag_length: u8,
 }
@@ -74,7 +78,7 @@ pub struct State {
 impl State {
     /// What it would lose; nothing: another node can take it over between two transactions.
     pub fn kept(&self) -> Option<Kept> {
-        self.kept.or(self.parsed.then_some(Kept::Prepared))
+        self.kept
     }
 
     /// Takes what the node was sent.
@@ -88,18 +92,26 @@ impl State {
 
     fn question(&mut self, tag: u8, first: Option<u8>) {
         match tag {
+            // One without a name is looked for when it is asked for again (`Flow::refers`).
             b'P' if first != Some(0) => self.keep(Kept::Prepared),
-            b'P' => self.parsed = true,
-            b'Q' | b'E' => self.parsed = false,
+            // A function, called by its number.
+            b'F' => self.keep(Kept::Code),
             _ => {}
         }
         self.words.begin();
-        self.before = Before::Nothing;
+        (self.before, self.first) = (Before::Nothing, true);
+    }
+
+    /// Whether the client has asked for a transaction to be committed, and is still to be answered.
+    pub fn commits(&self) -> bool {
+        self.commits
     }
 
     fn text(&mut self, piece: &[u8]) {
         let (mut found, mut before) = (None, self.before);
-        self.words.over(piece, |word| {
+        let Self { words, first, commits, .. } = self;
+        words.over(piece, |word| {
+            *commits |= std::mem::take(first) && matches!(word.as_bytes(), b"commit" | b"end");
             found = found.or(kept_by(word, before));
             before = before_next(word);
         });
@@ -109,12 +121,19 @@ impl State {
         }
     }
 
-    /// Takes what the client was sent.
-    pub fn answered(&mut self, part: Part<'_>) {
+    /// Takes what the client was sent; `quiet` once all that was asked is answered with it.
+    pub fn answered(&mut self, part: Part<'_>, quiet: bool) {
         match part {
             // What the login reported isn't seen here.
             Part::Begins(Seen { tag: b'S', .. }) => self.keep(Kept::Setting),
             Part::Begins(Seen { tag: b'C', .. }) => self.tag_length = 0,
+            Part::Begins(Seen { tag: b'Z', .. }) => {
+                self.commits = false;
+                // What was asked ahead came after it, and is not discarded.
+                if std::mem::take(&mut self.discarded) && quiet {
+                    self.kept = None;
+                }
+            }
             Part::Body(b'C', piece) => self.done(piece),
             _ => {}
         }
@@ -129,8 +148,8 @@ impl State {
             self.tag_length += 1;
             if byte == 0 || at + 1 == TAG {
                 let tag = &self.tag[..=at];
+                self.discarded = tag == b"DISCARD ALL\0";
                 match tag.strip_suffix(&[0]).unwrap_or(tag) {
-                    b"DISCARD ALL" => (self.kept, self.parsed) = (None, false),
                     b"SET" => self.keep(Kept::Setting),
                     b"LISTEN" => self.keep(Kept::Listening),
                     b"DO" | b"CALL" | b"LOAD" => self.keep(Kept::Code),
@@ -152,8 +171,7 @@ fn kept_by(word: &Word, before: Before) -> Option<Kept> {
     match word.as_bytes() {
         b"temp" | b"temporary" if before == Before::Creates => Some(Kept::Temporary),
         b"hold" if before == Before::With => Some(Kept::Cursor),
-        b"set_config" | b"setseed" => Some(Kept::Setting),
-        b"currval" | b"lastval" => Some(Kept::Sequence),
+        b"set_config" | b"setseed" | b"pg_settings" => Some(Kept::Setting),
         b"dblink_connect" | b"dblink_connect_u" => Some(Kept::Code),
         word if word.starts_with(b"pg_temp") => Some(Kept::Temporary),
         word if word.starts_with(b"pg_advisory_lock") || word.starts_with(b"pg_try_advisory_lock") => {
@@ -161,6 +179,13 @@ fn kept_by(word: &Word, before: Before) -> Option<Kept> {
         }
         _ => None,
     }
+}
+
+/// Whether a text asks for the last value of a sequence, which its session alone has.
+pub fn asks_for_the_past(text: &[u8]) -> bool {
+    let mut found = false;
+    Words::default().over(text, |word| found |= matches!(word.as_bytes(), b"currval" | b"lastval"));
+    found
 }
 
 fn before_next(word: &Word) -> Before {
@@ -189,7 +214,7 @@ mod tests {
         let bytes = encode(tag, body);
         let mut walk = Walk::default();
         for piece in bytes.chunks(3) {
-            walk.over(piece, |part| state.answered(part)).unwrap();
+            walk.over(piece, |part| state.answered(part, true)).unwrap();
         }
     }
 
@@ -211,7 +236,7 @@ mod tests {
             ("select pg_advisory_lock(1)", Kept::Lock),
             ("select pg_try_advisory_lock_shared(1)", Kept::Lock),
             ("select set_config('a.b', 'c', false)", Kept::Setting),
-            ("select currval('s')", Kept::Sequence),
+            ("update pg_settings set setting = 1 where name = 'work_mem'", Kept::Setting),
         ] {
             assert_eq!(after(text), Some(kept), "{text}");
         }
@@ -248,6 +273,9 @@ mod tests {
             answer(&mut state, b'C', format!("{tag}\0").as_bytes());
             assert_eq!(state.kept(), kept, "{tag}");
             answer(&mut state, b'C', b"DISCARD ALL\0");
+            // It tells of settings that it has reset.
+            answer(&mut state, b'S', b"TimeZone\0UTC\0");
+            answer(&mut state, b'Z', b"I");
             assert_eq!(state.kept(), None, "after {tag}");
         }
         let mut state = State::default();
@@ -256,16 +284,43 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_is_prepared_until_it_was_executed() {
+    fn a_commit_is_under_way_until_it_is_answered() {
+        for (text, wanted) in [
+            ("COMMIT", true),
+            ("  end", true),
+            ("/**/Commit and chain", true),
+            ("create table t () on commit drop", false),
+            ("select 'commit'", false),
+        ] {
+            let mut state = State::default();
+            ask(&mut state, b'Q', format!("{text}\0").as_bytes());
+            assert_eq!(state.commits(), wanted, "{text}");
+            answer(&mut state, b'Z', b"I");
+            assert!(!state.commits());
+        }
+    }
+
+    #[test]
+    fn what_was_asked_ahead_is_not_discarded() {
+        let mut state = State::default();
+        ask(&mut state, b'Q', b"discard all\0");
+        ask(&mut state, b'Q', b"select pg_advisory_lock(1)\0");
+        answer(&mut state, b'C', b"DISCARD ALL\0");
+        let ready = Part::Begins(Seen { tag: b'Z', first: Some(b'I') });
+        state.answered(ready, false);
+        assert_eq!(state.kept(), Some(Kept::Lock));
+        answer(&mut state, b'C', b"SELECT 1\0");
+        state.answered(ready, true);
+        assert_eq!(state.kept(), Some(Kept::Lock));
+    }
+
+    #[test]
+    fn a_prepared_statement_stays_by_its_name() {
         let mut state = State::default();
         ask(&mut state, b'P', b"\0select 1\0\0\0");
-        ask(&mut state, b'S', b"");
-        assert_eq!(state.kept(), Some(Kept::Prepared), "a driver may bind it in the next batch");
-        ask(&mut state, b'B', b"\0\0\0\0\0\0\0\0");
-        ask(&mut state, b'E', b"\0\0\0\0\0");
         assert_eq!(state.kept(), None);
         ask(&mut state, b'P', b"s1\0select 1\0\0\0");
-        ask(&mut state, b'E', b"\0\0\0\0\0");
-        assert_eq!(state.kept(), Some(Kept::Prepared), "it has a name");
+        assert_eq!(state.kept(), Some(Kept::Prepared));
+        assert!(asks_for_the_past(b"Q\0\0\0\x14select lastval()\0") && !asks_for_the_past(b"select 1\0"));
     }
 }

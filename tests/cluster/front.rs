@@ -1,6 +1,6 @@
 //! What clients notice, and don't, of what happens behind the front.
 use super::failover::{primary, standby, taken_over};
-use super::harness::{Outcome, ensure};
+use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::as_app;
 use super::load;
 use super::pool::WHOLE;
@@ -27,9 +27,13 @@ async fn open(world: &World, name: &str, first: &str, then: &str) -> Outcome {
     .await
 }
 
-/// Lets it go on; what it says then.
-async fn go_on(world: &World, name: &str, wanted: &str) -> Outcome<String> {
-    client(world, &format!("timeout 5 bash -c 'true > /tmp/{name}.go'")).await?;
+/// Lets it go on.
+async fn let_go(world: &World, name: &str) -> Outcome {
+    client(world, &format!("timeout 5 bash -c 'true > /tmp/{name}.go'")).await.map(drop)
+}
+
+/// Waits for what it says then.
+async fn says(world: &World, name: &str, wanted: &str) -> Outcome<String> {
     until(&format!("{name} to go on"), WHOLE, || async {
         let said = client(world, &format!("cat /tmp/{name}.said")).await?;
         ensure(said.contains(wanted), || said.clone())?;
@@ -38,13 +42,15 @@ async fn go_on(world: &World, name: &str, wanted: &str) -> Outcome<String> {
     .await
 }
 
-/// A switchover ends no session that has nothing at its node: one that is idle, and one that inserts without a pause,
-/// go on at the next primary. One with settings of its own is told why it can't.
+/// A switchover ends no session that has nothing at its node: one that is idle, one in a transaction that ends in time, and
+/// one that inserts without a pause, go on at the next primary. One with settings of its own is told why it can't.
 pub async fn switchover_unnoticed(world: &World) -> Outcome {
     let (old, to) = (primary(world).await?, standby(world).await?);
     as_app(world, POOL, "CREATE TABLE IF NOT EXISTS ticks (n int)").await?;
     let moved = "SELECT 'moved' WHERE NOT pg_is_in_recovery();";
     open(world, "bare", "SELECT 'ready';", moved).await?;
+    let busy = format!("SELECT pg_sleep(1); COMMIT; {moved}");
+    open(world, "busy", "BEGIN; SELECT 'ready';", &busy).await?;
     open(world, "keeping", "SET work_mem = '5MB'; SELECT 'ready';", moved).await?;
     let inserts = format!(
         "cd /tmp; {{ (for n in $(seq {INSERTS}); do echo \"INSERT INTO ticks VALUES ($n);\"; sleep 0.02; done; \
@@ -57,10 +63,16 @@ pub async fn switchover_unnoticed(world: &World) -> Outcome {
         ensure(said == "t", || said.clone())
     })
     .await?;
+    let_go(world, "busy").await?;
     world.ask_for("switchover", &to.to_string()).await?;
     taken_over(world, old).await?;
-    go_on(world, "bare", "moved").await?;
-    let told = go_on(world, "keeping", "HINT").await?;
+    for name in ["bare", "keeping"] {
+        let_go(world, name).await?;
+    }
+    for name in ["bare", "busy"] {
+        says(world, name, "moved").await?;
+    }
+    let told = says(world, "keeping", "HINT").await?;
     println!(
         "    one with settings: {}",
         told.lines().filter(|line| line.contains("HINT")).collect::<String>()
@@ -75,6 +87,22 @@ pub async fn switchover_unnoticed(world: &World) -> Outcome {
     ensure(said == format!("done {INSERTS} {INSERTS}"), || said.clone())?;
     as_app(world, POOL, "DROP TABLE ticks").await?;
     load::unharmed(world).await
+}
+
+/// Less than the promise can't be had: the statement fails, and so does its transaction; the session goes on.
+pub async fn promise_kept(world: &World) -> Outcome {
+    for set in ["SET synchronous_commit = off", "BEGIN; SET LOCAL synchronous_commit TO local; COMMIT"] {
+        match as_app(world, POOL, set).await {
+            Err(Failure(said)) if said.contains("synchronous_commit belongs to the pool") => {}
+            other => return failed(format!("{set}: {other:?}")),
+        }
+    }
+    let script = format!(
+        "echo \"SET synchronous_commit = off; SHOW synchronous_commit;\" | psql -XAtq 'host={POOL} \
+         sslmode=verify-full' 2>/dev/null"
+    );
+    let said = client(world, &script).await?;
+    ensure(said == "remote_apply", || format!("after that it is {said}"))
 }
 
 /// A cancel request ends the statement of its session and no other's, whichever front it comes to.

@@ -167,6 +167,7 @@ fn requests() -> Vec<Step> {
 fn changes() -> Vec<Step> {
     vec![
         step("front::a_switchover_passes_unnoticed", |w| Box::pin(front::switchover_unnoticed(w))),
+        step("front::the_promise_cannot_be_lowered", |w| Box::pin(front::promise_kept(w))),
         step("front::a_cancel_request_finds_its_session", |w| Box::pin(front::cancelled(w))),
         step("changes::another_primary", |w| Box::pin(changes::switchover(w))),
         step("changes::an_evicted_primary_hands_over", |w| Box::pin(changes::evicted(w))),

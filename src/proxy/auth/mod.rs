@@ -2,7 +2,8 @@
 //!
 //! The front knows no password. A node's agent gives it what the node has stored of a role's password, the verifier.
 //! With it the front checks the client's proof, and the proof gives away the client's key: with that the front logs in
-//! to the node in the client's place. The key is in memory until that login is over, and is wiped then.
+//! to the node in the client's place. The key is in memory as long as the session, which may have to log in to another node,
+//! and is wiped then.
 mod client;
 mod server;
 mod verifier;

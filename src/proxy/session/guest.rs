@@ -94,7 +94,7 @@ impl Guest {
             return Err(self.turn_away(Refusal::Full).await);
         };
         let credentials = Credentials { key, verifier };
-        match timeout(HOLD, self.find_node(&credentials)).await {
+        match timeout(HOLD, self.find_node(&credentials, false)).await {
             Ok(Ok(landing)) => Ok(Some((place, credentials, landing))),
             Ok(Err(NodeError::Refused(said))) => {
                 last_words(&mut self.client, &said.bytes()).await;
@@ -142,8 +142,9 @@ impl Guest {
         }
     }
 
-    /// Logs in to a node, or to another one where that fails for its own reasons.
-    pub async fn find_node(&self, credentials: &Credentials) -> Result<Landing, NodeError> {
+    /// Logs in to a node, or to another one where that fails for its own reasons. A session that is `moved` waits where
+    /// its node is full: its own former place there may not be free yet.
+    pub async fn find_node(&self, credentials: &Credentials, moved: bool) -> Result<Landing, NodeError> {
         let mut wait = Wait::new(&self.front, self.kind);
         loop {
             let seat = wait.seat().await;
@@ -152,7 +153,7 @@ impl Guest {
                     self.front.desk.takes_logins(seat.index);
                     return Ok(Landing { seat, node, greeting });
                 }
-                Err(NodeError::Refused(said)) if !is_passing(&said.body) => {
+                Err(NodeError::Refused(said)) if !is_passing(&said.body, moved) => {
                     return Err(NodeError::Refused(said));
                 }
                 Err(error) => {
@@ -163,7 +164,8 @@ impl Guest {
         }
     }
 
-    async fn try_to_log_in(
+    /// Logs in to the node of this place.
+    pub async fn try_to_log_in(
         &self,
         seat: &Seat,
         credentials: &Credentials,
@@ -184,9 +186,12 @@ impl Guest {
 }
 
 /// Whether a node that refuses a session may give one in a moment, or another node may: it is starting or stopping, or
-/// its gate is shut.
-fn is_passing(body: &[u8]) -> bool {
+/// its gate is shut, or, for who may wait, it is full.
+fn is_passing(body: &[u8], full: bool) -> bool {
     let (code, message) = error_texts(body);
+    if full && code == "53300" {
+        return true;
+    }
     matches!(code.as_str(), "57P01" | "57P02" | "57P03")
         || (code == "28000" && message.contains("pg_hba.conf"))
 }

@@ -28,6 +28,10 @@ use super::{
 
 /// A node that says that a session ends may say so of itself: its agent is heard no later than this.
 const NEWS: Duration = Duration::from_secs(1);
+/// Time until a commit that follows a cancelled one is on every attached node.
+const BARRIER: Duration = Duration::from_secs(30);
+/// What a node said before its time was over arrives no later than this.
+const LATE: Duration = Duration::from_millis(300);
 /// Time for a node that is left to hear of it.
 const PARTING: Duration = Duration::from_millis(200);
 
@@ -48,6 +52,8 @@ pub struct Running {
 enum Turn {
     /// The session goes on at another node.
     Move,
+    /// What the node says next is believed only behind a barrier.
+    Doubt,
     /// It ends, for this reason; none: the client knows, or has gone.
     End(End, Option<Refusal>),
 }
@@ -63,23 +69,31 @@ impl Running {
         let Landing { mut seat, node, greeting: Greeting { said: told, key } } = landing;
         let key = guest.front.keys.register(seat.index, key);
         login::admit(&mut guest.client, &told, &key.key).await?;
-        seat.count();
-        Ok(Self { guest, place, credentials, seat, node, key, told, flow: Flow::default() })
+        seat.count(false);
+        let flow = Flow::new(key.cancels.clone());
+        Ok(Self { guest, place, credentials, seat, node, key, told, flow })
     }
 
     /// Runs until it is over.
     pub async fn run(mut self) {
         let (end, why) = loop {
             match self.pass().await {
-                Turn::Move => match self.go_on_elsewhere().await {
+                // These are rare: an idle session has no room for them.
+                Turn::Move => match Box::pin(self.go_on_elsewhere()).await {
                     Ok(()) => {}
                     Err(Left::Refusal(why)) => break (End::NodeLost, Some(why)),
-                    Err(Left::Node(said)) => return last_words(&mut self.guest.client, &said).await,
+                    Err(Left::Node(said)) => {
+                        return Box::pin(last_words(&mut self.guest.client, &said)).await;
+                    }
+                },
+                Turn::Doubt => match Box::pin(self.prove()).await {
+                    Ok(()) => self.flow.is_proved(),
+                    Err(why) => break (End::NodeLost, Some(why)),
                 },
                 Turn::End(end, why) => break (end, why),
             }
         };
-        self.end(&end, why).await;
+        Box::pin(self.end(&end, why)).await;
     }
 
     /// Passes bytes until something else has to be done.
@@ -95,7 +109,10 @@ impl Running {
             let view = wait.view(stands, kind, relay.flow(), front.drain.is_cancelled());
             let mode = match course(view) {
                 Course::Pass(mode) => mode,
-                Course::Move => return Turn::Move,
+                Course::Move => match relay.flow().refers() {
+                    Some(kept) => return Turn::End(End::NodeLost, Some(Refusal::Stranded(Some(kept)))),
+                    None => return Turn::Move,
+                },
                 Course::Drained => return Turn::End(End::ClientGone, Some(Refusal::Drained)),
                 Course::End => return Turn::End(End::NodeLost, Some(why_left(relay.flow()))),
             };
@@ -104,11 +121,12 @@ impl Running {
             }
             if mode == Mode::Questions && stands == Standing::Over {
                 seat.leave();
+                break_off(relay.node());
             }
             relay.set(mode);
             tokio::select! {
                 _ = standing.changed(), if !wait.lost => {}
-                () = sleep_until(wait.until()), if mode == Mode::Answers => {}
+                () = sleep_until(wait.until(stands)), if mode == Mode::Answers && !view.tired => {}
                 () = front.stop.cancelled() => {
                     let quiet = relay.flow().is_quiet();
                     let why = if quiet { Refusal::Drained } else { Refusal::Interrupted };
@@ -120,11 +138,13 @@ impl Running {
                     Pause::Forbidden => wait.asked = true,
                     Pause::Farewell if is_news(&mut standing).await => wait.lost = true,
                     Pause::Farewell => relay.be_frank(),
+                    Pause::Doubt => return Turn::Doubt,
                     Pause::End(End::NodeLost) if relay.flow().is_movable() => wait.lost = true,
                     Pause::End(end) => {
                         let why = match end {
                             End::NodeLost => Some(why_lost(relay.flow())),
                             End::Malformed => Some(Refusal::Protocol),
+                            End::Refused => Some(Refusal::Setting),
                             End::ClientGone | End::NodeSaid => None,
                         };
                         return Turn::End(end, why);
@@ -134,13 +154,36 @@ impl Running {
         }
     }
 
+    /// R12: commits something in the same node, and waits until every attached node has it. Then they have all that was
+    /// committed before, also what was acknowledged too early since its wait was cancelled.
+    async fn prove(&self) -> Result<(), Refusal> {
+        let front = &self.guest.front;
+        front.hub.metrics.doubted(self.guest.kind, self.seat.index);
+        let proof = async {
+            let (mut node, _) = self.guest.try_to_log_in(&self.seat, &self.credentials).await?;
+            node::barrier(&mut node).await
+        };
+        let proved = tokio::select! {
+            proved = timeout(BARRIER, proof) => proved,
+            () = front.stop.cancelled() => return Err(Refusal::Doubtful),
+        };
+        match proved {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::warn!(node = self.seat.index, %error, "a cancelled statement could not be confirmed");
+                Err(Refusal::Doubtful)
+            }
+            Err(_) => Err(Refusal::Doubtful),
+        }
+    }
+
     /// Logs in to another node; the client notices nothing but the time.
     async fn go_on_elsewhere(&mut self) -> Result<(), Left> {
         let front = self.guest.front.clone();
         let from = self.seat.index;
         self.part().await;
         let landing = tokio::select! {
-            found = timeout(HOLD, self.guest.find_node(&self.credentials)) => match found {
+            found = timeout(HOLD, self.guest.find_node(&self.credentials, true)) => match found {
                 Ok(Ok(landing)) => landing,
                 // Its password was changed, or its database dropped: the node's own words.
                 Ok(Err(NodeError::Refused(said))) => return Err(Left::Node(said.bytes())),
@@ -149,8 +192,7 @@ impl Running {
             () = front.stop.cancelled() => return Err(Left::Refusal(Refusal::Drained)),
         };
         let Landing { mut seat, node, greeting } = landing;
-        seat.count();
-        front.hub.metrics.moved(self.guest.kind, seat.index);
+        seat.count(true);
         tracing::debug!(from, to = seat.index, route = self.guest.kind.name(), "a session was moved");
         self.key.points_to(seat.index, greeting.key);
         (self.seat, self.node) = (seat, node);
@@ -201,9 +243,10 @@ impl Running {
     }
 }
 
-/// What is still on its way to the node is thrown away.
+/// The node is done with: its place there is free, and what is still on its way to it is thrown away.
 fn break_off(node: &node::Secure) {
     sockopt::set_socket_linger(node.get_ref().0, Some(Duration::ZERO)).ok();
+    rustix::net::shutdown(node.get_ref().0, rustix::net::Shutdown::Both).ok();
 }
 
 /// What a session waits for while it is at a node.
@@ -215,10 +258,16 @@ struct Waiting {
     asked: bool,
     /// Since when it has been held.
     since: Option<Instant>,
+    /// Since when its node's time is over.
+    over: Option<Instant>,
 }
 
 impl Waiting {
-    fn view(&self, standing: Standing, kind: Kind, flow: &Flow, draining: bool) -> View {
+    fn view(&mut self, standing: Standing, kind: Kind, flow: &Flow, draining: bool) -> View {
+        let now = Instant::now();
+        if standing == Standing::Over {
+            self.over.get_or_insert(now);
+        }
         View {
             standing,
             kind,
@@ -226,7 +275,8 @@ impl Waiting {
             bare: flow.is_bare(),
             waiting: self.asked,
             draining,
-            tired: self.since.is_some() && Instant::now() >= self.until(),
+            tired: self.since.is_some_and(|since| now >= since + HOLD),
+            late: self.over.is_some_and(|since| now >= since + LATE),
         }
     }
 
@@ -243,8 +293,11 @@ impl Waiting {
     }
 
     /// When it has been held for long enough.
-    fn until(&self) -> Instant {
-        self.since.unwrap_or_else(Instant::now) + HOLD
+    fn until(&self, standing: Standing) -> Instant {
+        match (standing, self.over) {
+            (Standing::Over, Some(since)) => since + LATE,
+            _ => self.since.unwrap_or_else(Instant::now) + HOLD,
+        }
     }
 }
 
@@ -256,9 +309,9 @@ enum Left {
     Node(Vec<u8>),
 }
 
-/// Whether a node that takes leave of one session does so of all: its standing changes.
+/// Whether a node that takes leave of one session does so of all: it doesn't serve as before.
 async fn is_news(standing: &mut watch::Receiver<Standing>) -> bool {
-    let leaves = standing.wait_for(|standing| matches!(standing, Standing::Lapsed | Standing::Over));
+    let leaves = standing.wait_for(|standing| *standing != Standing::Serving);
     timeout(NEWS, leaves).await.is_ok()
 }
 

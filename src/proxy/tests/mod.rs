@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -68,6 +68,9 @@ const LEASE_MS: u64 = 15_000;
 struct Node {
     says: watch::Sender<NodeReport>,
     mute: Arc<AtomicBool>,
+    heard: Heard,
+    /// Ends all its sessions.
+    ends: watch::Sender<()>,
     _tasks: [AbortOnDropHandle<()>; 2],
     _dir: TempDir,
 }
@@ -99,46 +102,64 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// The cancel requests that a node has heard.
+type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// Logs in whoever shows a certificate of the pool and proves the password, says its index and then echoes.
-async fn postgres(listener: TcpListener, identity: Identity, index: u8) {
+async fn postgres(
+    listener: TcpListener,
+    identity: Identity,
+    index: u8,
+    heard: Heard,
+    ends: watch::Receiver<()>,
+) {
     let acceptor = acceptor(&identity);
     loop {
         let (mut socket, _) = listener.accept().await.unwrap();
-        let acceptor = acceptor.clone();
+        let (acceptor, heard, mut ends) = (acceptor.clone(), heard.clone(), ends.clone());
         tokio::spawn(async move {
             assert_eq!(startup::read(&mut socket).await.unwrap(), First::Tls);
             socket.write_all(b"S").await.unwrap();
             let mut socket = acceptor.accept(socket).await.unwrap();
             let asked = match startup::read(&mut socket).await.unwrap() {
                 First::Startup(asked) => asked,
-                First::Cancel(request) => return HEARD.lock().unwrap().push((index, request)),
+                First::Cancel(request) => return heard.lock().unwrap().push(request),
                 other => panic!("{other:?}"),
             };
             let check = Check::Password(verifier(asked.user().unwrap()).parse().unwrap());
             login::prove(&mut socket, "app", check, Binding::None).await.unwrap();
             let said = encode(b'S', format!("node\0{index}\0").as_bytes());
             login::admit(&mut socket, &said, &[0, 0, 0, index, 7, 7, 7, 7]).await.unwrap();
-            while let Ok(message) = message::read(&mut socket).await {
+            loop {
+                let message = tokio::select! {
+                    message = message::read(&mut socket) => message.ok(),
+                    _ = ends.changed() => Some(Message { tag: b'E', body: b"C57P01\0Mby the node\0\0".to_vec() }),
+                };
+                let Some(message) = message else { break };
                 let sent = socket.write_all(&answer(&message)).await;
                 if sent.is_err() || socket.flush().await.is_err() {
                     break;
+                }
+                if message.body.starts_with(b"C57P01") {
+                    break drop(socket.shutdown().await);
                 }
             }
         });
     }
 }
 
-/// A query is its command's tag; one without a tag stays unanswered. BEGIN opens a transaction. All else is echoed.
+/// A query is its command's tag; one without a tag stays unanswered. BEGIN opens a transaction, a block of code fails.
+/// All else is echoed.
 fn answer(message: &Message) -> Vec<u8> {
     if message.tag != b'Q' || message.body.is_empty() {
         return message.bytes();
     }
+    if message.body.starts_with(b"DO ") {
+        return [encode(b'E', b"CP0001\0\0"), encode(b'Z', b"I")].concat();
+    }
     let state = if message.body == b"BEGIN\0" { b"T" } else { b"I" };
     [encode(b'C', &message.body), encode(b'Z', state)].concat()
 }
-
-/// The cancel requests that the nodes have heard.
-static HEARD: std::sync::Mutex<Vec<(u8, Vec<u8>)>> = std::sync::Mutex::new(Vec::new());
 
 fn verifier(user: &str) -> String {
     scram_verifier(&SaltKey::of("a key"), user, "secret")
@@ -181,8 +202,18 @@ impl Pool {
             let serving = serve(listener, identity.clone(), "u".into(), router, CancellationToken::new());
             let (listener, address) = listen().await;
             postgreses.insert(host, address);
-            let tasks = [tokio::spawn(serving), tokio::spawn(postgres(listener, identity, index))];
-            nodes.push(Node { says, mute, _tasks: tasks.map(AbortOnDropHandle::new), _dir: dir });
+            let heard = Heard::default();
+            let ends = watch::Sender::new(());
+            let postgres = postgres(listener, identity, index, heard.clone(), ends.subscribe());
+            let tasks = [tokio::spawn(serving), tokio::spawn(postgres)];
+            nodes.push(Node {
+                says,
+                mute,
+                heard,
+                ends,
+                _tasks: tasks.map(AbortOnDropHandle::new),
+                _dir: dir,
+            });
         }
         let args = Args {
             of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
@@ -195,7 +226,7 @@ impl Pool {
         let ((primary, a), (read, b)) = (listen().await, listen().await);
         let ((peers, c), (health, d)) = (listen().await, listen().await);
         let book = Book::Fixed(Arc::new(HashMap::from([(PEERS.to_owned(), c)])));
-        let others = Peers { host: PEERS.to_owned(), book };
+        let others = Peers::new(PEERS.to_owned(), book);
         let front = Front::new(&args, Book::Fixed(Arc::new(postgreses)), others, link, certificate);
         let (quit, quitting) = oneshot::channel();
         let hub = front.hub.clone();

@@ -84,6 +84,37 @@ async fn a_switchover_is_not_noticed_between_two_transactions() {
 }
 
 #[tokio::test]
+async fn a_node_that_ends_sessions_is_believed_when_it_ends_itself() {
+    let pool = Pool::start(&POOL, 100).await;
+    let (mut bare, _) = pool.connect(pool.primary).await;
+    let (mut keeping, _) = pool.connect(pool.primary).await;
+    keep_something(&mut keeping).await;
+    pool.say(0, |said| said.draining = true);
+    pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"leaving\"} 2").await;
+    pool.nodes[0].ends.send_replace(());
+    assert!(hint(&mut keeping).await.contains("settings of its own"));
+    pool.say(0, |said| (said.role, said.open) = (Role::Stopped, false));
+    pool.say(1, |said| (said.role, said.epoch) = (Role::Primary, 5));
+    assert_eq!(moved(&mut bare).await, 1);
+    // One that goes on serving has ended this session alone, and says why.
+    pool.nodes[1].ends.send_replace(());
+    let said = hear(&mut bare).await;
+    assert_eq!(message::error_texts(&said.body), ("57P01".into(), "by the node".into()));
+}
+
+#[tokio::test]
+async fn what_was_prepared_before_is_not_asked_of_another_node() {
+    let pool = Pool::start(&POOL, 100).await;
+    for waiting in [encode(b'B', b"\0\0\0\0\0\0\0\0"), encode(b'Q', b"SELECT lastval()\0")] {
+        let (mut session, node) = pool.connect(pool.read).await;
+        pool.say(usize::from(node), |said| said.open = false);
+        pool.counts(&format!("pgpool_front_connections{{route=\"read\",node=\"{node}\"}} 0")).await;
+        session.write_all(&waiting).await.unwrap();
+        assert!(hint(&mut session).await.contains("nothing was under way"));
+    }
+}
+
+#[tokio::test]
 async fn a_switchover_that_is_given_up_lets_sessions_go_on() {
     let pool = Pool::start(&POOL, 100).await;
     let (mut session, _) = pool.connect(pool.primary).await;
@@ -130,18 +161,61 @@ async fn a_cancel_request_reaches_the_node_of_its_session_and_no_other() {
     let (_other, _, other) = pool.log_in(pool.read).await;
     assert_ne!(key, other);
     assert_eq!(key[..4], [0, 0, 0, node], "the process is the node's own");
-    let cancel = async |key: &[u8]| {
-        let mut socket = TcpStream::connect(pool.read).await.unwrap();
-        socket.write_all(&[&[0, 0, 0, 16, 4, 210, 22, 46], key].concat()).await.unwrap();
-        let mut answer = Vec::new();
-        timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
-        assert!(answer.is_empty());
-    };
     // One that nobody knows is asked of the other fronts: here of the front itself, which asks nobody.
-    cancel(&[0, 0, 0, node, 7, 7, 7, 7]).await;
-    assert!(HEARD.lock().unwrap().is_empty(), "what the node has given isn't the client's");
-    cancel(&key).await;
-    let heard = std::mem::take(&mut *HEARD.lock().unwrap());
+    cancel(&pool, [0, 0, 0, node, 7, 7, 7, 7]).await;
+    let heard =
+        || -> Vec<Vec<u8>> { pool.nodes.iter().flat_map(|n| n.heard.lock().unwrap().clone()).collect() };
+    assert!(heard().is_empty(), "what the node has given isn't the client's");
+    cancel(&pool, key).await;
     let request = [&[0, 0, 0, 16, 4, 210, 22, 46], [0, 0, 0, node, 7, 7, 7, 7].as_slice()].concat();
-    assert_eq!(heard, [(node, request)]);
+    assert_eq!(heard(), std::slice::from_ref(&request));
+    assert_eq!(*pool.nodes[usize::from(node)].heard.lock().unwrap(), [request]);
+}
+
+/// Sends a request, until the front has passed it on.
+async fn cancel(pool: &Pool, key: [u8; 8]) {
+    let mut socket = TcpStream::connect(pool.read).await.unwrap();
+    socket.write_all(&[[0, 0, 0, 16, 4, 210, 22, 46], key].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.is_empty());
+}
+
+#[tokio::test]
+async fn success_after_a_cancel_request_is_believed_behind_a_barrier() {
+    let pool = Pool::start(&POOL, 100).await;
+    let (mut session, _, key) = pool.log_in(pool.primary).await;
+    cancel(&pool, key).await;
+    let barriers = "pgpool_front_barriers_total{route=\"primary\",node=\"0\"} 2";
+    for _ in 0..2 {
+        assert_eq!(ask(&mut session, "INSERT 0 1").await.tag, b'C');
+        assert_eq!(hear(&mut session).await.tag, b'Z');
+        // One for the command and one for the end; what comes later is beyond doubt.
+        pool.counts(barriers).await;
+    }
+    // What has failed was not committed.
+    cancel(&pool, key).await;
+    assert_eq!(ask(&mut session, "DO").await.tag, b'C');
+    pool.counts(&barriers.replace("} 2", "} 4")).await;
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    cancel(&pool, key).await;
+    assert_eq!(ask(&mut session, "DO it").await.tag, b'E');
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    pool.counts(&barriers.replace("} 2", "} 4")).await;
+}
+
+#[tokio::test]
+async fn less_than_the_promise_is_refused() {
+    let pool = Pool::start(&POOL, 100).await;
+    let (mut session, _) = pool.connect(pool.primary).await;
+    let refused = ask(&mut session, "SET synchronous_commit = off").await;
+    assert_eq!((refused.tag, message::error_texts(&refused.body).0.as_str()), (b'E', "P0001"), "by the node");
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    assert_eq!(ask(&mut session, "SET synchronous_commit = remote_apply").await.tag, b'C');
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    let long = format!("{}; SET synchronous_commit = off\0", " ".repeat(40_000));
+    session.write_all(&encode(b'Q', long.as_bytes())).await.unwrap();
+    assert_eq!(ended(&mut session).await, "0A000");
+    let asked = [("user", "app"), ("options", "-c synchronous_commit=local")];
+    assert_eq!(ended(&mut pool.knock(pool.primary, &asked).await).await, "0A000");
 }

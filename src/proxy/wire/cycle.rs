@@ -11,6 +11,8 @@ pub struct Cycle {
     syncs: u32,
     /// Messages were sent that no Sync has followed yet.
     open: bool,
+    /// The last word on a command was an error.
+    failed: bool,
     /// The transaction's state as the node told it last: `I` idle, `T` in one, `E` in a failed one.
     state: u8,
 }
@@ -18,7 +20,7 @@ pub struct Cycle {
 impl Default for Cycle {
     /// After the login: idle.
     fn default() -> Self {
-        Self { owed: 0, syncs: 0, open: false, state: b'I' }
+        Self { owed: 0, syncs: 0, open: false, failed: false, state: b'I' }
     }
 }
 
@@ -34,7 +36,9 @@ impl Cycle {
             }
             // Parts of a COPY belong to the statement that began it; a Flush asks for nothing new, and what ends a session
             // is no question.
-            b'd' | b'c' | b'f' | b'H' | b'X' => {}
+            // A Sync before them may have been meant for the COPY, or not: more is owed then than comes, at worst.
+            b'd' | b'c' | b'f' => self.syncs = 0,
+            b'H' | b'X' => {}
             _ => self.open = true,
         }
         false
@@ -43,7 +47,10 @@ impl Cycle {
     /// The client has been sent this, at least in part.
     pub fn answered(&mut self, seen: Seen) {
         match seen.tag {
+            b'E' => self.failed = true,
+            b'C' => self.failed = false,
             b'Z' => {
+                self.failed = false;
                 self.owed = self.owed.saturating_sub(1);
                 self.syncs = self.syncs.min(self.owed);
                 self.state = seen.first.unwrap_or_default();
@@ -55,6 +62,11 @@ impl Cycle {
             }
             _ => {}
         }
+    }
+
+    /// True after an error, until something was done: what was under way has not been committed.
+    pub fn has_failed(self) -> bool {
+        self.failed
     }
 
     /// True while the node has nothing to do for the client: whatever was asked has been answered.

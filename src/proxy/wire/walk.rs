@@ -51,6 +51,11 @@ impl Walk {
         self.have == 0 && self.body == 0
     }
 
+    /// Bytes of the message under way that are surely still to come: of its header, or all of its body.
+    pub fn left(&self) -> usize {
+        if self.have > 0 { HEADER - self.have } else { usize::try_from(self.body).unwrap_or(usize::MAX) }
+    }
+
     /// Walks over the bytes that come next; `seen` hears of each message once its header and the first byte of its
     /// body are there, and then of its body, piece by piece. After an error nothing of the stream means anything.
     pub fn over(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Part<'_>)) -> Result<(), Malformed> {

@@ -1,0 +1,161 @@
+//! Looks at what a client sends before it is sent: texts of statements that may not reach a node.
+use super::guard::Guard;
+use super::refusal::SETTING;
+use super::wire::message::encode;
+
+/// Bytes of a header: tag and length.
+const HEADER: usize = 5;
+
+/// In place of a text that is refused a node gets one that fails for that reason: so the error comes where the client
+/// expects it, and a transaction has failed as after any other error. Where it can't be run it fails all the same.
+fn refusal() -> String {
+    let [code, message, hint] = SETTING;
+    format!(
+        "DO $$BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{message}', HINT = '{hint}'; END$$"
+    )
+}
+
+/// What may be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Screened {
+    /// So many of the bytes.
+    pub cleared: usize,
+    /// What comes after them.
+    pub then: Then,
+}
+
+/// What is done with what may not be sent, or not yet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Then {
+    /// There is nothing more.
+    Nothing,
+    /// It is a part of what has to be looked at as a whole.
+    More,
+    /// A message of so many bytes is refused; this takes its place.
+    Replace(usize, Vec<u8>),
+    /// A message that has been sent in part is refused.
+    Break,
+}
+
+/// Where in the client's stream one is.
+#[derive(Debug, Default)]
+pub struct Screen {
+    /// Bytes of a message that are still to come, and what looks at them if they are a text.
+    left: usize,
+    guard: Option<Guard>,
+}
+
+impl Screen {
+    /// Looks at the bytes that follow those that were cleared. A text is cleared as a whole if it has no more than
+    /// `room` bytes, else piece by piece.
+    pub fn over(&mut self, bytes: &[u8], room: usize) -> Screened {
+        let mut at = 0;
+        loop {
+            let piece = &bytes[at..(at + self.left).min(bytes.len())];
+            if self.guard.as_mut().is_some_and(|guard| guard.refuses(piece)) {
+                return Screened { cleared: at, then: Then::Break };
+            }
+            at += piece.len();
+            self.left -= piece.len();
+            let Some(&[tag, a, b, c, d]) = bytes[at..].first_chunk::<HEADER>() else { break };
+            let body = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+            let total = body.saturating_add(1).max(HEADER);
+            self.guard = None;
+            if !matches!(tag, b'Q' | b'P') {
+                self.left = total;
+            } else if total > room {
+                (self.left, self.guard) = (total, Some(Guard::default()));
+            } else {
+                let Some(message) = bytes.get(at..at + total) else { break };
+                if Guard::default().refuses(&message[HEADER..]) {
+                    return Screened { cleared: at, then: Then::Replace(total, replacement(message)) };
+                }
+                at += total;
+            }
+        }
+        let then = if at < bytes.len() { Then::More } else { Then::Nothing };
+        Screened { cleared: at, then }
+    }
+}
+
+fn replacement(message: &[u8]) -> Vec<u8> {
+    let body = &message[HEADER..];
+    if message[0] == b'Q' {
+        return encode(b'Q', format!("{}\0", refusal()).as_bytes());
+    }
+    // A statement keeps its name; it has no parameters.
+    let name = body.split(|b| *b == 0).next().unwrap_or_default();
+    encode(b'P', &[name, b"\0", refusal().as_bytes(), b"\0\0\0"].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROOM: usize = 1024;
+
+    #[test]
+    fn a_text_waits_until_it_is_whole() {
+        let bytes = [encode(b'S', b""), encode(b'Q', b"select 1\0")].concat();
+        for end in 0..bytes.len() {
+            let cleared = if end < 5 { 0 } else { 5 };
+            let then = if end == 0 || end == 5 { Then::Nothing } else { Then::More };
+            assert_eq!(Screen::default().over(&bytes[..end], ROOM), Screened { cleared, then }, "{end}");
+        }
+        let all = Screened { cleared: bytes.len(), then: Then::Nothing };
+        assert_eq!(Screen::default().over(&bytes, ROOM), all);
+    }
+
+    #[test]
+    fn what_is_refused_is_replaced() {
+        let bad = encode(b'Q', b"set synchronous_commit = off\0");
+        let bytes = [encode(b'Q', b"select 1\0"), bad.clone(), encode(b'X', b"")].concat();
+        let Screened { cleared, then: Then::Replace(total, instead) } = Screen::default().over(&bytes, ROOM)
+        else {
+            panic!("it passed");
+        };
+        assert_eq!((cleared, total), (bytes.len() - bad.len() - 5, bad.len()));
+        assert!(matches!(Screen::default().over(&instead, ROOM).then, Then::Nothing), "and that passes");
+        let parse = encode(b'P', b"s1\0set local synchronous_commit to off\0\0\0");
+        let Then::Replace(_, instead) = Screen::default().over(&parse, ROOM).then else {
+            panic!("it passed")
+        };
+        assert!(instead[5..].starts_with(b"s1\0DO $$") && instead.ends_with(b"END$$\0\0\0"));
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_looked_at_in_pieces() {
+        let text = [vec![b' '; 2 * ROOM], b"; set synchronous_commit = off\0".to_vec()].concat();
+        let bytes = encode(b'Q', &text);
+        let mut screen = Screen::default();
+        let (one, other) = bytes.split_at(ROOM);
+        assert_eq!(screen.over(one, ROOM), Screened { cleared: ROOM, then: Then::Nothing });
+        assert_eq!(screen.over(other, ROOM).then, Then::Break);
+    }
+
+    proptest! {
+        #[test]
+        fn harmless_messages_pass_however_they_are_cut(
+            messages in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..40)), 1..6),
+            cut in 1_usize..60,
+        ) {
+            let bytes: Vec<u8> = messages.iter().flat_map(|(tag, body)| encode(*tag, body)).collect();
+            let (mut screen, mut at, mut end) = (Screen::default(), 0, 0);
+            while at < bytes.len() {
+                end = (end + cut).min(bytes.len());
+                let seen = screen.over(&bytes[at..end], ROOM);
+                at += seen.cleared;
+                prop_assert!(matches!(seen.then, Then::Nothing | Then::More));
+                prop_assert!(seen.then == Then::Nothing || end < bytes.len(), "it waits for what never comes");
+            }
+        }
+
+        #[test]
+        fn any_bytes_can_be_looked_at(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let seen = Screen::default().over(&bytes, ROOM);
+            prop_assert!(seen.cleared <= bytes.len());
+        }
+    }
+}
