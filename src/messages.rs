@@ -11,6 +11,8 @@
 //! | `GET /v1/wal/FILE` | nodes, Jobs | an archived WAL file, uncompressed; 404 when it isn't there |
 //! | `POST /v1/login` | front | [`LoginQuestion`], answered by [`LoginAnswer`]; only a running Postgres has one |
 //! | `POST /v1/roles` | operator | [`EnsureRoles`], answered by [`Ensured`]; only the primary takes it |
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; a program speaks this one and the one before.
@@ -240,6 +242,9 @@ pub struct Replica {
     pub replay_lsn: Option<u64>,
     /// Milliseconds since its last reply.
     pub reply_age_ms: Option<u64>,
+    /// Where it connects from.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
 }
 
 /// A moment on a node's own clock, in one start of its Postgres.

@@ -128,7 +128,7 @@ pub async fn primary(client: &Client) -> Result<PrimaryFacts, SqlError> {
 async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
     let rows = sql::within(client.query(
         "SELECT application_name, state, sync_priority, replay_lsn::text AS replay,
-                (extract(epoch FROM clock_timestamp() - reply_time) * 1000)::bigint AS age
+                (extract(epoch FROM clock_timestamp() - reply_time) * 1000)::bigint AS age, client_addr
          FROM pg_stat_replication",
         &[],
     ))
@@ -144,6 +144,7 @@ async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
                 priority: row.get::<_, Option<i32>>("sync_priority").unwrap_or(0),
                 replay_lsn: sql::position(row, "replay"),
                 reply_age_ms: row.get::<_, Option<i64>>("age").and_then(|a| u64::try_from(a).ok()),
+                address: row.get("client_addr"),
             })
         })
         .collect())

@@ -114,6 +114,12 @@ impl Node {
         self.flushes.note(now, flush, keep);
         let oldest = self.waiters.note(now, &facts.waiting);
         let open = self.pg.as_ref().is_some_and(super::postgres::Postgres::is_open);
+        for replica in &facts.replicas {
+            if let Some(address) = replica.address {
+                let host = names::node_host(&self.shared.env.pool, replica.index, &object.spec.domain);
+                self.link.hint(&host, address);
+            }
+        }
         let mut inner = self.shared.lock();
         inner.report.lsn = Some(flush);
         inner.report.timeline = facts.timeline;

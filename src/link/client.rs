@@ -3,12 +3,13 @@ use std::{
     collections::HashMap,
     future::Future,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{FutureExt, Stream, future::select_ok, stream};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -47,6 +48,7 @@ pub struct Client {
     book: Book,
     kept: Arc<Mutex<Kept>>,
     proved: Proved,
+    hints: Arc<Mutex<HashMap<String, IpAddr>>>,
 }
 
 struct Connection {
@@ -115,7 +117,7 @@ impl Client {
 
     /// A client that finds hosts by `book`.
     pub fn with_book(identity: Identity, book: Book) -> Self {
-        Self { identity, book, kept: Arc::default(), proved: Proved::default() }
+        Self { identity, book, kept: Arc::default(), proved: Proved::default(), hints: Arc::default() }
     }
 
     /// One that finds hosts as this one does, by connections of its own.
@@ -127,6 +129,19 @@ impl Client {
     /// Where the hosts that were called are; goes on with each call.
     pub fn proved(&self) -> Proved {
         self.proved.clone()
+    }
+
+    /// Where a host may be besides where its name says: somebody has seen it there. After an outage of the Kubernetes API
+    /// names may be minutes late (the EndpointSlice controller's back-off). Whoever answers there has to prove to be the host.
+    pub fn hint(&self, host: &str, at: IpAddr) {
+        let mut hints = self.hints();
+        if hints.get(host) != Some(&at) {
+            hints.insert(host.to_owned(), at);
+        }
+    }
+
+    fn hints(&self) -> MutexGuard<'_, HashMap<String, IpAddr>> {
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The certificates that it shows.
@@ -249,7 +264,7 @@ impl Client {
         answered
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -271,8 +286,12 @@ impl Client {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| handshake(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let socket = self.dial(host, port).await?;
-        let stream = TlsConnector::from(loaded.client).connect(name, socket).await.map_err(handshake)?;
-        same_pool(call, &stream, &loaded.uid)?;
+        let shaken = TlsConnector::from(loaded.client).connect(name, socket).await.map_err(handshake);
+        let proved = shaken.and_then(|stream| same_pool(call, &stream, &loaded.uid).map(|()| stream));
+        // Somebody else may have the address by now.
+        let stream = proved.inspect_err(|_| {
+            self.hints().remove(host);
+        })?;
         if let Ok(peer) = stream.get_ref().0.peer_addr() {
             self.proved.note(host, peer.ip());
         }
@@ -287,18 +306,35 @@ impl Client {
         Ok(Connection { sender, generation: loaded.generation, driver })
     }
 
+    /// By its name, and where it was seen, at once: whoever answers first.
     async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, LinkError> {
+        let hint = self.hints().get(host).copied();
+        let Some(hint) = hint else { return self.dial_by_name(host, port).await };
+        let seen = async {
+            let dialled = async { prepared(TcpStream::connect((hint, port)).await?) };
+            dialled.await.map_err(|source| LinkError::Dial { host: host.to_owned(), port, source })
+        };
+        let either = select_ok([seen.boxed(), self.dial_by_name(host, port).boxed()]);
+        either.await.map(|(socket, _)| socket)
+    }
+
+    async fn dial_by_name(&self, host: &str, port: u16) -> Result<TcpStream, LinkError> {
         let resolve = |source: io::Error| LinkError::Resolve { host: host.to_owned(), source };
         let addresses = self.book.find(host, port).await.map_err(resolve)?;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
         for address in addresses {
-            match TcpStream::connect(address).await.and_then(|socket| prepare(&socket).map(|()| socket)) {
+            match TcpStream::connect(address).await.and_then(prepared) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => last = error,
             }
         }
         Err(LinkError::Dial { host: host.to_owned(), port, source: last })
     }
+}
+
+fn prepared(socket: TcpStream) -> io::Result<TcpStream> {
+    prepare(&socket)?;
+    Ok(socket)
 }
 
 /// The authority alone would do; a pool whose authority a person gave to two pools is caught by this.

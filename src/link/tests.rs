@@ -107,6 +107,31 @@ async fn a_part_is_known_by_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_host_is_found_where_it_was_seen_though_its_name_is_late() {
+    let authority = Authority::new();
+    let (server, other) =
+        (server(&authority, "u/node/1", "u").await, server(&Authority::new(), "u/node/1", "u").await);
+    let (identity, _dir) = authority.identity("u/node/2", &[]);
+    let nowhere = Client::with_book(identity.clone(), Book::Fixed(Arc::default()));
+    let ask =
+        async |client: &Client, port: u16| client.get_json::<String>(HOST, port, "/v1/who", LIMIT).await;
+    assert!(ask(&nowhere, server.address.port()).await.is_err());
+    nowhere.hint(HOST, server.address.ip());
+    assert_eq!(ask(&nowhere, server.address.port()).await.unwrap(), "Node(2)");
+    // Where nobody is, or somebody else, the name has to do.
+    let named = client(identity.clone(), &server, HOST);
+    named.hint(HOST, "127.0.0.2".parse().unwrap());
+    assert_eq!(ask(&named, 1).await.unwrap(), "Node(2)");
+    let misled = client(identity, &server, HOST);
+    misled.hint(HOST, other.address.ip());
+    for _ in 0..2 {
+        // Whoever was met first; a stranger is not looked for again.
+        ask(&misled, other.address.port()).await.ok();
+    }
+    assert_eq!(ask(&misled, other.address.port()).await.unwrap(), "Node(2)");
+}
+
+#[tokio::test]
 async fn a_host_with_another_certificate_was_not_met() {
     let authority = Authority::new();
     let server = server(&authority, "u/node/1", "u").await;

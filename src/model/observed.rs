@@ -21,7 +21,6 @@ pub struct MembershipSeen {
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
 pub struct PodSeen {
     /// Its uid.
     pub uid: String,
@@ -31,8 +30,8 @@ pub struct PodSeen {
     pub role: Option<String>,
     /// True once it is being deleted.
     pub deleting: bool,
-    /// True once it has an address, so that its agent can be asked.
-    pub has_address: bool,
+    /// Where its agent can be asked.
+    pub address: Option<String>,
     /// True when its containers are ready.
     pub ready: bool,
     /// Why it doesn't run, where Kubernetes says so (image, scheduling).

@@ -1,6 +1,7 @@
 //! The agents of all pools, as the operator talks to them: one client a pool, with the pool's certificate.
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -117,10 +118,17 @@ impl Agents {
             .ok_or_else(|| AgentsError::Unknown { pool: key.clone() })
     }
 
-    /// What the agent of a node says, or why it could not be asked.
-    pub async fn report(&self, pool: &ValidPool, pool_uid: &str, index: u8) -> Result<NodeReport, String> {
+    /// What the agent of a node says, or why it could not be asked. Its pod has this address.
+    pub async fn report(
+        &self,
+        pool: &ValidPool,
+        pool_uid: &str,
+        index: u8,
+        address: IpAddr,
+    ) -> Result<NodeReport, String> {
         let client = self.client(&pool.key).map_err(|error| error.to_string())?;
         let host = names::node_host(pool.name(), index, &pool.domain());
+        client.hint(&host, address);
         let report: NodeReport = client
             .get_json(&host, names::AGENT_PORT, "/v1/report", REPORT)
             .await

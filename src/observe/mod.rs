@@ -7,6 +7,7 @@ mod secrets;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -123,13 +124,11 @@ async fn reports(
     nodes: &mut BTreeMap<u8, NodeSeen>,
 ) -> Result<(), ObserveError> {
     agents.learn(&pool.key, secret)?;
-    let asked: Vec<u8> = nodes
-        .iter()
-        .filter(|(_, seen)| seen.pod.as_ref().is_some_and(|pod| pod.has_address))
-        .map(|(i, _)| *i)
-        .collect();
-    let answers = join_all(asked.iter().map(|index| agents.report(pool, pool_uid, *index))).await;
-    for (index, answer) in asked.into_iter().zip(answers) {
+    let at = |seen: &NodeSeen| seen.pod.as_ref().and_then(|pod| pod.address.as_ref()?.parse().ok());
+    let asked: Vec<(u8, IpAddr)> =
+        nodes.iter().filter_map(|(index, seen)| Some((*index, at(seen)?))).collect();
+    let answers = join_all(asked.iter().map(|(index, at)| agents.report(pool, pool_uid, *index, *at))).await;
+    for ((index, _), answer) in asked.into_iter().zip(answers) {
         if let Some(seen) = nodes.get_mut(&index) {
             seen.report = Some(answer);
         }

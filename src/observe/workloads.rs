@@ -50,7 +50,7 @@ pub(super) fn pod(pool: &ValidPool, lists: &Lists, index: u8) -> Option<PodSeen>
         kubernetes_node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         role: pod.labels().get(names::LABEL_ROLE).cloned(),
         deleting: pod.metadata.deletion_timestamp.is_some(),
-        has_address: status.is_some_and(|status| status.pod_ip.is_some()),
+        address: status.and_then(|status| status.pod_ip.clone()),
         ready: is("Ready", "True"),
         trouble: trouble(pod).map(|text| with_class(pool, text)),
         unschedulable: is("PodScheduled", "False"),

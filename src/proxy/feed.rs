@@ -32,6 +32,8 @@ pub struct Agent {
     pub host: String,
     /// The pool that it must belong to.
     pub pool_uid: String,
+    /// Host names of all nodes, by index.
+    pub hosts: Arc<[String]>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,7 @@ impl Agent {
                     heard = true;
                 }
                 hub.told(self.index, &report);
+                self.pass_on(&report, client);
                 // A lease comes only by a question: one that has just become possible isn't waited for.
                 let now = Some((report.role, report.open, report.epoch));
                 if std::mem::replace(&mut last, now) != now {
@@ -101,6 +104,16 @@ impl Agent {
         };
         match ended {
             Err(error) => (heard, error),
+        }
+    }
+
+    /// Where the primary sees its standbys: their names may be late.
+    fn pass_on(&self, report: &NodeReport, client: &Client) {
+        for replica in &report.replicas {
+            if let (Some(host), Some(address)) = (self.hosts.get(usize::from(replica.index)), replica.address)
+            {
+                client.hint(host, address);
+            }
         }
     }
 

@@ -194,8 +194,9 @@ impl Front {
 
     async fn run(self: Arc<Self>, args: &Args, doors: Doors, quit: impl Future<Output = ()>) {
         let mut tasks = JoinSet::new();
-        for index in 0..args.nodes {
-            let agent = Agent { index, host: self.host(index), pool_uid: args.of.uid.clone() };
+        let hosts: Arc<[String]> = (0..args.nodes).map(|index| self.host(index)).collect();
+        for (index, host) in (0..).zip(hosts.iter().cloned()) {
+            let agent = Agent { index, host, pool_uid: args.of.uid.clone(), hosts: hosts.clone() };
             tasks.spawn(agent.follow(self.hub.clone(), self.link.clone()));
         }
         let hub = self.hub.clone();

@@ -312,6 +312,7 @@ impl World {
                 state: "streaming".to_owned(),
                 replay_lsn: Some(u64::from(applied)),
                 reply_age_ms: None,
+                address: None,
             });
         }
         let known = if self.leases { o.known[node] } else { Self::at_once(other, s.nodes[me].view.epoch) };

@@ -177,6 +177,7 @@ fn heal(view: &mut PrimaryView) {
             priority,
             replay_lsn,
             reply_age_ms: None,
+            address: None,
         });
         let answer = Answer {
             pool_uid: String::new(),

@@ -90,7 +90,7 @@ impl World {
         self.counter += 1;
         let pod = PodSeen {
             uid: format!("pod-{}", self.counter),
-            has_address: true,
+            address: Some("10.0.0.1".to_owned()),
             ready: !bad,
             trouble: bad.then(|| format!("the image {image} can't be pulled: see spec.image")),
             template: template["metadata"]["annotations"]["pgpool-operator.dev/template"]

@@ -62,6 +62,8 @@ pub enum Command {
         #[command(flatten)]
         cluster: Name,
     },
+    /// Try the drivers of several languages through the front of the demonstration's pool
+    Drivers(Name),
     /// Measure, and print a table and a line of JSON
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -19,7 +19,7 @@ const SYSTEM: &str = "pgpool-system";
 const CHART: &str = "charts/pgpool-operator";
 const EXAMPLE: &str = "examples/demo.yaml";
 /// Namespace of the example's pool.
-const SPACE: &str = "demo";
+pub const SPACE: &str = "demo";
 /// How long the pool may take until it is Ready.
 const READY: Duration = Duration::from_secs(900);
 /// How often the pool is looked at.

@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod cluster;
 mod demo;
+mod drivers;
 mod error;
 mod files;
 mod host;
@@ -56,6 +57,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             };
             if down { demo::down(&target)? } else { demo::up(&target)? }
         }
+        Command::Drivers(cluster) => drivers::run(&Cluster::named(&cluster.name)?)?,
         Command::Bench(BenchCommand::Recovery(options)) => bench::recovery(&options)?,
         Command::Bench(BenchCommand::Failover(options)) => bench::failover(&options)?,
         Command::Bench(BenchCommand::Cost(options)) => bench::cost(&options)?,
