@@ -5,10 +5,7 @@
 //! may come to another front than the session's: what isn't known here is asked of the others.
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -39,47 +36,59 @@ struct Target {
 /// the same, and PostgreSQL answers it with success: whatever follows a request is believed only behind a later commit
 /// that was not cancelled.
 #[derive(Debug, Default)]
-pub struct Cancels {
+pub struct Cancels(Mutex<Doubt>);
+
+#[derive(Debug, Default)]
+struct Doubt {
     /// A COMMIT is under way: nothing is passed on.
-    committing: AtomicBool,
+    committing: bool,
     /// Requests that are on their way.
-    pending: AtomicU32,
+    pending: u32,
     /// One was passed on during what is under way.
-    passed: AtomicBool,
+    passed: bool,
 }
 
 impl Cancels {
+    fn lock(&self) -> MutexGuard<'_, Doubt> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the next success may be that of a commit that was cancelled.
     pub fn cast_doubt(&self) -> bool {
-        self.passed.load(Ordering::SeqCst)
+        self.lock().passed
     }
 
     /// Says whether a COMMIT is under way.
     pub fn commits(&self, now: bool) {
-        self.committing.store(now, Ordering::SeqCst);
+        self.lock().committing = now;
     }
 
-    /// What was under way is done: a request that has arrived did what it could.
+    /// Nothing is under way: a request that has arrived did what it could.
     pub fn done(&self) {
-        if self.pending.load(Ordering::SeqCst) == 0 {
-            self.passed.store(false, Ordering::SeqCst);
-        }
+        let mut doubt = self.lock();
+        doubt.passed = doubt.pending > 0;
     }
 
-    /// True where a request may be passed on; then [`Self::arrived`] says that it was.
-    fn leaves(&self) -> bool {
-        // First, so that a commit that begins meanwhile is doubted.
-        self.pending.fetch_add(1, Ordering::SeqCst);
-        self.passed.store(true, Ordering::SeqCst);
-        let may = !self.committing.load(Ordering::SeqCst);
-        if !may {
-            self.arrived();
+    /// A request may be passed on, as long as this is kept; none while a COMMIT is under way.
+    fn leaves(self: &Arc<Self>) -> Option<Leaving> {
+        let mut doubt = self.lock();
+        if doubt.committing {
+            return None;
         }
-        may
+        doubt.pending += 1;
+        doubt.passed = true;
+        Some(Leaving(Arc::clone(self)))
     }
+}
 
-    fn arrived(&self) {
-        self.pending.fetch_sub(1, Ordering::SeqCst);
+/// A request on its way to a node.
+struct Leaving(Arc<Cancels>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut doubt = self.0.lock();
+        doubt.pending = doubt.pending.saturating_sub(1);
+        doubt.passed = true;
     }
 }
 
@@ -151,11 +160,9 @@ pub async fn pass_on(front: &Front, kind: Kind, message: &[u8]) {
 /// Passes a request on if it is for a session of this front; says whether it is.
 pub async fn here(front: &Front, key: Key) -> bool {
     let Some(Target { node, theirs, cancels }) = front.keys.find(key) else { return false };
-    if !cancels.leaves() {
-        return true;
-    }
+    let Some(leaving) = cancels.leaves() else { return true };
     let sent = timeout(LIMIT, to_node(front, node, theirs)).await;
-    cancels.arrived();
+    drop(leaving);
     match sent {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(node, %error, "a cancel request did not get there"),
@@ -199,19 +206,19 @@ mod tests {
 
     #[test]
     fn what_follows_a_request_is_doubted_until_it_has_arrived_and_the_next_answer_is_over() {
-        let cancels = Cancels::default();
+        let cancels = Arc::<Cancels>::default();
         assert!(!cancels.cast_doubt());
-        assert!(cancels.leaves());
+        let leaving = cancels.leaves().unwrap();
         cancels.done();
         assert!(cancels.cast_doubt(), "it may hit what comes next");
-        cancels.arrived();
+        drop(leaving);
         assert!(cancels.cast_doubt());
         cancels.done();
         assert!(!cancels.cast_doubt());
         cancels.commits(true);
-        assert!(!cancels.leaves(), "a COMMIT isn't disturbed");
+        assert!(cancels.leaves().is_none(), "a COMMIT isn't disturbed");
+        assert!(!cancels.cast_doubt());
         cancels.commits(false);
-        cancels.done();
-        assert!(cancels.leaves());
+        assert!(cancels.leaves().is_some());
     }
 }

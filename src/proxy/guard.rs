@@ -62,7 +62,8 @@ pub fn startup(name: &[u8], value: &[u8]) -> bool {
         return false;
     }
     // As in `-c synchronous_commit=off` and `--synchronous-commit=off`.
-    let spelt: Vec<u8> = value.iter().map(|b| if *b == b'-' { b'_' } else { *b }).collect();
+    let plain = |b: &u8| if *b == b'-' { b'_' } else { b.to_ascii_lowercase() };
+    let spelt: Vec<u8> = value.iter().map(plain).collect();
     let text: Vec<u8> =
         String::from_utf8_lossy(&spelt).replace("synchronous_commit", " set synchronous_commit ").into();
     Guard::default().refuses(&[text.as_slice(), b"\0"].concat())
@@ -123,6 +124,7 @@ mod tests {
             ("options", "-c synchronous_commit=off", true),
             ("options", "--synchronous-commit=off -c work_mem=5MB", true),
             ("options", "-csynchronous_commit=local", true),
+            ("options", "-c Synchronous_Commit=off", true),
             ("synchronous_commit", "remote_apply", false),
             ("options", "-c work_mem=5MB", false),
             ("application_name", "set synchronous_commit off", false),

@@ -52,9 +52,9 @@ pub fn course(view: View) -> Course {
         (Standing::Over, _) if !idle && !late => Course::Pass(Mode::Answers),
         (Standing::Over, _) => Course::End,
         (Standing::Lapsed, _) if waiting => Course::Pass(Mode::Answers),
-        (Standing::Leaving, Kind::Read) if bare => Course::Pass(Mode::UntilIdle),
-        (Standing::Leaving, Kind::Primary) if idle && !tired => Course::Pass(Mode::Answers),
-        (Standing::Leaving, Kind::Primary) if !tired => Course::Pass(Mode::UntilIdle),
+        // The primary waits for its readers too.
+        (Standing::Leaving, _) if idle && !tired => Course::Pass(Mode::Answers),
+        (Standing::Leaving, _) if !tired => Course::Pass(Mode::UntilIdle),
         (Standing::Serving | Standing::Leaving, _) if draining => Course::Pass(Mode::UntilIdle),
         // Without a lease nothing is sent all the same, and it is noticed that something waits.
         (Standing::Serving | Standing::Leaving | Standing::Lapsed, _) => Course::Pass(Mode::All),
@@ -104,7 +104,11 @@ mod tests {
         assert_eq!(course(View { idle: false, late: true, ..over }), Course::End);
         let leaving = View { standing: Standing::Leaving, kind: Kind::Read, ..USUAL };
         assert_eq!(course(View { idle: false, ..leaving }), Course::Pass(Mode::UntilIdle));
-        assert_eq!(course(View { bare: false, ..leaving }), Course::Pass(Mode::All), "it may finish");
+        assert_eq!(
+            course(View { bare: false, ..leaving }),
+            Course::Pass(Mode::Answers),
+            "it begins nothing more"
+        );
     }
 
     #[test]

@@ -152,13 +152,18 @@ impl Lane {
 
     /// Finds what of the buffer may be sent, unless it is known; nothing may, as long as a message isn't whole.
     fn clear(&mut self, watch: &mut impl Watch) -> Result<(), Refused> {
+        let mut replaced = false;
         while self.begin == self.cleared {
             let Some(buffer) = self.buffer.as_deref_mut() else { return Ok(()) };
             let seen = watch.screen(&buffer[self.begin..self.end], &self.walk);
             self.cleared += seen.cleared;
             match seen.then {
                 Then::Break if seen.cleared == 0 => return Err(Refused),
-                Then::Replace(total, instead) if seen.cleared == 0 => self.replace(total, &instead)?,
+                Then::Replace(..) if seen.cleared == 0 && replaced => return Err(Refused),
+                Then::Replace(total, instead) if seen.cleared == 0 => {
+                    self.replace(total, &instead)?;
+                    replaced = true;
+                }
                 Then::Nothing | Then::More | Then::Break | Then::Replace(..) => return Ok(()),
             }
         }

@@ -118,8 +118,9 @@ const BARRIER: &str = "SET synchronous_commit = remote_apply; SET statement_time
     SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
     THEN pg_catalog.pg_logical_emit_message(true, 'pgpool', '') END";
 
-/// Commits something, and waits for it. A notice is an error: with one PostgreSQL says that the wait was cancelled.
-pub async fn barrier(node: &mut Secure) -> Result<(), NodeError> {
+/// Commits something, and waits for it. A notice is an error: with one PostgreSQL says that the wait was cancelled. So is a
+/// standby where one is wanted that `writes`: it has lost its office.
+pub async fn barrier(node: &mut Secure, writes: bool) -> Result<(), NodeError> {
     node.write_all(&encode(b'Q', format!("{BARRIER}\0").as_bytes())).await?;
     node.flush().await?;
     loop {
@@ -127,6 +128,10 @@ pub async fn barrier(node: &mut Secure) -> Result<(), NodeError> {
         match message.tag {
             b'Z' => break,
             b'N' | b'E' => return Err(NodeError::Refused(message)),
+            // One column, and it is null.
+            b'D' if writes && message.body == [0, 1, 0xff, 0xff, 0xff, 0xff] => {
+                return Err(NodeError::Unknown);
+            }
             _ => {}
         }
     }

@@ -135,12 +135,11 @@ impl Watch for Down<'_> {
 
     /// What comes after the end of an answer is looked at by itself; after a cancel request each message is.
     fn screen(&mut self, bytes: &[u8], walk: &Walk) -> Screened {
-        let cleared = if !self.cancels.cast_doubt() {
-            answer_end(bytes, walk.left())
-        } else if walk.at_boundary() {
-            1
-        } else {
-            walk.left()
+        let cleared = match self.cancels.cast_doubt() {
+            _ if walk.in_header() => walk.left(),
+            false => answer_end(bytes, walk.left()),
+            true if walk.at_boundary() => 1,
+            true => walk.left(),
         };
         Screened { cleared: cleared.min(bytes.len()), then: Then::Nothing }
     }
@@ -153,8 +152,11 @@ impl Watch for Down<'_> {
         if let Part::Begins(seen) = part {
             *self.proved = false;
             if seen.tag == b'Z' {
-                self.cancels.commits(false);
-                self.cancels.done();
+                self.cancels.commits(self.state.commits());
+                // What was sent ahead may be what the request has hit.
+                if self.cycle.is_quiet() {
+                    self.cancels.done();
+                }
                 self.traffic.added.observe(read.elapsed().as_secs_f64());
             }
         }

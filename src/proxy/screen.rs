@@ -61,13 +61,12 @@ impl Screen {
             let body = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
             let total = body.saturating_add(1).max(HEADER);
             self.guard = None;
-            if !matches!(tag, b'Q' | b'P') {
-                self.left = total;
-            } else if total > room {
-                (self.left, self.guard) = (total, Some(Guard::default()));
+            if !matches!(tag, b'Q' | b'P') || total > room {
+                (at, self.left) = (at + HEADER, total - HEADER);
+                self.guard = matches!(tag, b'Q' | b'P').then(Guard::default);
             } else {
                 let Some(message) = bytes.get(at..at + total) else { break };
-                if Guard::default().refuses(&message[HEADER..]) {
+                if Guard::default().refuses(text(message)) {
                     return Screened { cleared: at, then: Then::Replace(total, replacement(message)) };
                 }
                 at += total;
@@ -76,6 +75,14 @@ impl Screen {
         let then = if at < bytes.len() { Then::More } else { Then::Nothing };
         Screened { cleared: at, then }
     }
+}
+
+/// The text of a statement: what follows its name, where it may have one.
+fn text(message: &[u8]) -> &[u8] {
+    let body = &message[HEADER..];
+    let name =
+        if message[0] == b'P' { body.iter().position(|b| *b == 0).map_or(0, |end| end + 1) } else { 0 };
+    &body[name..]
 }
 
 fn replacement(message: &[u8]) -> Vec<u8> {
@@ -126,7 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_no_text() {
+        let named = encode(b'P', b"set synchronous_commit off\0select 1\0\0\0");
+        assert_eq!(Screen::default().over(&named, ROOM).then, Then::Nothing);
+        let parse = encode(b'P', b"set synchronous_commit off\0set synchronous_commit = off\0\0\0");
+        let Then::Replace(_, instead) = Screen::default().over(&parse, ROOM).then else {
+            panic!("it passed")
+        };
+        assert_eq!(Screen::default().over(&instead, ROOM).then, Then::Nothing, "once is enough");
+    }
+
+    #[test]
     fn a_text_that_is_too_long_is_looked_at_in_pieces() {
+        // Its length ends with a letter, which is no part of the text.
+        let beginning =
+            [b"set synchronous_commit = off;".to_vec(), vec![b' '; 4 * ROOM + 0x41], vec![0]].concat();
+        assert_eq!(Screen::default().over(&encode(b'Q', &beginning), ROOM).then, Then::Break);
         let text = [vec![b' '; 2 * ROOM], b"; set synchronous_commit = off\0".to_vec()].concat();
         let bytes = encode(b'Q', &text);
         let mut screen = Screen::default();

@@ -63,6 +63,8 @@ enum Before {
 #[derive(Debug, Default)]
 pub struct State {
     kept: Option<Kept>,
+    /// Texts of statements since nothing was under way.
+    texts: u32,
     /// The last command that was done is DISCARD ALL.
     discarded: bool,
     words: Words,
@@ -98,6 +100,7 @@ impl State {
             b'F' => self.keep(Kept::Code),
             _ => {}
         }
+        self.texts = self.texts.saturating_add(u32::from(matches!(tag, b'Q' | b'P' | b'F')));
         self.words.begin();
         (self.before, self.first) = (Before::Nothing, true);
     }
@@ -128,10 +131,12 @@ impl State {
             Part::Begins(Seen { tag: b'S', .. }) => self.keep(Kept::Setting),
             Part::Begins(Seen { tag: b'C', .. }) => self.tag_length = 0,
             Part::Begins(Seen { tag: b'Z', .. }) => {
-                self.commits = false;
                 // What was asked ahead came after it, and is not discarded.
-                if std::mem::take(&mut self.discarded) && quiet {
+                if std::mem::take(&mut self.discarded) && quiet && self.texts <= 1 {
                     self.kept = None;
+                }
+                if quiet {
+                    (self.commits, self.texts) = (false, 0);
                 }
             }
             Part::Body(b'C', piece) => self.done(piece),

@@ -187,7 +187,7 @@ impl Guest {
 
 /// Whether a node that refuses a session may give one in a moment, or another node may: it is starting or stopping, or
 /// its gate is shut, or, for who may wait, it is full.
-fn is_passing(body: &[u8], full: bool) -> bool {
+pub fn is_passing(body: &[u8], full: bool) -> bool {
     let (code, message) = error_texts(body);
     if full && code == "53300" {
         return true;

@@ -5,7 +5,7 @@ use rustix::net::sockopt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::super::{
@@ -22,7 +22,7 @@ use super::super::{
 };
 use super::{
     FAREWELL, HOLD, farewell,
-    guest::{Credentials, Guest, Landing},
+    guest::{Credentials, Guest, Landing, is_passing},
     last_words,
 };
 
@@ -36,6 +36,8 @@ const LATE: Duration = Duration::from_millis(300);
 const UNHEARD: Duration = Duration::from_secs(900);
 /// What it still says is taken so many times, 4 KiB each; then it is cut short.
 const UNREAD: usize = 256;
+/// Between two tries to log in to a node that is full.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Time for a node that is left to hear of it.
 const PARTING: Duration = Duration::from_millis(200);
 
@@ -130,7 +132,8 @@ impl Running {
             relay.set(mode);
             tokio::select! {
                 _ = standing.changed(), if !wait.lost => {}
-                () = sleep_until(wait.until(stands)), if mode == Mode::Answers && !view.tired => {}
+                () = sleep_until(wait.until(stands)), if mode == Mode::Answers
+                    && (stands == Standing::Over || !view.tired) => {}
                 () = front.stop.cancelled() => {
                     let quiet = relay.flow().is_quiet();
                     let why = if quiet { Refusal::Drained } else { Refusal::Interrupted };
@@ -140,7 +143,8 @@ impl Running {
                 pause = &mut relay => match pause {
                     Pause::Idle => {}
                     Pause::Forbidden => wait.asked = true,
-                    Pause::Farewell if is_news(&mut standing).await => wait.lost = true,
+                    // One in a transaction can't go on anyway: the node's own word will do.
+                    Pause::Farewell if relay.flow().is_idle() && is_news(&mut standing).await => wait.lost = true,
                     Pause::Farewell => relay.be_frank(),
                     Pause::Doubt => return Turn::Doubt,
                     Pause::End(End::NodeLost) if relay.flow().is_movable() => wait.lost = true,
@@ -164,8 +168,15 @@ impl Running {
         let front = &self.guest.front;
         front.hub.metrics.doubted(self.guest.kind, self.seat.index);
         let proof = async {
-            let (mut node, _) = self.guest.try_to_log_in(&self.seat, &self.credentials).await?;
-            node::barrier(&mut node).await
+            let mut node = loop {
+                match self.guest.try_to_log_in(&self.seat, &self.credentials).await {
+                    Ok((node, _)) => break node,
+                    // It is full: somebody will leave.
+                    Err(NodeError::Refused(said)) if is_passing(&said.body, true) => sleep(AGAIN).await,
+                    Err(error) => return Err(error),
+                }
+            };
+            node::barrier(&mut node, self.guest.kind == Kind::Primary).await
         };
         let proved = tokio::select! {
             proved = timeout(BARRIER, proof) => proved,

@@ -51,6 +51,11 @@ impl Walk {
         self.have == 0 && self.body == 0
     }
 
+    /// True within a header.
+    pub fn in_header(&self) -> bool {
+        self.have > 0
+    }
+
     /// Bytes of the message under way that are surely still to come: of its header, or all of its body.
     pub fn left(&self) -> usize {
         if self.have > 0 { HEADER - self.have } else { usize::try_from(self.body).unwrap_or(usize::MAX) }
