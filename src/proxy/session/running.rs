@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     sync::{OwnedSemaphorePermit, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -32,10 +32,6 @@ const NEWS: Duration = Duration::from_secs(1);
 const BARRIER: Duration = Duration::from_secs(30);
 /// What a node said before its time was over arrives no later than this.
 const LATE: Duration = Duration::from_millis(300);
-/// A node that is broken off hears so within this, or its own kernel gives the connection up (`tcp_retries2`).
-const UNHEARD: Duration = Duration::from_secs(900);
-/// What it still says is taken so many times, 4 KiB each; then it is cut short.
-const UNREAD: usize = 256;
 /// Between two tries to log in to a node that is full.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Time for a node that is left to hear of it.
@@ -210,8 +206,7 @@ impl Running {
         seat.count(true);
         tracing::debug!(from, to = seat.index, route = self.guest.kind.name(), "a session was moved");
         self.key.points_to(seat.index, greeting.key);
-        self.seat = seat;
-        let_go(std::mem::replace(&mut self.node, node));
+        (self.seat, self.node) = (seat, node);
         if greeting.said != self.told {
             let telling = async {
                 self.guest.client.write_all(&greeting.said).await?;
@@ -245,11 +240,11 @@ impl Running {
             guest.front.hub.metrics.dropped(guest.kind, seat.index);
         }
         if matches!(seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
-            let_go(node);
+            break_off(&node);
         } else {
             timeout(FAREWELL, node.shutdown()).await.ok();
         }
-        drop((place, seat));
+        drop((node, place, seat));
         match why.filter(|_| flow.can_tell()) {
             Some(why) => {
                 farewell(&mut guest.client, why).await;
@@ -259,27 +254,10 @@ impl Running {
     }
 }
 
-/// The node is sent nothing more, and hears so: it ends the session, and its place is free.
+/// The node is done with: its place there is free, and what is still on its way to it is thrown away.
 fn break_off(node: &node::Secure) {
-    rustix::net::shutdown(node.get_ref().0, rustix::net::Shutdown::Write).ok();
-}
-
-/// Breaks off. A node that can't be reached just now doesn't hear it, and keeps an open transaction with its locks; so the
-/// connection stays until it has heard. One that was closed before would be known to nobody on the way then, and what the
-/// node sends would come to nothing instead of being answered by a reset.
-fn let_go(node: node::Secure) {
-    break_off(&node);
-    let mut socket = node.into_inner().0;
-    sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).ok();
-    tokio::spawn(async move {
-        let mut rubbish = [0; 4096];
-        for _ in 0..UNREAD {
-            match timeout(UNHEARD, socket.read(&mut rubbish)).await {
-                Ok(Ok(1..)) => {}
-                Ok(_) | Err(_) => break,
-            }
-        }
-    });
+    sockopt::set_socket_linger(node.get_ref().0, Some(Duration::ZERO)).ok();
+    rustix::net::shutdown(node.get_ref().0, rustix::net::Shutdown::Both).ok();
 }
 
 /// What a session waits for while it is at a node.
