@@ -1,7 +1,7 @@
 //! `cargo xtask drivers`: what programs use to talk to PostgreSQL, tried through the front of the demonstration's pool.
 //!
 //! The drivers come from the registries of their languages, in the versions that tests/drivers names, and stay in the
-//! cache. docs/compatibility.md says what was seen.
+//! cache.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
