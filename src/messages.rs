@@ -10,6 +10,7 @@
 //! | `GET /v1/table` | nodes | the node's whole epoch table, [`EpochTable`] |
 //! | `GET /v1/wal/FILE` | nodes, Jobs | an archived WAL file, uncompressed; 404 when it isn't there |
 //! | `POST /v1/login` | front | [`LoginQuestion`], answered by [`LoginAnswer`]; only a running Postgres has one |
+//! | `POST /v1/left` | front | [`LeftSession`]s, answered by [`Leftover`]: how many of them are still there |
 //! | `POST /v1/roles` | operator | [`EnsureRoles`], answered by [`Ensured`]; only the primary takes it |
 use std::net::IpAddr;
 
@@ -255,6 +256,27 @@ pub struct Stamp {
     pub boot: String,
     /// Milliseconds of the node's `CLOCK_BOOTTIME`.
     pub millis: u64,
+}
+
+/// A session that a front has broken off, though its node may not have heard: process and port are those of
+/// `pg_stat_activity`, and the address is the front's own.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftSession {
+    /// Process of the node's PostgreSQL.
+    pub pid: i32,
+    /// The front's port of that connection.
+    pub port: u16,
+}
+
+/// What a node has done about such sessions.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Leftover {
+    /// Sessions that were ended.
+    pub ended: u32,
+    /// Sessions with a statement under way, which is not cut short: it may be a commit that waits for the other nodes.
+    pub busy: u32,
 }
 
 /// From the primary to every other node (R3, R4).

@@ -12,12 +12,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::stream;
 
+use super::left::{self, Following};
 use super::shared::Shared;
 use super::{epochs, lease, roles, sql};
 use crate::archive::Store;
 use crate::clock;
-use crate::link::Caller;
-use crate::messages::{Beat, EnsureRoles, LoginQuestion, NodeReport, Peer, Role, Vote};
+use crate::link::{Caller, Origin};
+use crate::messages::{
+    Beat, EnsureRoles, LeftSession, Leftover, LoginQuestion, NodeReport, Peer, Role, Vote,
+};
 
 /// A line of the watch is sent at least this often.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -31,6 +34,7 @@ pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
         .route("/v1/vote", post(vote))
         .route("/v1/table", get(table))
         .route("/v1/login", post(login))
+        .route("/v1/left", post(left_sessions))
         .route("/v1/roles", post(ensure_roles))
         .with_state(shared)
         .merge(crate::archive::router(archive))
@@ -44,16 +48,18 @@ async fn report(State(shared): State<Arc<Shared>>) -> Json<NodeReport> {
     Json(shared.report())
 }
 
-async fn watch(State(shared): State<Arc<Shared>>) -> Response {
+async fn watch(caller: Caller, Origin(from): Origin, State(shared): State<Arc<Shared>>) -> Response {
     let changes = shared.subscribe();
-    let lines = stream::unfold((shared, changes, true), |(shared, mut changes, first)| async move {
+    let following = (caller.0 == Peer::Proxy).then(|| Following::begin(&shared, from));
+    let begun = (shared, changes, following, true);
+    let lines = stream::unfold(begun, |(shared, mut changes, following, first)| async move {
         if !first {
             // Late or changed: both are a reason to send a line.
             let _ = tokio::time::timeout(WATCH_EVERY, changes.changed()).await;
         }
         let mut line = serde_json::to_vec(&shared.report()).ok()?;
         line.push(b'\n');
-        Some((Ok::<_, Infallible>(Bytes::from(line)), (shared, changes, false)))
+        Some((Ok::<_, Infallible>(Bytes::from(line)), (shared, changes, following, false)))
     });
     Body::from_stream(lines).into_response()
 }
@@ -141,6 +147,29 @@ async fn login(
     };
     match shared.logins.verifier(&question.user, mock).await {
         Ok(answer) => Json(answer).into_response(),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+/// Ends sessions of the front that asks.
+async fn left_sessions(
+    caller: Caller,
+    Origin(from): Origin,
+    State(shared): State<Arc<Shared>>,
+    Json(sessions): Json<Vec<LeftSession>>,
+) -> Response {
+    if let Err(refused) = caller.one_of(|peer| *peer == Peer::Proxy) {
+        return refused.into_response();
+    }
+    let stopped = shared.lock().report.role == Role::Stopped;
+    let Some(client) = shared.client() else {
+        if stopped {
+            return Json(Leftover::default()).into_response();
+        }
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "postgres isn't running");
+    };
+    match left::end(&client, from, Some(&sessions)).await {
+        Ok(done) => Json(done).into_response(),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

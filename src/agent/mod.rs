@@ -18,6 +18,7 @@ mod initdb;
 pub mod install;
 mod lag;
 mod lease;
+mod left;
 mod lineage;
 mod locks;
 mod logins;

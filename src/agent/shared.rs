@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::election::Probe;
 use super::env::Env;
+use super::left::Fronts;
 use super::logins::Logins;
 use crate::api::v1alpha1::{LoadBalancing, Member, PgPoolMembership, Record};
 use crate::clock::{self, Moment};
@@ -33,6 +34,7 @@ pub struct Shared {
     /// The secret of this data from which verifiers are made up for roles that aren't there.
     pub(super) mock: OnceLock<String>,
     pub(super) logins: Logins,
+    pub(super) fronts: Fronts,
 }
 
 /// The state behind the lock; held for moments only.
@@ -145,6 +147,7 @@ impl Shared {
             version: watch::channel(0).0,
             mock: OnceLock::new(),
             logins: Logins::default(),
+            fronts: Fronts::default(),
         })
     }
 

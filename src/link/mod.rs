@@ -19,6 +19,6 @@ mod tests;
 pub use book::{Book, Proved};
 pub use client::Client;
 pub use error::LinkError;
-pub use server::{Caller, Refused, bind, serve};
+pub use server::{Caller, Origin, Refused, bind, serve};
 pub use tls::{Identity, peer_of};
 pub(crate) use tls::{Stamp, certificates, private_key, provider, stamp_of};

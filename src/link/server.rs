@@ -1,7 +1,7 @@
 //! Serves a router to the other parts of the pool.
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -50,6 +50,10 @@ const USER_TIMEOUT_MS: u32 = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller(pub Peer);
 
+/// Where the request came from; an extractor for handlers under [`serve`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin(pub IpAddr);
+
 /// The caller may not do this: answered 403.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(String);
@@ -84,6 +88,14 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
         let peer = parts.extensions.get::<Peer>().cloned();
         peer.map(Self).ok_or_else(|| Refused("the caller isn't known".into()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Origin {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        parts.extensions.get::<Self>().copied().ok_or_else(|| Refused("the caller isn't known".into()))
     }
 }
 
@@ -183,6 +195,7 @@ impl Door {
         let router = TowerToHyperService::new(self.router);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(Origin(from.ip().to_canonical()));
             hyper::service::Service::call(&router, request)
         });
         let mut builder = hyper::server::conn::http1::Builder::new();

@@ -5,11 +5,11 @@ use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::hub::Hub;
+use super::{hub::Hub, left::Left};
 use crate::{
     clock,
     link::{Client, LinkError},
-    messages::NodeReport,
+    messages::{Leftover, NodeReport},
     names,
 };
 
@@ -21,6 +21,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Leases are asked for a few times within their length, within these bounds.
 const ASKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Between two tries to have sessions ended that were left.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Questions within the length of a lease.
 const ASKS_PER_LEASE: u32 = 5;
 
@@ -34,6 +36,8 @@ pub struct Agent {
     pub pool_uid: String,
     /// Host names of all nodes, by index.
     pub hosts: Arc<[String]>,
+    /// Sessions that it may not know to be over.
+    pub left: Arc<Left>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +58,7 @@ impl Agent {
         let mut pause = PAUSES.0;
         let mut last = String::new();
         loop {
-            let (heard, error) = self.listen(&hub, &client).await;
+            let (heard, error) = Box::pin(self.listen(&hub, &client)).await;
             if heard {
                 pause = PAUSES.0;
                 last.clear();
@@ -101,6 +105,7 @@ impl Agent {
         let ended: Result<std::convert::Infallible, FeedError> = tokio::select! {
             ended = reading => ended,
             ended = self.ask(hub, client, &changed) => ended,
+            never = self.tell(client) => match never {},
         };
         match ended {
             Err(error) => (heard, error),
@@ -137,6 +142,24 @@ impl Agent {
             }
             // Either is a reason to ask again.
             let _ = timeout(pause, changed.notified()).await;
+        }
+    }
+
+    /// Says which sessions were left, until they are gone.
+    async fn tell(&self, client: &Client) -> std::convert::Infallible {
+        loop {
+            let left = self.left.of(self.index).await;
+            let told = client.post_json(&self.host, names::AGENT_PORT, "/v1/left", &left, ANSWER).await;
+            match told {
+                Ok(Leftover { busy: 0, .. }) => self.left.is_heard(self.index, &left),
+                // Its agent is older and knows no such call.
+                Err(error) if error.is_not_found() => self.left.is_heard(self.index, &left),
+                Ok(_) => sleep(AGAIN).await,
+                Err(error) => {
+                    tracing::debug!(node = self.index, %error, "a node isn't told of sessions that were left");
+                    sleep(AGAIN).await;
+                }
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod hold;
 mod hub;
 mod lane;
 mod lease;
+mod left;
 mod login;
 mod metrics;
 mod node;
@@ -45,7 +46,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub, peers::Peers,
+    cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub, left::Left, peers::Peers,
     refusal::Refusal, route::Kind,
 };
 use crate::{
@@ -119,6 +120,7 @@ pub(in crate::proxy) struct Front {
     cancels: Semaphore,
     questions: Semaphore,
     keys: Arc<Keys>,
+    left: Arc<Left>,
     /// Ends sessions as soon as they are idle.
     drain: CancellationToken,
     /// Ends all sessions.
@@ -176,6 +178,7 @@ impl Front {
             cancels: Semaphore::new(CANCELS.0),
             questions: Semaphore::new(CANCELS.1),
             keys: Arc::default(),
+            left: Arc::default(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
@@ -196,7 +199,8 @@ impl Front {
         let mut tasks = JoinSet::new();
         let hosts: Arc<[String]> = (0..args.nodes).map(|index| self.host(index)).collect();
         for (index, host) in (0..).zip(hosts.iter().cloned()) {
-            let agent = Agent { index, host, pool_uid: args.of.uid.clone(), hosts: hosts.clone() };
+            let (pool_uid, left) = (args.of.uid.clone(), self.left.clone());
+            let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), left };
             tasks.spawn(agent.follow(self.hub.clone(), self.link.clone()));
         }
         let hub = self.hub.clone();

@@ -323,8 +323,8 @@ pub async fn primary_cut_off_from_nodes(world: &World) -> Outcome {
     let old = machines::primary_away_from_load(world).await?;
     let machine = machines::of_node(world, old).await?;
     let others = machines::others(&machine);
-    // A transaction whose client is cut off in the middle of it.
-    sessions::hold_a_lock(world).await?;
+    // Transactions whose front is cut off in the middle of them.
+    sessions::hold_locks(world, &machines::front_away_from(world, &machine).await?).await?;
     for other in &others {
         machines::fault(&["part", &machine, other]).await?;
     }
@@ -342,7 +342,7 @@ pub async fn primary_cut_off_from_nodes(world: &World) -> Outcome {
     ensure(after.primary == old && after.phase == Phase::Serving, || format!("deposed: {after:?}"))?;
     machines::ready(world, &machine).await?;
     load::unharmed(world).await?;
-    sessions::lock_is_free(world).await
+    sessions::locks_are_free(world).await
 }
 
 /// The machine of the primary reaches the other machines and not the API: the pool doesn't notice.
@@ -361,18 +361,21 @@ pub async fn primary_cut_off_from_api(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The machine of a standby is cut off; who reads there is told nothing old.
+/// The machine of a standby is cut off; who reads there is told nothing old, and transactions of the front on it don't keep
+/// their locks until it is back.
 pub async fn standby_cut_off(world: &World) -> Outcome {
     let node = machines::standby_beside_front(world).await?;
     let machine = machines::of_node(world, node).await?;
     let witness = Witness::beside(world, &machine).await?;
+    sessions::hold_locks(world, &machines::front_on(world, &machine).await?).await?;
     machines::fault(&["isolate", &machine]).await?;
     // The write is acknowledged only once the lost standby's lease is over.
     let written = witness.write(world).await;
     let went_on = load::goes_on(world).await;
-    tokio::time::sleep(FROZEN).await;
+    let free = sessions::locks_are_free(world).await;
     machines::fault(&["heal", &machine]).await?;
     went_on?;
+    free?;
     machines::ready(world, &machine).await?;
     witness.judge(world, written?).await?;
     load::unharmed(world).await

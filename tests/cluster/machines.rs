@@ -1,7 +1,7 @@
 //! The machines of the embedded cluster, and what can be done to them (`cargo xtask cluster node`).
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use pgpool_operator::names;
@@ -76,15 +76,37 @@ pub async fn standby_away_from_load(world: &World) -> Outcome<u8> {
     failed("every attached standby runs beside the load")
 }
 
-/// The machines of the fronts.
-async fn fronts(world: &World) -> Outcome<Vec<String>> {
+/// The fronts: each with its machine and its address.
+async fn fronts(world: &World) -> Outcome<Vec<(String, String)>> {
     let list = world.pods().list(&ListParams::default().labels(&selector("proxy"))).await?;
-    Ok(list.items.into_iter().filter_map(|pod| pod.spec?.node_name).collect())
+    let of = |pod: Pod| Some((pod.spec?.node_name?, pod.status?.pod_ip?));
+    Ok(list.items.into_iter().filter_map(of).collect())
+}
+
+/// The machines of the fronts.
+async fn machines_of_fronts(world: &World) -> Outcome<Vec<String>> {
+    Ok(fronts(world).await?.into_iter().map(|(machine, _)| machine).collect())
+}
+
+/// The address of a front on this machine.
+pub async fn front_on(world: &World, machine: &str) -> Outcome<String> {
+    front_where(world, |its| its == machine).await
+}
+
+/// The address of a front on another machine than this one.
+pub async fn front_away_from(world: &World, machine: &str) -> Outcome<String> {
+    front_where(world, |its| its != machine).await
+}
+
+async fn front_where(world: &World, fits: impl Fn(&str) -> bool) -> Outcome<String> {
+    let found = fronts(world).await?.into_iter().find(|(machine, _)| fits(machine));
+    found.map(|(_, address)| address).ok_or_else(|| Failure("no front runs there".to_owned()))
 }
 
 /// The primary, on a machine with a front and without the load: it hands over to a standby that is there.
 pub async fn primary_beside_front(world: &World) -> Outcome<u8> {
-    let (old, fronts, load) = (primary(world).await?, fronts(world).await?, of_pod(world, load::POD).await?);
+    let (old, fronts, load) =
+        (primary(world).await?, machines_of_fronts(world).await?, of_pod(world, load::POD).await?);
     let machine = of_node(world, old).await?;
     if machine != load && fronts.contains(&machine) {
         return Ok(old);
@@ -96,7 +118,7 @@ pub async fn primary_beside_front(world: &World) -> Outcome<u8> {
 /// so one is there, but the primary may be; then it goes elsewhere.
 pub async fn standby_beside_front(world: &World) -> Outcome<u8> {
     for _ in 0..2 {
-        let (record, fronts) = (world.record().await?, fronts(world).await?);
+        let (record, fronts) = (world.record().await?, machines_of_fronts(world).await?);
         let load = of_pod(world, load::POD).await?;
         for member in record.attached.iter().filter(|m| m.index != record.primary) {
             let machine = of_node(world, member.index).await?;

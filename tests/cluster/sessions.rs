@@ -52,27 +52,39 @@ pub async fn still_open(world: &World) -> Outcome {
     .await
 }
 
-/// Opens a session of the application that has begun a transaction, holds a lock, and does nothing more.
-pub async fn hold_a_lock(world: &World) -> Outcome {
-    let locks = "CREATE TABLE IF NOT EXISTS held (); BEGIN; LOCK TABLE held; SELECT 1";
-    let script = format!(
-        "rm -f /tmp/said; {{ (echo '{locks};'; sleep 300) | psql -XAtq 'host={POOL} sslmode=verify-full'; }} \
-         >/tmp/said 2>&1 </dev/null &"
-    );
-    client(world, &script).await?;
-    until("the application's transaction", WHOLE, || async {
-        let said = client(world, "cat /tmp/said").await?;
-        ensure(said.ends_with('1'), || said.clone())
-    })
-    .await
+/// Tables that are locked by sessions which have begun a transaction: one waits for its client, the other one has an answer
+/// to say in a moment.
+const LOCKED: [(&str, &str); 2] = [("idle_lock", "SELECT"), ("busy_lock", "SELECT pg_sleep(6)")];
+
+/// Opens sessions of the application, by the front at this address, that hold locks and do nothing more of their own.
+pub async fn hold_locks(world: &World, front: &str) -> Outcome {
+    for (table, then) in LOCKED {
+        let locks = format!("CREATE TABLE IF NOT EXISTS {table} (); BEGIN; LOCK TABLE {table}; SELECT 1");
+        let script = format!(
+            "rm -f /tmp/{table}; {{ (echo '{locks}; {then};'; sleep 300) \
+             | psql -XAtq 'host={POOL} hostaddr={front} sslmode=verify-full'; }} >/tmp/{table} 2>&1 </dev/null &"
+        );
+        client(world, &script).await?;
+        until("the application's transaction", WHOLE, || async {
+            let said = client(world, &format!("cat /tmp/{table}")).await?;
+            ensure(said.ends_with('1'), || said.clone())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
-/// Nobody holds that lock any more.
-pub async fn lock_is_free(world: &World) -> Outcome {
-    until("the lock of a client that is gone", WHOLE, || async {
-        as_app(world, POOL, "SET lock_timeout = '1s'; BEGIN; LOCK TABLE held; COMMIT").await.map(drop)
-    })
-    .await
+/// Nobody holds these locks any more; the primary itself is asked, on its own machine.
+pub async fn locks_are_free(world: &World) -> Outcome {
+    for (table, _) in LOCKED {
+        until(&format!("{table} of a client that was cut off"), WHOLE, || async {
+            let primary = world.record().await?.primary;
+            let lock = format!("SET lock_timeout = '1s'; BEGIN; LOCK TABLE {table}; COMMIT");
+            world.psql(primary, "app", &lock).await.map(drop)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// A login of the application with this password, which goes by standard input.

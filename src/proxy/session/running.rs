@@ -9,10 +9,12 @@ use tokio::{
 };
 
 use super::super::{
-    cancel::Registered,
+    Front,
+    cancel::{Key, Registered},
     hold::{Course, View, course},
     hub::Seat,
     lease::Standing,
+    left,
     login::{self, LoginError},
     node::{self, Greeting, NodeError},
     refusal::Refusal,
@@ -45,6 +47,8 @@ pub struct Running {
     seat: Seat,
     node: node::Secure,
     key: Registered,
+    /// What the node calls it.
+    theirs: Key,
     /// The settings that the client was told of at last.
     told: Vec<u8>,
     flow: Flow,
@@ -68,12 +72,12 @@ impl Running {
         credentials: Credentials,
         landing: Landing,
     ) -> Result<Self, LoginError> {
-        let Landing { mut seat, node, greeting: Greeting { said: told, key } } = landing;
-        let key = guest.front.keys.register(seat.index, key);
+        let Landing { mut seat, node, greeting: Greeting { said: told, key: theirs } } = landing;
+        let key = guest.front.keys.register(seat.index, theirs);
         login::admit(&mut guest.client, &told, &key.key).await?;
         seat.count(false);
         let flow = Flow::new(key.cancels.clone());
-        Ok(Self { guest, place, credentials, seat, node, key, told, flow })
+        Ok(Self { guest, place, credentials, seat, node, key, theirs, told, flow })
     }
 
     /// Runs until it is over.
@@ -100,7 +104,7 @@ impl Running {
 
     /// Passes bytes until something else has to be done.
     async fn pass(&mut self) -> Turn {
-        let Self { guest, seat, node, flow, .. } = self;
+        let Self { guest, seat, node, flow, theirs, .. } = self;
         let (front, kind) = (guest.front.clone(), guest.kind);
         let traffic = front.hub.metrics.traffic(kind, seat.index);
         let mut standing = seat.tenure.watch();
@@ -122,8 +126,8 @@ impl Running {
                 front.hub.metrics.waits(kind, seat.index, reason(stands));
             }
             if mode == Mode::Questions && stands == Standing::Over {
+                break_off(&front, seat, relay.node(), *theirs);
                 seat.leave();
-                break_off(relay.node());
             }
             relay.set(mode);
             tokio::select! {
@@ -206,7 +210,7 @@ impl Running {
         seat.count(true);
         tracing::debug!(from, to = seat.index, route = self.guest.kind.name(), "a session was moved");
         self.key.points_to(seat.index, greeting.key);
-        (self.seat, self.node) = (seat, node);
+        (self.seat, self.node, self.theirs) = (seat, node, greeting.key);
         if greeting.said != self.told {
             let telling = async {
                 self.guest.client.write_all(&greeting.said).await?;
@@ -224,7 +228,7 @@ impl Running {
     async fn part(&mut self) {
         self.flow.forget_answers();
         if matches!(self.seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
-            return break_off(&self.node);
+            return break_off(&self.guest.front, &self.seat, &self.node, self.theirs);
         }
         let parting = async {
             self.node.write_all(&encode(b'X', &[])).await?;
@@ -234,13 +238,13 @@ impl Running {
     }
 
     async fn end(self, end: &End, why: Option<Refusal>) {
-        let Self { mut guest, place, seat, mut node, flow, .. } = self;
+        let Self { mut guest, place, seat, mut node, flow, theirs, .. } = self;
         tracing::debug!(node = seat.index, route = guest.kind.name(), ?end, ?why, "a session ended");
         if matches!(end, End::NodeLost) {
             guest.front.hub.metrics.dropped(guest.kind, seat.index);
         }
         if matches!(seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
-            break_off(&node);
+            break_off(&guest.front, &seat, &node, theirs);
         } else {
             timeout(FAREWELL, node.shutdown()).await.ok();
         }
@@ -254,8 +258,11 @@ impl Running {
     }
 }
 
-/// The node is done with: its place there is free, and what is still on its way to it is thrown away.
-fn break_off(node: &node::Secure) {
+/// The node is done with: what is still on its way to it is thrown away. It may not hear, so it is told once more by its agent.
+fn break_off(front: &Front, seat: &Seat, node: &node::Secure, key: Key) {
+    if let Some(session) = left::session(node, key) {
+        front.left.note(seat.index, session);
+    }
     sockopt::set_socket_linger(node.get_ref().0, Some(Duration::ZERO)).ok();
     rustix::net::shutdown(node.get_ref().0, rustix::net::Shutdown::Both).ok();
 }

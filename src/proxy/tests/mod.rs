@@ -54,7 +54,7 @@ use crate::{
         serve,
         testing::{Authority, acceptor},
     },
-    messages::{LoginAnswer, LoginQuestion, NodeReport, Role},
+    messages::{LeftSession, Leftover, LoginAnswer, LoginQuestion, NodeReport, Role},
     pki::{SaltKey, scram_verifier},
 };
 
@@ -69,6 +69,8 @@ struct Node {
     says: watch::Sender<NodeReport>,
     mute: Arc<AtomicBool>,
     heard: Heard,
+    /// The sessions that it was told to be over, each time.
+    left: watch::Receiver<Vec<Vec<LeftSession>>>,
     /// Ends all its sessions.
     ends: watch::Sender<()>,
     _tasks: [AbortOnDropHandle<()>; 2],
@@ -79,6 +81,7 @@ struct Node {
 struct Agent {
     says: watch::Receiver<NodeReport>,
     mute: Arc<AtomicBool>,
+    left: watch::Sender<Vec<Vec<LeftSession>>>,
 }
 
 async fn one(State(agent): State<Agent>) -> Json<NodeReport> {
@@ -94,6 +97,12 @@ async fn all(State(agent): State<Agent>) -> Body {
         Ok::<_, Infallible>(Bytes::from(line))
     });
     Body::from_stream(lines)
+}
+
+/// One has a statement under way when it is asked first.
+async fn end(State(agent): State<Agent>, Json(sessions): Json<Vec<LeftSession>>) -> Json<Leftover> {
+    agent.left.send_modify(|all| all.push(sessions));
+    Json(Leftover { ended: 0, busy: u32::from(agent.left.borrow().len() == 1) })
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {
@@ -191,11 +200,13 @@ impl Pool {
             let (identity, dir) = authority.identity(&format!("u/node/{index}"), &[&host]);
             let (says, mute) =
                 (watch::Sender::new(report(index, *role, 3, LEASE_MS)), Arc::new(AtomicBool::new(false)));
-            let agent = Agent { says: says.subscribe(), mute: mute.clone() };
+            let (told, left) = watch::channel(Vec::new());
+            let agent = Agent { says: says.subscribe(), mute: mute.clone(), left: told };
             let router = Router::new()
                 .route("/v1/report", get(one))
                 .route("/v1/watch", get(all))
                 .route("/v1/login", post(stored))
+                .route("/v1/left", post(end))
                 .with_state(agent);
             let (listener, address) = listen().await;
             agents.insert(host.clone(), address);
@@ -210,6 +221,7 @@ impl Pool {
                 says,
                 mute,
                 heard,
+                left,
                 ends,
                 _tasks: tasks.map(AbortOnDropHandle::new),
                 _dir: dir,

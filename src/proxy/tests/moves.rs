@@ -59,6 +59,23 @@ async fn a_node_that_leaves_takes_along_only_who_has_something_there() {
 }
 
 #[tokio::test]
+async fn a_node_is_told_which_sessions_were_broken_off_until_they_are_gone() {
+    let mut pool = Pool::start(&POOL, 100).await;
+    let (mut busy, _) = pool.connect(pool.primary).await;
+    let (_idle, _) = pool.connect(pool.primary).await;
+    begin(&mut busy).await;
+    pool.say(0, |said| said.open = false);
+    assert_eq!(ended(&mut busy).await, "57P01");
+    let told = pool.nodes[0].left.wait_for(|told| told.len() > 1);
+    let told = timeout(PATIENCE, told).await.expect("the node was not told").unwrap();
+    for sessions in told.iter() {
+        assert!(sessions.iter().all(|session| session.pid == 0 && session.port > 0), "{sessions:?}");
+    }
+    let ports: std::collections::BTreeSet<u16> = told.iter().flatten().map(|session| session.port).collect();
+    assert!(!ports.is_empty() && ports.len() <= 2, "{told:?}");
+}
+
+#[tokio::test]
 async fn a_switchover_is_not_noticed_between_two_transactions() {
     let pool = Pool::start(&POOL, 100).await;
     let (mut idle, _) = pool.connect(pool.primary).await;

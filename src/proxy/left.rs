@@ -1,0 +1,88 @@
+//! Sessions that were broken off, until their nodes know.
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{cancel::Key, node};
+use crate::messages::LeftSession;
+
+/// Of one node so many are remembered; the oldest are forgotten first.
+const MOST: usize = 10_000;
+
+/// A session at a node, as the node itself would find it; none where its connection is gone already.
+pub fn session(node: &node::Secure, key: Key) -> Option<LeftSession> {
+    let [a, b, c, d, ..] = key;
+    let port = node.get_ref().0.local_addr().ok()?.port();
+    Some(LeftSession { pid: i32::from_be_bytes([a, b, c, d]), port })
+}
+
+/// What is still to be said to the nodes.
+#[derive(Default)]
+pub struct Left {
+    sessions: Mutex<BTreeMap<u8, VecDeque<LeftSession>>>,
+    news: watch::Sender<()>,
+}
+
+impl Left {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, VecDeque<LeftSession>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Node `index` has to hear that this session is over.
+    pub fn note(&self, index: u8, session: LeftSession) {
+        let mut all = self.lock();
+        let sessions = all.entry(index).or_default();
+        if sessions.len() == MOST {
+            sessions.pop_front();
+        }
+        sessions.push_back(session);
+        drop(all);
+        self.news.send_replace(());
+    }
+
+    /// What node `index` has to hear, as soon as there is anything.
+    pub async fn of(&self, index: u8) -> Vec<LeftSession> {
+        let mut news = self.news.subscribe();
+        loop {
+            let sessions: Vec<LeftSession> = self.lock().get(&index).into_iter().flatten().copied().collect();
+            if !sessions.is_empty() {
+                return sessions;
+            }
+            // The sender is this one's own.
+            let _ = news.changed().await;
+        }
+    }
+
+    /// Node `index` has heard this.
+    pub fn is_heard(&self, index: u8, heard: &[LeftSession]) {
+        if let Some(sessions) = self.lock().get_mut(&index) {
+            sessions.retain(|session| !heard.contains(session));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_is_told_what_it_has_not_heard() {
+        let left = Left::default();
+        let session = |pid| LeftSession { pid, port: 4000 };
+        left.note(1, session(7));
+        left.note(2, session(8));
+        let told = left.of(1).await;
+        assert_eq!(told, [session(7)]);
+        left.note(1, session(9));
+        left.is_heard(1, &told);
+        assert_eq!(left.of(1).await, [session(9)]);
+        for pid in 0..=10_000 {
+            left.note(2, session(pid));
+        }
+        let told = left.of(2).await;
+        assert_eq!((told.len(), told[0].pid), (MOST, 1), "the oldest are forgotten");
+    }
+}
