@@ -28,6 +28,32 @@ impl FlushHistory {
     }
 }
 
+/// A node that was removed isn't added again for so long; each time that it was too slow, twice as long as the time before.
+const RETURN: Duration = Duration::from_secs(1);
+/// Longest such time.
+const RETURN_MOST: Duration = Duration::from_secs(300);
+/// After so long without that it begins anew.
+const FORGIVEN: Duration = Duration::from_secs(3600);
+
+/// When nodes that were removed, or given up, may be added again (R13).
+#[derive(Debug, Default)]
+pub struct Returns {
+    slow: BTreeMap<u8, (u32, Moment)>,
+}
+
+impl Returns {
+    /// For a node that has gone now; `slow` says that commits had to wait for it.
+    pub fn after(&mut self, now: Moment, index: u8, slow: bool) -> Moment {
+        if !slow {
+            return now.after(RETURN);
+        }
+        let known = self.slow.get(&index).filter(|(_, at)| now.since(*at) < FORGIVEN);
+        let before = known.map_or(0, |(times, _)| *times);
+        self.slow.insert(index, (before.saturating_add(1), now));
+        now.after(RETURN.saturating_mul(2_u32.saturating_pow(before)).min(RETURN_MOST))
+    }
+}
+
 /// Sessions that wait for synchronous standbys, and when each was first seen to.
 #[derive(Debug, Default)]
 pub struct Waiters {
@@ -51,6 +77,23 @@ mod tests {
 
     fn at(millis: u64) -> Moment {
         Moment::from_millis(millis)
+    }
+
+    #[test]
+    fn a_node_that_is_too_slow_again_and_again_comes_back_later_each_time() {
+        let mut returns = Returns::default();
+        let mut now = Moment::from_millis(10_000);
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            let then = returns.after(now, 1, true);
+            pauses.push(then.since(now).as_secs());
+            now = then;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        assert_eq!(returns.after(now, 1, false), now.after(RETURN), "it was restarted");
+        assert_eq!(returns.after(now, 2, true), now.after(RETURN));
+        let later = now.after(FORGIVEN * 2);
+        assert_eq!(returns.after(later, 1, true), later.after(RETURN));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::beats::Beats;
 use super::conf::{Conf, ConfError, take_certificates};
 use super::election::Election;
 use super::initdb::InitError;
-use super::lag::{FlushHistory, Waiters};
+use super::lag::{FlushHistory, Returns, Waiters};
 use super::office::OfficeError;
 use super::postgres::{Postgres, PostgresError};
 use super::reaper;
@@ -115,6 +115,7 @@ pub struct Node {
     pub(super) beats: Option<Beats>,
     pub(super) flushes: FlushHistory,
     pub(super) waiters: Waiters,
+    pub(super) returns: Returns,
     /// Starts of Postgres in a row that never got ready.
     pub(super) failed_starts: u32,
     pub(super) retry_at: Moment,
@@ -172,6 +173,7 @@ impl Node {
             beats: None,
             flushes: FlushHistory::default(),
             waiters: Waiters::default(),
+            returns: Returns::default(),
             failed_starts: 0,
             retry_at: Moment::ZERO,
             stuck: None,

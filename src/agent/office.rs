@@ -174,6 +174,23 @@ impl Node {
         Ok(())
     }
 
+    /// Takes away what a promotion has left that never ended, before Postgres is started again. PostgreSQL would follow the
+    /// newest timeline that has a history file, and promote to the one after it; and a file without a line, which
+    /// [`Self::make_room`] puts there, would keep it from starting.
+    pub(super) async fn undo_promotion(&mut self) -> Result<(), StepError> {
+        let Some(chosen) = self.record().map(|record| record.timeline) else { return Ok(()) };
+        let Some(control) = self.control().await? else { return Ok(()) };
+        let folder = self.volume.data().join("pg_wal");
+        for n in control.timeline.max(control.min_recovery_timeline) + 1..=chosen {
+            let path = folder.join(format!("{n:08X}.history"));
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            if n == chosen || text.lines().all(|line| line.trim().is_empty() || line.starts_with('#')) {
+                fs::remove_file(&path).map_err(|source| super::volume::VolumeError::File { path, source })?;
+            }
+        }
+        Ok(sync_dir(&folder)?)
+    }
+
     /// N stands in the configuration, and no session of a client is left, before the first commit can be made.
     async fn load_for_office(&mut self, member: &Member) -> Result<(), StepError> {
         let (Some(config), Some(programs)) = (self.config(member, Role::Primary), self.programs.clone())
@@ -197,7 +214,12 @@ impl Node {
         while observe::in_recovery(client).await? {
             self.shared.lock().postgres_seen = clock::now();
             if clock::now() > deadline {
-                return Ok(Err(OfficeError::Late));
+                // Who is alone has nobody to leave it to, and asks again.
+                return if record.attached.len() > 1 {
+                    Ok(Err(OfficeError::Late))
+                } else {
+                    Err(OfficeError::Late.into())
+                };
             }
             tokio::time::sleep(POLL).await;
         }

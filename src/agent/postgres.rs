@@ -38,6 +38,8 @@ const POLL: Duration = Duration::from_millis(5);
 const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 /// Time for which every session is refused after which the data counts as unreadable.
 const BROKEN_AFTER: Duration = Duration::from_secs(5);
+/// Time without any word after which it counts as hanging.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// Longest time that an orderly stop may take; the pod has 60 s in all.
 pub const STOP_LIMIT: Duration = Duration::from_secs(40);
 
@@ -50,6 +52,8 @@ pub struct Postgres {
     client: Option<Arc<Client>>,
     /// Since when sessions are refused because the data can't be read.
     broken: Option<Moment>,
+    /// Since when it neither gives a session nor refuses one.
+    silent: Option<Moment>,
     /// The gate that Postgres is known to keep, sessions included; none while it is being moved.
     gate: Option<Gate>,
 }
@@ -60,7 +64,7 @@ impl Postgres {
         conf.write_gate(Gate::Shut)?;
         let server = Server::start(program, files)?;
         let boot = format!("{:016x}", rand::random::<u64>());
-        Ok(Self { server, boot, client: None, broken: None, gate: Some(Gate::Shut) })
+        Ok(Self { server, boot, client: None, broken: None, silent: None, gate: Some(Gate::Shut) })
     }
 
     /// True while clients are let in.
@@ -76,6 +80,7 @@ impl Postgres {
     /// Gives up a session that does not answer; the next question makes another.
     pub fn drop_session(&mut self) {
         self.client = None;
+        self.silent.get_or_insert_with(clock::now);
     }
 
     /// The agent's session, made anew when it was lost; none while Postgres isn't ready for one.
@@ -85,13 +90,16 @@ impl Postgres {
         }
         match sql::connect("postgres").await {
             Ok(client) => {
-                self.broken = None;
+                (self.broken, self.silent) = (None, None);
                 self.client = Some(Arc::new(client));
             }
             Err(error) => {
                 tracing::debug!(%error, "no session");
                 self.client = None;
                 self.broken = error.is_broken().then(|| self.broken.unwrap_or_else(clock::now));
+                // One that is starting, or full, says so.
+                let says_why = matches!(error, SqlError::Refused { .. });
+                self.silent = (!says_why).then(|| self.silent.unwrap_or_else(clock::now));
             }
         }
         self.client.clone()
@@ -100,6 +108,11 @@ impl Postgres {
     /// Whether sessions have been refused for so long that the data must be taken for unreadable.
     pub fn is_broken(&self) -> bool {
         self.broken.is_some_and(|since| clock::now().since(since) > BROKEN_AFTER)
+    }
+
+    /// Whether it has neither given a session nor refused one for so long that it must be taken for hanging.
+    pub fn is_silent(&self) -> bool {
+        self.silent.is_some_and(|since| clock::now().since(since) > SILENT_AFTER)
     }
 
     /// Has Postgres read its files again and waits until it has: a session that is opened afterwards shows the

@@ -12,7 +12,9 @@ use crate::api::v1alpha1::{Member, Record};
 use crate::clock;
 use crate::membership::joining::compare_tables;
 use crate::membership::names::Names;
-use crate::membership::primary::{Action, Compared, Growth, PrimaryView, Why, Wish, attach_note, next};
+use crate::membership::primary::{
+    Action, Compared, Growth, PrimaryView, Why, Wish, attach_note, is_deposed, next,
+};
 use crate::messages::{EpochTable, Role, Standing};
 use crate::names;
 
@@ -27,6 +29,11 @@ const PROBE_POLL: Duration = Duration::from_millis(10);
 impl Node {
     /// One look at a running primary, and one action.
     pub(super) async fn primary_step(&mut self) -> Result<Next, StepError> {
+        // Before it is asked anything: one that hangs has to stop all the same.
+        let me = self.shared.lock().member.clone();
+        if self.record().zip(me).is_some_and(|(record, me)| is_deposed(record, &me)) {
+            return self.stop_and_think(&Why::NotPrimary.to_string()).await;
+        }
         let Some(pg) = self.pg.as_mut() else { return Ok(Next::Wait) };
         let Some(client) = pg.client().await else {
             self.say("postgres is starting");
@@ -348,17 +355,23 @@ impl Node {
         Ok(())
     }
 
-    /// A node that was removed is not added again at once.
-    fn note_removed(&self, before: Option<&Record>) {
-        let Some((now_record, before)) = self.record().zip(before) else { return };
-        let gone: Vec<u8> =
-            before.attached.iter().filter(|m| !now_record.attached.contains(m)).map(|m| m.index).collect();
-        let then = clock::now().after(Duration::from_secs(1));
-        self.office(|office| {
-            for index in gone {
-                office.others.entry(index).or_default().not_before = Some(then);
-            }
-        });
+    /// A node that was removed, or that was given up before it was added, is not added again at once.
+    fn note_removed(&mut self, before: Option<&Record>) {
+        let Some((record, before)) = self.record().zip(before) else { return };
+        let removed = before.attached.iter().filter(|m| !record.attached.contains(m));
+        let listed = self.names.listed.iter().map(|l| &l.member);
+        let given_up = listed.filter(|m| !record.attached.contains(m) && !before.attached.contains(m));
+        let gone: Vec<(u8, bool)> =
+            removed.map(|m| (m.index, false)).chain(given_up.map(|m| (m.index, true))).collect();
+        let (now, shared) = (clock::now(), self.shared.clone());
+        let mut inner = shared.lock();
+        let Some(office) = inner.office.as_mut() else { return };
+        let limit = office.wish.timings.detach_lag();
+        for (index, given_up) in gone {
+            let other = office.others.entry(index).or_default();
+            let slow = given_up || other.lag.is_some_and(|lag| lag > limit);
+            other.not_before = Some(self.returns.after(now, index, slow));
+        }
     }
 
     pub(super) async fn let_clients_in(&mut self, client: &Client) -> Result<(), StepError> {

@@ -51,6 +51,9 @@ pub struct Server {
 
 /// Between two looks at a Postgres that stops; it tells nobody how far it is.
 const POLL: Duration = Duration::from_millis(5);
+/// An immediate stop takes no longer: after 5 s the postmaster kills its processes (PostgreSQL source, `postmaster.c`,
+/// `SIGKILL_CHILDREN_AFTER_SECS`). One that hangs takes no signal but SIGKILL.
+const AT_ONCE: Duration = Duration::from_secs(10);
 /// How long its last words are waited for once it is dead: a program of its may still hold the pipe.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -221,8 +224,9 @@ impl Server {
 
     /// Stops Postgres: in order for at most `limit`, then at once.
     pub async fn stop(&self, how: Stop, limit: Duration) {
-        let first = if how == Stop::Fast { Signal::INT } else { Signal::QUIT };
-        for signal in [first, Signal::QUIT, Signal::KILL] {
+        let in_order = (how == Stop::Fast).then_some((Signal::INT, limit));
+        let at_once = [(Signal::QUIT, limit.min(AT_ONCE)), (Signal::KILL, limit)];
+        for (signal, limit) in in_order.into_iter().chain(at_once) {
             if self.signal(signal).is_err() || tokio::time::timeout(limit, self.wait()).await.is_ok() {
                 return;
             }

@@ -37,7 +37,11 @@ impl Node {
         if self.is_fenced() {
             return self.stop_and_think("fenced by wish").await;
         }
+        let attached = self.shared.lock().attached();
         let Some(pg) = self.pg.as_mut() else { return Ok(Next::Wait) };
+        if pg.is_silent() && !attached {
+            return self.stop_and_think("postgres doesn't answer").await;
+        }
         let Some(client) = pg.client().await else {
             if pg.is_broken() {
                 self.failed_starts = super::start::BROKEN_AFTER;

@@ -69,6 +69,12 @@ impl Node {
         if self.cannot(wanted).is_none() && !self.has_checkpoint(id) {
             return Ok(Next::Wait);
         }
+        // Without the API nobody could take over, and the word would bind this node all the same.
+        self.stale = true;
+        self.read_record().await?;
+        if self.stale {
+            return Ok(Next::Wait);
+        }
         match self.hand_over(wanted, client).await? {
             Ok(()) => Ok(Next::Again),
             Err(why) => {
@@ -132,6 +138,7 @@ impl Node {
         {
             tracing::info!("the checkpoint goes on beside the handover");
         }
+        let was_open = self.pg.as_ref().is_some_and(super::postgres::Postgres::is_open);
         // The fronts send nobody new here; who is in a transaction may finish it.
         self.shared.lock().report.draining = true;
         self.shared.changed();
@@ -144,18 +151,18 @@ impl Node {
             Ok(true) => {}
             Ok(false) if wanted.ending => tracing::warn!("a standby lags: it is left to the election"),
             Ok(false) => {
-                self.take_back(client).await?;
+                self.take_back(was_open, client).await?;
                 return Ok(Err("an attached standby was lost, or did not apply everything in time".into()));
             }
             Err(error) => {
-                self.take_back(client).await?;
+                self.take_back(was_open, client).await?;
                 return Err(error);
             }
         }
         let senders = match self.senders(client).await {
             Ok(senders) => senders,
             Err(error) => {
-                self.take_back(client).await?;
+                self.take_back(was_open, client).await?;
                 return Err(error);
             }
         };
@@ -261,10 +268,12 @@ impl Node {
         Ok(false)
     }
 
-    /// Opens again: same office, same epoch.
-    async fn take_back(&mut self, client: &Client) -> Result<(), StepError> {
+    /// Opens again: same office, same epoch. A gate that had never been opened stays shut, until its time has come.
+    async fn take_back(&mut self, was_open: bool, client: &Client) -> Result<(), StepError> {
         self.shared.lock().report.draining = false;
-        self.let_clients_in(client).await?;
+        if was_open {
+            self.let_clients_in(client).await?;
+        }
         self.shared.changed();
         Ok(())
     }

@@ -11,6 +11,11 @@ use crate::api::v1alpha1::{Member, Phase, Record};
 use crate::clock::Moment;
 use crate::messages::{Standing, Vote};
 
+/// After so many times R whoever should choose itself and doesn't is passed over by the next one.
+const SECOND: u32 = 3;
+/// After so many times R also a primary that is alive and can't write, or standbys that can't.
+const LAST: u32 = 6;
+
 /// What an attached standby knows of the primary in office.
 #[derive(Clone, Debug)]
 pub struct Suspicion<'a> {
@@ -129,8 +134,13 @@ fn incumbent(booth: &Booth<'_>, votes: &[&Vote], waited: Duration) -> Option<Rec
 /// A stopped primary has all that was acknowledged, but may have more, and may take long to start.
 fn last_resort(booth: &Booth<'_>, votes: &[&Vote], waited: Duration) -> Option<Record> {
     let alone = !votes.iter().any(|v| v.standing == Standing::Standby);
-    let patient = waited > booth.patience * 3;
-    (alone && patient).then(|| elect(booth, votes, booth.me.index, 0, "no attached standby is left"))?
+    let mine: Vec<&Vote> = votes.iter().copied().filter(|v| v.index == booth.me.index).collect();
+    if alone && waited > booth.patience * SECOND {
+        return elect(booth, votes, booth.me.index, 0, "no attached standby is left");
+    }
+    // Those that vote can't write: what they have is copied from here once they can.
+    (waited > booth.patience * LAST)
+        .then(|| elect(booth, &mine, booth.me.index, 0, "no standby chose itself"))?
 }
 
 fn standby(
@@ -141,7 +151,9 @@ fn standby(
     rules: Rules,
 ) -> Option<Record> {
     let in_office = votes.iter().any(|v| v.standing == Standing::InOffice);
-    if in_office && rules.has(Rule::IncumbentFirst) {
+    // It says that it is alive, and should have chosen itself: it can't write. Whoever takes over waits for its leases, and no
+    // commit of it can be acknowledged any more without those who vote.
+    if in_office && rules.has(Rule::IncumbentFirst) && waited <= booth.patience * LAST {
         return None;
     }
     if !complete(booth, votes) && waited <= booth.patience {
@@ -151,7 +163,7 @@ fn standby(
     // others waiting for ever. A node that isn't the furthest leaves out those who are ahead of it.
     let best =
         votes.iter().filter(|v| v.standing == Standing::Standby).max_by_key(|v| rank(booth, v, rules))?;
-    let late = waited > booth.patience * 3;
+    let late = waited > booth.patience * SECOND;
     if best.index != mine.index && !late {
         return None;
     }
@@ -264,7 +276,7 @@ mod tests {
         use Standing::{InOffice, Standby, Stopped};
         let record = electing(&[0, 1], None);
         let votes = [vote(0, InOffice, 0), vote(1, Standby, 50)];
-        assert_eq!(chosen(&record, 1, &votes, 20_000), None);
+        assert_eq!(chosen(&record, 1, &votes, 19_000), None);
         let stays = chosen(&record, 0, &votes, 10_000).unwrap();
         assert_eq!((stays.primary, stays.timeline, stays.attached.len()), (0, 3, 2));
         let stopped = [vote(0, Stopped, 0)];
@@ -272,8 +284,24 @@ mod tests {
         let alone = chosen(&record, 0, &stopped, 14_501).unwrap();
         assert_eq!((alone.primary, alone.attached), (0, vec![member(0)]));
         let with = [vote(0, Stopped, 0), vote(1, Standby, 50)];
-        assert_eq!(chosen(&record, 0, &with, 20_000), None);
+        assert_eq!(chosen(&record, 0, &with, 19_000), None);
         assert_eq!(chosen(&record, 1, &with, 10_000).unwrap().attached, [member(1)]);
+    }
+
+    #[test]
+    fn whoever_votes_and_cannot_write_its_choice_does_not_block_the_others_for_ever() {
+        use Standing::{InOffice, Standby, Stopped};
+        let record = electing(&[0, 1], None);
+        let alive = [vote(0, InOffice, 0), vote(1, Standby, 50)];
+        let new = chosen(&record, 1, &alive, 19_001).unwrap();
+        assert_eq!((new.primary, new.attached), (1, vec![member(1)]));
+        let stopped = [vote(0, Stopped, 0), vote(1, Standby, 50)];
+        let new = chosen(&record, 0, &stopped, 19_001).unwrap();
+        assert_eq!(
+            (new.primary, new.attached),
+            (0, vec![member(0)]),
+            "who could not choose itself is copied anew"
+        );
     }
 
     #[test]

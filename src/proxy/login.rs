@@ -35,8 +35,8 @@ pub enum Arrival {
     Cancel(Vec<u8>, Held),
 }
 
-/// A connection on which nothing is said any more; closed when dropped.
-pub type Held = Box<dyn std::any::Any + Send>;
+/// A connection on which nothing is said any more, but that it ends: libpq takes an end of TLS without that for a failure.
+pub type Held = Box<dyn AsyncWrite + Unpin + Send>;
 
 /// Why a client gets no session.
 #[derive(Debug, thiserror::Error)]

@@ -185,22 +185,33 @@ pub async fn operator(world: &World) -> Outcome {
 
 /// A parameter that needs a restart, and is lowered: the primary first, or no standby could replay.
 pub async fn parameter(world: &World) -> Outcome {
+    let started = each(world, "SELECT pg_postmaster_start_time()").await?;
+    patch(world, r#"{"postgres":{"parameters":{"work_mem":"5MB"}}}"#).await?;
+    until("the new value on every node", ROLLED, || async {
+        let said = each(world, "SELECT current_setting('work_mem')").await?;
+        ensure(said.iter().all(|said| said == "5MB"), || format!("{said:?}"))
+    })
+    .await?;
+    let still = each(world, "SELECT pg_postmaster_start_time()").await?;
+    ensure(still == started, || format!("a reload would have done: {started:?} became {still:?}"))?;
     patch(world, r#"{"postgres":{"parameters":{"max_connections":"150","work_mem":"5MB"}}}"#).await?;
     until("the new values on every node", ROLLED, || async {
-        for node in NODES {
-            let said = world
-                .psql(
-                    node,
-                    "postgres",
-                    "SELECT current_setting('max_connections') || ' ' || current_setting('work_mem')",
-                )
+        let said =
+            each(world, "SELECT current_setting('max_connections') || ' ' || current_setting('work_mem')")
                 .await?;
-            ensure(said == "150 5MB", || format!("node {node} has {said}"))?;
-        }
-        Ok(())
+        ensure(said.iter().all(|said| said == "150 5MB"), || format!("{said:?}"))
     })
     .await?;
     load::unharmed(world).await
+}
+
+/// What each node says.
+async fn each(world: &World, sql: &str) -> Outcome<Vec<String>> {
+    let mut said = Vec::new();
+    for node in NODES {
+        said.push(world.psql(node, "postgres", sql).await?);
+    }
+    Ok(said)
 }
 
 /// A node less, and one more again.

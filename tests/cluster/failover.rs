@@ -7,7 +7,9 @@ use pgpool_operator::names;
 use rustix::process::Signal;
 
 use super::harness::{Failure, Outcome, ensure, failed};
-use super::processes::{agent, freeze, kill_agent, kill_postgres, postmaster, signal, startup_process, thaw};
+use super::processes::{
+    agent, freeze, hang_postgres, kill_agent, kill_postgres, postmaster, signal, startup_process, thaw,
+};
 use super::witness::Witness;
 use super::world::{POOL, SYSTEM, World, until};
 use super::{load, machines, sessions};
@@ -16,6 +18,8 @@ use super::{load, machines, sessions};
 const STANDS_STILL: Duration = Duration::from_secs(5);
 /// How long processes are frozen.
 const FROZEN: Duration = Duration::from_secs(20);
+/// Time for a node to come back by itself.
+const WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
 /// Time for another primary to be in office.
 const TAKEN_OVER: Duration = Duration::from_secs(60);
 
@@ -94,6 +98,20 @@ pub async fn primary_frozen(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
+/// The primary's Postgres hangs, and its agent doesn't: another takes over, and it is ended and follows.
+pub async fn postgres_hangs(world: &World) -> Outcome {
+    let old = primary(world).await?;
+    let all = hang_postgres(world, old).await?;
+    let done = async {
+        taken_over(world, old).await?;
+        load::unharmed(world).await
+    };
+    let done = done.await;
+    // Those that were ended are gone.
+    thaw(&all);
+    done
+}
+
 /// All processes of a standby are frozen: it is removed, and comes back when they thaw.
 pub async fn standby_frozen(world: &World) -> Outcome {
     let node = standby(world).await?;
@@ -117,9 +135,11 @@ pub async fn operator_away(world: &World) -> Outcome {
     kill_postgres(world, old).await?;
     let taken = taken_over(world, old).await;
     let went_on = load::goes_on(world).await;
+    let back = world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await;
     scale_operator(world, "1").await?;
     taken?;
     went_on?;
+    back?;
     load::unharmed(world).await
 }
 
@@ -392,8 +412,8 @@ pub async fn api_away(world: &World) -> Outcome {
     went_on?;
     still?;
     load::goes_on(world).await?;
-    machines::kubelets_anew().await?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    machines::kubelets_anew().await
 }
 
 /// A standby dies while the API server is away: writes wait, rather than go on without it, until the API is back.

@@ -190,6 +190,7 @@ fn failures() -> Vec<Step> {
             Box::pin(failover::pod_deleted_by_force(w))
         }),
         step("failover::the_primary's_agent_is_killed", |w| Box::pin(failover::agent_killed(w))),
+        step("failover::the_primary's_postgres_hangs", |w| Box::pin(failover::postgres_hangs(w))),
         step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(failover::primary_frozen(w))),
         step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
         step("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),

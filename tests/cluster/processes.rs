@@ -79,7 +79,13 @@ pub async fn freeze(world: &World, node: u8) -> Outcome<Vec<i32>> {
     Ok(freeze_all(of_node(world, node).await?))
 }
 
-/// The same for the pod with this uid.
+/// Stops the processes of a node's Postgres in their tracks, and not its agent.
+pub async fn hang_postgres(world: &World, node: u8) -> Outcome<Vec<i32>> {
+    let all = of_node(world, node).await?;
+    Ok(freeze_all(all.into_iter().filter(|pid| read(*pid, "comm").trim() == "postgres").collect()))
+}
+
+/// The same as [`freeze`] for the pod with this uid.
 pub fn freeze_pod(uid: &str) -> Outcome<Vec<i32>> {
     Ok(freeze_all(of_pod(uid)?))
 }

@@ -115,7 +115,7 @@ impl World {
         }
         // A primary that runs goes on writing; one that has ended says no position either.
         let fixed = standing == Standing::Standby || !self.rules.has(Rule::IncumbentFirst);
-        let (timeline, lsn) = if fixed { (n.wal.timeline(), n.wal.end()) } else { (0, 0) };
+        let (timeline, lsn) = if fixed { (n.view.timeline, n.wal.end()) } else { (0, 0) };
         Some(Ballot { epoch: n.view.epoch, copy: n.copy, standing, timeline, lsn })
     }
 

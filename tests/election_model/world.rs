@@ -4,7 +4,7 @@ use pgpool_operator::membership::rules::{Rule, Rules};
 use crate::state::{Ballot, Budget, NODES, OLD, Office, State, older};
 
 /// How long a voter has waited: not at all, for those who are missing, for those who are further.
-pub const PATIENCE: [u64; 3] = [0, 1001, 3001];
+pub const PATIENCE: [u64; 4] = [0, 1001, 3001, 6001];
 
 /// A step of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -116,16 +116,20 @@ pub(super) fn is_under_way(view: &PrimaryView) -> bool {
 pub(super) fn keeps(view: &PrimaryView, listed: &Listed) -> bool {
     let member = &listed.member;
     let alone = view.names.listed.iter().all(|l| l == listed || view.record.attached.contains(&l.member));
-    let stalled = view.names.filler.is_none()
-        && view.oldest_waiter.is_some_and(|since| view.now.since(since) > view.wish.detach_after());
     let quiet = view.silence(member.index) > view.wish.detach_after() / 2;
-    alone && !stalled && !quiet && view.wish.wants(member.index) && obstacle(view, member).is_none()
+    alone && !is_stalled(view) && !quiet && view.wish.wants(member.index) && obstacle(view, member).is_none()
+}
+
+/// Whether commits wait for longer than a dead standby could make them.
+fn is_stalled(view: &PrimaryView) -> bool {
+    view.names.filler.is_none()
+        && view.oldest_waiter.is_some_and(|since| view.now.since(since) > view.wish.detach_after())
 }
 
 /// The node to be added next.
 fn candidate(view: &PrimaryView) -> Option<Member> {
     let settled = view.names.listed.iter().all(|l| view.record.attached.contains(&l.member));
-    if view.wish.suspend || !settled || leftover(view).is_some() {
+    if view.wish.suspend || !settled || is_stalled(view) || leftover(view).is_some() {
         return None;
     }
     wished(view).find_map(|index| joiner(view, index).ok())

@@ -44,7 +44,7 @@ pub fn grants_with(view: &PrimaryView, index: u8, rules: Rules) -> Option<Stamp>
     let covered = view.names.holds(member) && view.loaded.is_some();
     let remembered = view.names.lease_ms >= view.wish.timings.lease_ms;
     let good = own_lease_with(view, rules).is_good() || !rules.has(Rule::GrantUnderOwnLease);
-    let wished = known && covered && remembered && in_office(view) && good;
+    let wished = known && covered && remembered && in_office(&view.record, &view.me) && good;
     wished.then(|| answer.stamp.clone())
 }
 

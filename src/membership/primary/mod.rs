@@ -60,11 +60,11 @@ pub fn next(view: &PrimaryView) -> Action {
 
 /// [`next`] under other rules; for tests.
 pub fn next_with(view: &PrimaryView, rules: Rules) -> Action {
-    if is_voted_on(view) {
-        return Action::Wait(Why::Electing);
-    }
-    if !in_office(view) {
+    if is_deposed(&view.record, &view.me) {
         return Action::Stop(Why::NotPrimary);
+    }
+    if is_voted_on(&view.record, &view.me) {
+        return Action::Wait(Why::Electing);
     }
     let wanted = wanted_names(view, rules);
     if !covers(view, rules) || (wanted != view.names && !rules.has(Rule::ShrinkRecordFirst)) {
@@ -94,20 +94,24 @@ pub fn next_with(view: &PrimaryView, rules: Rules) -> Action {
     Action::Wait(shrink::waits_for(view, rules).unwrap_or(Why::Settled))
 }
 
+/// Whether a node that runs as a primary has to stop, whatever else it sees: the record gives the office to nobody, or to
+/// another one (R8).
+pub fn is_deposed(record: &Record, me: &Member) -> bool {
+    !in_office(record, me) && !is_voted_on(record, me)
+}
+
 /// Whether the record names this node, with this copy of the data, as the primary in office.
-fn in_office(view: &PrimaryView) -> bool {
-    let record = &view.record;
-    record.phase == Phase::Serving && record.primary == view.me.index && record.attached.contains(&view.me)
+fn in_office(record: &Record, me: &Member) -> bool {
+    record.phase == Phase::Serving && record.primary == me.index && record.attached.contains(me)
 }
 
 /// Whether the record asks whether this primary is still there: it changes nothing then, its own lease
 /// lapses by itself, and its vote says that it is alive (R2).
-fn is_voted_on(view: &PrimaryView) -> bool {
-    let record = &view.record;
+fn is_voted_on(record: &Record, me: &Member) -> bool {
     record.phase == Phase::Electing
         && !record.stopped
-        && record.primary == view.me.index
-        && record.attached.contains(&view.me)
+        && record.primary == me.index
+        && record.attached.contains(me)
 }
 
 fn covers(view: &PrimaryView, rules: Rules) -> bool {

@@ -37,7 +37,9 @@ fn failure(view: &PrimaryView, member: &Member, rules: Rules) -> Option<String> 
     let answer = other.and_then(|o| o.contact.answer.as_ref());
     if let Some(answer) = answer {
         let same = answer.incarnation.as_ref() == Some(&member.incarnation);
-        if !same && rules.has(Rule::Incarnation) {
+        // An agent that was just started looks at its volume once it has read the record.
+        let knows = answer.epoch > 0 || answer.incarnation.is_some();
+        if !same && knows && rules.has(Rule::Incarnation) {
             return Some("its data is gone".to_owned());
         }
         if answer.leaving {

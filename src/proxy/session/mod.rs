@@ -66,9 +66,9 @@ async fn begin(
         () = front.stop.cancelled() => return Ok(None),
     };
     match arrived {
-        Arrival::Cancel(message, held) => {
+        Arrival::Cancel(message, mut held) => {
             cancel::pass_on(front, kind, &message).await;
-            drop(held);
+            timeout(FAREWELL, held.shutdown()).await.ok();
             Ok(None)
         }
         Arrival::Session(client, startup) => {
