@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use super::{ArchiveError, Put, Store, WalFile};
 use crate::clock;
 
+/// How much less of the processor it wants than the servers.
+const BACKGROUND: i32 = 10;
+
 /// What PostgreSQL says.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -21,6 +24,8 @@ pub struct Args {
 
 /// Archives one file.
 pub async fn run(args: Args) -> Result<(), ArchiveError> {
+    // Whoever commits comes first: a file that waits is still in pg_wal.
+    rustix::process::nice(BACKGROUND).ok();
     // Nothing else happens in this process, so nothing is held up by waiting for the disk here.
     let file = WalFile::parse(&args.name).ok_or_else(|| ArchiveError::Name(args.name.clone()))?;
     let put = Store::new(&args.archive).put(&args.path, &file, clock::timestamp())?;

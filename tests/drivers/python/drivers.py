@@ -1,11 +1,12 @@
 """psycopg 3 and asyncpg through a connection that the environment names (PGHOST, PGUSER, PGPASSWORD, ...)."""
 
 import asyncio
+import concurrent.futures
 import io
 import os
 import ssl
 import sys
-import threading
+import time
 import traceback
 
 import asyncpg
@@ -118,15 +119,19 @@ def pipeline():
 
 def cancelling():
     with connect(autocommit=True) as connection:
-        timer = threading.Timer(0.5, connection.cancel_safe)
-        timer.start()
+        def cancel():
+            time.sleep(0.5)
+            connection.cancel_safe()
+
+        canceller = concurrent.futures.ThreadPoolExecutor(1)
+        asked = canceller.submit(cancel)
         try:
             connection.execute("SELECT pg_sleep(20)")
         except psycopg.errors.QueryCanceled:
             pass
         else:
             raise AssertionError("not cancelled")
-        timer.join()
+        asked.result()
         assert one(connection, "SELECT 1") == 1
 
 
