@@ -75,7 +75,7 @@ pub struct Inner {
 /// Without a beat for so long the primary counts as away.
 const BEATEN_LATELY: Duration = Duration::from_secs(5);
 
-/// For so long a Postgres that was started may replay before its silence counts.
+/// For so long a Postgres that was started may replay before its silence counts; not once clients were let in.
 const STARTING: Duration = Duration::from_secs(30);
 
 fn empty_report(env: &Env, boot: &str) -> NodeReport {
@@ -299,8 +299,8 @@ impl Inner {
         let hangs = now.since(self.postgres_seen);
         let (pool_uid, from) = (self.report.pool_uid.clone(), self.report.index);
         let office = self.office_at(now)?;
-        let started = now.since(office.started) < STARTING;
-        if hangs > office.wish.timings.detach_after() && !started {
+        let starting = !office.open && now.since(office.started) < STARTING;
+        if hangs > office.wish.timings.detach_after() && !starting {
             return None;
         }
         let beat = Beat {

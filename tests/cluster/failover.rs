@@ -265,6 +265,30 @@ pub async fn chosen_killed(world: &World) -> Outcome {
     ensure(after.timeline > chosen.timeline, || format!("no further election: {chosen:?} became {after:?}"))
 }
 
+/// The Postgres of the node that was chosen is killed while it is promoted, and its agent isn't: it takes office all the same,
+/// or another one does.
+pub async fn chosen_postgres_killed(world: &World) -> Outcome {
+    let before = world.record().await?;
+    let mut postmasters = Vec::new();
+    for member in &before.attached {
+        postmasters.push((member.index, postmaster(world, member.index).await?));
+    }
+    kill_postgres(world, before.primary).await?;
+    let chosen = world
+        .when_record("a choice", TAKEN_OVER, |record| {
+            record.phase == Phase::Serving && record.timeline > before.timeline
+        })
+        .await?;
+    let Some((_, postmaster)) = postmasters.iter().find(|(node, _)| *node == chosen.primary) else {
+        return failed(format!("chosen: {chosen:?}"));
+    };
+    signal(*postmaster, Signal::KILL)?;
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    println!("    chosen on timeline {}, in office on {}", chosen.timeline, after.timeline);
+    Ok(())
+}
+
 /// The agents of all attached nodes, by their pids.
 async fn agents(world: &World, record: &Record) -> Outcome<Vec<(u8, i32)>> {
     let mut all = Vec::new();

@@ -199,6 +199,9 @@ fn failures() -> Vec<Step> {
         step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
         step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
         step("failover::the_chosen_node_is_killed", |w| Box::pin(failover::chosen_killed(w))),
+        step("failover::the_chosen_node's_postgres_is_killed", |w| {
+            Box::pin(failover::chosen_postgres_killed(w))
+        }),
         step("failover::all_pods_at_once", |w| Box::pin(failover::all_at_once(w))),
         step("failover::all_at_once_and_one_for_good", |w| {
             Box::pin(failover::all_at_once_and_one_for_good(w))

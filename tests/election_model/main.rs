@@ -225,6 +225,14 @@ mod rules {
         holds("growing and an election, with leases", world, &[SECOND]);
     }
 
+    /// The primary removes a node that is silent to it, while that one asks for an election.
+    #[test]
+    fn removal_for_silence_and_an_election() {
+        let mut world = leased(if full() { 3 } else { 2 }, 4, Budget { ticks: 1, ..budget() });
+        world.removes = true;
+        holds("removal for silence and an election", world, &[SECOND]);
+    }
+
     /// Node 2 may still answer under its lease when node 1 takes office, on the word of the primary.
     #[test]
     fn a_node_was_removed_just_before() {
