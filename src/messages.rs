@@ -260,9 +260,11 @@ pub struct Stamp {
 
 /// A session that a front has broken off, though its node may not have heard: process and port are those of
 /// `pg_stat_activity`, and the address is the front's own.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LeftSession {
+    /// The start of the node's PostgreSQL, as in [`NodeReport::boot`].
+    pub boot: String,
     /// Process of the node's PostgreSQL.
     pub pid: i32,
     /// The front's port of that connection.
@@ -270,13 +272,13 @@ pub struct LeftSession {
 }
 
 /// What a node has done about such sessions.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Leftover {
     /// Sessions that were ended.
     pub ended: u32,
-    /// Sessions with a statement under way, which is not cut short: it may be a commit that waits for the other nodes.
-    pub busy: u32,
+    /// Processes with a statement under way, which is not cut short: it may be a commit that waits for the other nodes.
+    pub busy: Vec<i32>,
 }
 
 /// From the primary to every other node (R3, R4).

@@ -99,6 +99,13 @@ impl Node {
         self.count(record).await
     }
 
+    /// The API can't be reached: whoever doesn't write its choice may not be to blame.
+    pub(super) fn delay_election(&mut self) {
+        if let Some(election) = &mut self.election {
+            election.since = clock::now();
+        }
+    }
+
     fn cast(&self, record: &Record, standing: Standing, timeline: u32, lsn: u64) {
         let now = clock::now();
         let wished = self.object.as_ref().map_or(0, |(object, _)| object.spec.timings.lease_ms);
@@ -129,14 +136,23 @@ impl Node {
         let (Some((object, _)), Some(known)) = (&self.object, &self.election) else { return Ok(Next::Wait) };
         let patience = object.spec.timings.detach_after();
         let me = Member { index: own.index, incarnation: own.incarnation.clone() };
-        let choice = {
+        let (choice, late) = {
             let mut inner = self.shared.lock();
             // The own vote holds as long as this step does.
             inner.vote(now, own);
             let votes = &inner.votes;
-            election::choose(&Booth { now, me: &me, record, since: known.since, votes, patience })
+            let booth = Booth { now, me: &me, record, since: known.since, votes, patience };
+            (election::choose(&booth), election::is_late(&booth))
         };
         let Some(choice) = choice else { return Ok(Next::Wait) };
+        if late {
+            // Nobody is passed over for an outage of the API: a read that fails begins the time anew.
+            self.stale = true;
+            self.read_record().await?;
+            if self.stale || self.record() != Some(record) {
+                return Ok(Next::Wait);
+            }
+        }
         tracing::info!(?choice, "chosen");
         self.write_record(choice).await?;
         Ok(if self.stale { Next::Wait } else { Next::Again })

@@ -161,9 +161,14 @@ async fn left_sessions(
     if let Err(refused) = caller.one_of(|peer| *peer == Peer::Proxy) {
         return refused.into_response();
     }
-    let stopped = shared.lock().report.role == Role::Stopped;
+    let (role, boot) = {
+        let inner = shared.lock();
+        (inner.report.role, inner.report.boot.clone())
+    };
+    // Those of another start are gone with it.
+    let sessions: Vec<LeftSession> = sessions.into_iter().filter(|left| left.boot == boot).collect();
     let Some(client) = shared.client() else {
-        if stopped {
+        if role == Role::Stopped || sessions.is_empty() {
             return Json(Leftover::default()).into_response();
         }
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "postgres isn't running");

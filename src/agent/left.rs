@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 
 use super::shared::Shared;
 use super::sql::{SqlError, within};
-use crate::messages::{LeftSession, Leftover};
+use crate::messages::{LeftSession, Leftover, Role};
 
 /// A front that has not come back after so long has gone: it tries again at least every three seconds.
 const GONE: Duration = Duration::from_secs(10);
@@ -27,33 +27,50 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// itself: a commit that waits for the other nodes and is cut short would be seen before they have it.
 const WAITS_FOR_ITS_CLIENT: &str = "wait_event_type IS NOT DISTINCT FROM 'Client'";
 
-/// The fronts that follow this node, and by how many streams.
+/// After the lease a front waits so long for a node that it still counts as serving.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A front: by how many streams it follows this node, and how often it has begun to.
+#[derive(Clone, Copy, Default)]
+struct Front {
+    streams: usize,
+    begun: u64,
+}
+
+/// The fronts that have followed this node.
 #[derive(Default)]
-pub struct Fronts(Mutex<HashMap<IpAddr, usize>>);
+pub struct Fronts(Mutex<HashMap<IpAddr, Front>>);
 
 impl Fronts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Front>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn comes(&self, front: IpAddr) {
-        *self.lock().entry(front).or_default() += 1;
+        let mut all = self.lock();
+        let entry = all.entry(front).or_default();
+        entry.streams += 1;
+        entry.begun += 1;
     }
 
-    /// True when that was its last stream.
-    fn goes(&self, front: IpAddr) -> bool {
+    /// When that was its last stream: how often it had begun by then.
+    fn goes(&self, front: IpAddr) -> Option<u64> {
         let mut all = self.lock();
-        let streams = all.get(&front).copied().unwrap_or_default();
-        if streams > 1 {
-            all.insert(front, streams - 1);
-        } else {
+        let entry = all.get_mut(&front)?;
+        entry.streams = entry.streams.saturating_sub(1);
+        (entry.streams == 0).then_some(entry.begun)
+    }
+
+    /// Whether it has not been heard since.
+    fn is_away(&self, front: IpAddr, begun: u64) -> bool {
+        self.lock().get(&front).is_none_or(|entry| entry.begun == begun)
+    }
+
+    fn forget(&self, front: IpAddr, begun: u64) {
+        let mut all = self.lock();
+        if all.get(&front).is_some_and(|entry| entry.begun == begun) {
             all.remove(&front);
         }
-        streams <= 1
-    }
-
-    fn is_heard(&self, front: IpAddr) -> bool {
-        self.lock().contains_key(&front)
     }
 }
 
@@ -73,23 +90,28 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        if self.shared.fronts.goes(self.front)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(end_all(Arc::clone(&self.shared), self.front));
+        if let (Some(begun), Ok(runtime)) = (self.shared.fronts.goes(self.front), Handle::try_current()) {
+            runtime.spawn(end_all(Arc::clone(&self.shared), self.front, begun));
         }
     }
 }
 
-async fn end_all(shared: Arc<Shared>, front: IpAddr) {
-    sleep(GONE).await;
-    while !shared.fronts.is_heard(front) {
-        // Without Postgres there are no sessions, and those of its next start are known to their front.
-        let Some(client) = shared.client() else { return };
-        match end(&client, front, None).await {
-            Ok(Leftover { busy: 0, .. }) => return,
+async fn end_all(shared: Arc<Shared>, front: IpAddr, begun: u64) {
+    let lease = shared.lock().longest_lease(0);
+    sleep(GONE.max(lease + PATIENCE)).await;
+    while shared.fronts.is_away(front, begun) {
+        let done = match shared.client() {
+            Some(client) => end(&client, front, None).await,
+            // Without Postgres there are no sessions, and those of its next start are known to their front.
+            None if shared.lock().report.role == Role::Stopped => Ok(Leftover::default()),
+            None => Err(SqlError::Late),
+        };
+        match done {
+            Ok(left) if left.busy.is_empty() => return shared.fronts.forget(front, begun),
             Ok(_) => {}
-            Err(error) => tracing::warn!(%front, %error, "sessions of a front that is gone can't be ended"),
+            Err(error) => {
+                tracing::debug!(%front, %error, "sessions of a front that is gone aren't ended yet");
+            }
         }
         sleep(AGAIN).await;
     }
@@ -106,15 +128,15 @@ pub async fn end(
         these.unwrap_or_default().iter().map(|left| (left.pid, i32::from(left.port))).unzip();
     let text = format!(
         "SELECT pg_catalog.count(*) FILTER (WHERE {WAITS_FOR_ITS_CLIENT} AND pg_catalog.pg_terminate_backend(pid)),
-                pg_catalog.count(*) FILTER (WHERE NOT {WAITS_FOR_ITS_CLIENT})
+                coalesce(pg_catalog.array_agg(pid) FILTER (WHERE NOT {WAITS_FOR_ITS_CLIENT}), '{{}}')
          FROM pg_catalog.pg_stat_activity
          WHERE backend_type = 'client backend' AND client_addr = $1
          AND ($2 OR (pid, client_port) IN (SELECT * FROM ROWS FROM (
              pg_catalog.unnest($3::pg_catalog.int4[]), pg_catalog.unnest($4::pg_catalog.int4[]))))"
     );
     let row = within(client.query_one(&text, &[&front, &all, &pids, &ports])).await?;
-    let count = |column| u32::try_from(row.get::<_, i64>(column)).unwrap_or(u32::MAX);
-    let done = Leftover { ended: count(0), busy: count(1) };
+    let ended = u32::try_from(row.get::<_, i64>(0)).unwrap_or(u32::MAX);
+    let done = Leftover { ended, busy: row.get(1) };
     if done.ended > 0 {
         tracing::info!(%front, ended = done.ended, "sessions were ended that their front had left");
     }
@@ -126,13 +148,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_front_is_heard_as_long_as_one_of_its_streams() {
+    fn a_front_is_away_only_while_it_has_not_begun_again() {
         let (fronts, front) = (Fronts::default(), IpAddr::from([10, 0, 0, 7]));
         fronts.comes(front);
         fronts.comes(front);
-        assert!(!fronts.goes(front));
-        assert!(fronts.is_heard(front));
-        assert!(fronts.goes(front));
-        assert!(!fronts.is_heard(front));
+        assert_eq!(fronts.goes(front), None);
+        let begun = fronts.goes(front).unwrap();
+        assert!(fronts.is_away(front, begun));
+        fronts.comes(front);
+        let again = fronts.goes(front).unwrap();
+        assert!(!fronts.is_away(front, begun), "it was heard in between");
+        fronts.forget(front, begun);
+        assert!(fronts.is_away(front, again));
+        fronts.forget(front, again);
+        assert!(fronts.is_away(front, again) && fronts.lock().is_empty());
     }
 }

@@ -128,6 +128,8 @@ pub struct Node {
     pub(super) election: Option<Election>,
     /// The epoch in which this node was chosen last, and when it began to take office.
     pub(super) chosen: Option<(i64, Moment)>,
+    /// The start of Postgres, and the epoch, in which it was promoted.
+    pub(super) promoting: Option<(String, i64)>,
     /// The checkpoint before a switchover: its id, and when it began.
     pub(super) checkpoint: Option<(String, tokio::task::JoinHandle<()>, Moment)>,
     /// Primary and timeline that the running standby follows.
@@ -181,6 +183,7 @@ impl Node {
             slots_at: Moment::ZERO,
             election: None,
             chosen: None,
+            promoting: None,
             checkpoint: None,
             followed: None,
             upstream: UpstreamAddress::default(),
@@ -343,6 +346,7 @@ impl Node {
             Err(error) if self.object.is_some() => {
                 // An API that hangs must not make each step as slow as itself.
                 self.next_read = clock::now().after(READ_AGAIN);
+                self.delay_election();
                 tracing::warn!(%error, "the record can't be read; the last one stands");
                 Ok(())
             }

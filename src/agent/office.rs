@@ -24,6 +24,9 @@ const POLL: Duration = Duration::from_millis(5);
 /// Longest time that a promotion may take; then another node is asked for.
 const PROMOTION: Duration = Duration::from_secs(20);
 
+/// Longest time that it may take where no other node is left; then Postgres is started again.
+const HOPELESS: Duration = Duration::from_secs(300);
+
 /// Why a chosen node could not take office.
 #[derive(Debug, Error)]
 pub enum OfficeError {
@@ -87,6 +90,10 @@ impl Node {
             return self.stop_and_think("the record names this node with another copy of the data").await;
         }
         let begun = self.chosen_since(record.epoch);
+        if clock::now().since(begun) > HOPELESS {
+            self.chosen = None;
+            return self.restart_postgres("its promotion does not end").await;
+        }
         // The only node that is left has nobody to leave it to.
         if clock::now().since(begun) > PROMOTION && record.attached.len() > 1 {
             // It beats all the while, so nobody else would ask for another primary.
@@ -97,7 +104,7 @@ impl Node {
         self.begin_office(record)?;
         self.load_for_office(&member).await?;
         // It may have been promoted by a step that failed afterwards.
-        if observe::in_recovery(client).await? {
+        if observe::in_recovery(client).await? && self.promotes_first(record.epoch) {
             self.make_room(record.timeline)?;
             sql::within(client.query_one("SELECT pg_promote(false)", &[])).await?;
         }
@@ -110,6 +117,13 @@ impl Node {
         self.role = Role::Primary;
         self.slots_at = Moment::ZERO;
         Ok(Next::Again)
+    }
+
+    /// True once in each start of Postgres and each office: a promotion that is under way may have written its history file
+    /// already, which must stay.
+    fn promotes_first(&mut self, epoch: i64) -> bool {
+        let now = self.pg.as_ref().map(|pg| (pg.boot.clone(), epoch));
+        std::mem::replace(&mut self.promoting, now.clone()) != now
     }
 
     /// Since when this node has tried to take the office of that epoch.
@@ -177,14 +191,18 @@ impl Node {
     /// Takes away what a promotion has left that never ended, before Postgres is started again. PostgreSQL would follow the
     /// newest timeline that has a history file, and promote to the one after it; and a file without a line, which
     /// [`Self::make_room`] puts there, would keep it from starting.
-    pub(super) async fn undo_promotion(&mut self) -> Result<(), StepError> {
-        let Some(chosen) = self.record().map(|record| record.timeline) else { return Ok(()) };
+    ///
+    /// The file of the office's own timeline goes only where this node was `chosen` for it.
+    pub(super) async fn undo_promotion(&mut self, chosen: bool) -> Result<(), StepError> {
+        let Some(newest) = self.record().map(|record| record.timeline) else { return Ok(()) };
         let Some(control) = self.control().await? else { return Ok(()) };
         let folder = self.volume.data().join("pg_wal");
-        for n in control.timeline.max(control.min_recovery_timeline) + 1..=chosen {
+        for n in control.timeline.max(control.min_recovery_timeline) + 1..=newest {
             let path = folder.join(format!("{n:08X}.history"));
             let Ok(text) = fs::read_to_string(&path) else { continue };
-            if n == chosen || text.lines().all(|line| line.trim().is_empty() || line.starts_with('#')) {
+            if (n == newest && chosen)
+                || text.lines().all(|line| line.trim().is_empty() || line.starts_with('#'))
+            {
                 fs::remove_file(&path).map_err(|source| super::volume::VolumeError::File { path, source })?;
             }
         }

@@ -347,6 +347,7 @@ impl Node {
             Ok(written) => self.take(written, clock::now())?,
             Err(RecordError::Conflict) => self.read_record().await?,
             Err(error) => {
+                self.delay_election();
                 self.read_record().await?;
                 return Err(error.into());
             }
@@ -359,17 +360,19 @@ impl Node {
     fn note_removed(&mut self, before: Option<&Record>) {
         let Some((record, before)) = self.record().zip(before) else { return };
         let removed = before.attached.iter().filter(|m| !record.attached.contains(m));
-        let listed = self.names.listed.iter().map(|l| &l.member);
-        let given_up = listed.filter(|m| !record.attached.contains(m) && !before.attached.contains(m));
-        let gone: Vec<(u8, bool)> =
-            removed.map(|m| (m.index, false)).chain(given_up.map(|m| (m.index, true))).collect();
+        // The same set once more: a name was given up before it was added.
+        let touched = record.epoch > before.epoch && record.attached == before.attached;
+        let listed = self.names.listed.iter().map(|l| &l.member).filter(|_| touched);
+        let given_up = listed.filter(|m| !record.attached.contains(m));
+        let gone: Vec<u8> = removed.chain(given_up).map(|m| m.index).collect();
         let (now, shared) = (clock::now(), self.shared.clone());
         let mut inner = shared.lock();
         let Some(office) = inner.office.as_mut() else { return };
-        let limit = office.wish.timings.detach_lag();
-        for (index, given_up) in gone {
+        let limits = (office.wish.timings.detach_lag(), office.wish.timings.detach_after());
+        let stalled = office.oldest_waiter.is_some_and(|since| now.since(since) > limits.1);
+        for index in gone {
             let other = office.others.entry(index).or_default();
-            let slow = given_up || other.lag.is_some_and(|lag| lag > limit);
+            let slow = other.lag.is_some_and(|lag| lag > limits.0) || (touched && stalled);
             other.not_before = Some(self.returns.after(now, index, slow));
         }
     }

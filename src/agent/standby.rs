@@ -40,6 +40,8 @@ impl Node {
         let attached = self.shared.lock().attached();
         let Some(pg) = self.pg.as_mut() else { return Ok(Next::Wait) };
         if pg.is_silent() && !attached {
+            // That says nothing of its data.
+            self.failed_starts = 0;
             return self.stop_and_think("postgres doesn't answer").await;
         }
         let Some(client) = pg.client().await else {

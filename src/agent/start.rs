@@ -103,11 +103,10 @@ impl Node {
             Start::Depose => self.depose_self(None, "its Postgres has ended").await,
             Start::StartPrimary => self.launch(Role::Primary, file).await,
             // Chosen: a standby without an upstream, which its first look at the record promotes.
-            Start::TakeOffice => {
-                self.undo_promotion().await?;
+            Start::TakeOffice | Start::StartStandby { .. } => {
+                self.undo_promotion(start == Start::TakeOffice).await?;
                 self.launch(Role::Standby, file).await
             }
-            Start::StartStandby { .. } => self.launch(Role::Standby, file).await,
             Start::WaitForRecovery(why) => {
                 self.say(&format!("waits for a recovery: {why}"));
                 Ok(Next::Wait)

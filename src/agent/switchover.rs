@@ -72,7 +72,7 @@ impl Node {
         // Without the API nobody could take over, and the word would bind this node all the same.
         self.stale = true;
         self.read_record().await?;
-        if self.stale {
+        if self.stale || self.foreign.is_some() {
             return Ok(Next::Wait);
         }
         match self.hand_over(wanted, client).await? {

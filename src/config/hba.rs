@@ -31,6 +31,13 @@ pub fn render(gate: Gate) -> String {
 mod tests {
     use super::*;
 
+    /// `INSTA_UPDATE=always cargo test --lib config` writes them anew.
+    #[test]
+    fn the_whole_file_is_as_it_was() {
+        insta::assert_snapshot!("hba_open", render(Gate::Open));
+        insta::assert_snapshot!("hba_shut", render(Gate::Shut));
+    }
+
     #[test]
     fn only_the_open_gate_lets_users_in() {
         assert!(!render(Gate::Shut).contains("scram"));

@@ -212,6 +212,14 @@ mod tests {
         }
     }
 
+    /// `INSTA_UPDATE=always cargo test --lib config` writes them anew.
+    #[test]
+    fn the_whole_file_is_as_it_was() {
+        insta::assert_snapshot!("standby_17", render(&config()));
+        let primary = NodeConfig { major: 15, upstream: None, storage_bytes: 100 * 1024 * MEBI, ..config() };
+        insta::assert_snapshot!("primary_15", render(&primary));
+    }
+
     #[test]
     fn what_is_owned_wins_over_the_user() {
         let mut config = config();

@@ -69,12 +69,17 @@ pub struct Booth<'a> {
     pub me: &'a Member,
     /// The record of the election, by a consistent read.
     pub record: &'a Record,
-    /// When this node first knew of the election.
+    /// When this node first knew of the election, or last failed to reach the API in it.
     pub since: Moment,
     /// Votes heard, its own among them: at most one for each index.
     pub votes: &'a [Heard],
     /// How long voters wait for those who are missing (R).
     pub patience: Duration,
+}
+
+/// Whether somebody would be passed over by now: not before it is certain that the record could have been written meanwhile.
+pub fn is_late(booth: &Booth<'_>) -> bool {
+    booth.now.since(booth.since) > booth.patience * SECOND
 }
 
 /// The record that ends the election, if this node is chosen and may say so now.

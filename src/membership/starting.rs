@@ -148,8 +148,10 @@ fn with_record(view: &StartView<'_>, record: &Record, rules: Rules) -> Start {
         return Start::Depose;
     }
     match view.timeline {
-        Some(timeline) if timeline == record.timeline && !view.standby => Start::StartPrimary,
-        Some(timeline) if timeline <= record.timeline && view.standby => Start::TakeOffice,
+        // Also where the control file still speaks of a standby: nobody else writes this timeline, so the end of its own
+        // recovery is on it, and a crash recovery follows (PostgreSQL source, `CreateEndOfRecoveryRecord` in xlog.c).
+        Some(timeline) if timeline == record.timeline => Start::StartPrimary,
+        Some(timeline) if timeline < record.timeline && view.standby => Start::TakeOffice,
         other => Start::CallPerson(format!(
             "the record has timeline {}, the volume of the primary {}",
             record.timeline,

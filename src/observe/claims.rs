@@ -170,3 +170,29 @@ fn hosts(volume: &PersistentVolume) -> Option<Vec<String>> {
     }
     (!hosts.is_empty()).then_some(hosts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn bound_to(terms: &Value) -> Option<Vec<String>> {
+        let volume = json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}});
+        hosts(&serde_json::from_value(volume).unwrap())
+    }
+
+    /// By these names a claim is given up: nothing but host names may say where a volume is.
+    #[test]
+    fn a_volume_is_bound_to_machines_only_where_each_way_to_it_names_them() {
+        let by = |key: &str, operator: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
+        let (one, two) = (by(HOSTNAME, "In", &["n1"]), by(HOSTNAME, "In", &["n2", "n3"]));
+        assert_eq!(bound_to(&json!([one])), Some(vec!["n1".to_owned()]));
+        assert_eq!(bound_to(&json!([one, two])).unwrap(), ["n1", "n2", "n3"]);
+        let zone = by("topology.kubernetes.io/zone", "In", &["a"]);
+        assert_eq!(bound_to(&json!([one, zone])), None, "it can be reached from elsewhere, too");
+        assert_eq!(bound_to(&json!([by(HOSTNAME, "NotIn", &["n1"])])), None);
+        assert_eq!(bound_to(&json!([by(HOSTNAME, "In", &[])])), None);
+        assert_eq!(bound_to(&json!([{"matchFields": []}])), None);
+        assert_eq!(hosts(&PersistentVolume::default()), None);
+    }
+}

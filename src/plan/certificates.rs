@@ -20,8 +20,9 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     for order in &orders {
         draft.keep("Secret", order.secret.clone());
     }
-    if let Some(problem) = &draft.seen.secrets.authority_problem {
-        draft.troubles.push(("AuthorityUnreadable", problem.clone()));
+    let problem = draft.seen.secrets.authority_problem.clone();
+    draft.warn("authority", "AuthorityUnreadable", problem.clone());
+    if problem.is_some() {
         return;
     }
     let Some(authority) = &draft.seen.secrets.authority else {

@@ -151,10 +151,14 @@ impl Agent {
             let left = self.left.of(self.index).await;
             let told = client.post_json(&self.host, names::AGENT_PORT, "/v1/left", &left, ANSWER).await;
             match told {
-                Ok(Leftover { busy: 0, .. }) => self.left.is_heard(self.index, &left),
+                Ok(Leftover { busy, .. }) => {
+                    self.left.is_heard(self.index, &left, &busy);
+                    if !busy.is_empty() {
+                        sleep(AGAIN).await;
+                    }
+                }
                 // Its agent is older and knows no such call.
-                Err(error) if error.is_not_found() => self.left.is_heard(self.index, &left),
-                Ok(_) => sleep(AGAIN).await,
+                Err(error) if error.is_not_found() => self.left.is_heard(self.index, &left, &[]),
                 Err(error) => {
                     tracing::debug!(node = self.index, %error, "a node isn't told of sessions that were left");
                     sleep(AGAIN).await;

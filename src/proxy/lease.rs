@@ -48,6 +48,11 @@ impl Tenure {
         }
     }
 
+    /// The start of PostgreSQL that it is about.
+    pub fn boot(&self) -> &str {
+        &self.id.1
+    }
+
     /// When its lease ends.
     pub fn lease(&self) -> Moment {
         Moment::from_millis(self.lease_ms.load(Ordering::Acquire))

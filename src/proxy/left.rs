@@ -13,10 +13,10 @@ use crate::messages::LeftSession;
 const MOST: usize = 10_000;
 
 /// A session at a node, as the node itself would find it; none where its connection is gone already.
-pub fn session(node: &node::Secure, key: Key) -> Option<LeftSession> {
+pub fn session(node: &node::Secure, boot: &str, key: Key) -> Option<LeftSession> {
     let [a, b, c, d, ..] = key;
     let port = node.get_ref().0.local_addr().ok()?.port();
-    Some(LeftSession { pid: i32::from_be_bytes([a, b, c, d]), port })
+    Some(LeftSession { boot: boot.to_owned(), pid: i32::from_be_bytes([a, b, c, d]), port })
 }
 
 /// What is still to be said to the nodes.
@@ -47,7 +47,7 @@ impl Left {
     pub async fn of(&self, index: u8) -> Vec<LeftSession> {
         let mut news = self.news.subscribe();
         loop {
-            let sessions: Vec<LeftSession> = self.lock().get(&index).into_iter().flatten().copied().collect();
+            let sessions: Vec<LeftSession> = self.lock().get(&index).into_iter().flatten().cloned().collect();
             if !sessions.is_empty() {
                 return sessions;
             }
@@ -56,10 +56,10 @@ impl Left {
         }
     }
 
-    /// Node `index` has heard this.
-    pub fn is_heard(&self, index: u8, heard: &[LeftSession]) {
+    /// Node `index` has heard this; these processes of it are still busy.
+    pub fn is_heard(&self, index: u8, heard: &[LeftSession], busy: &[i32]) {
         if let Some(sessions) = self.lock().get_mut(&index) {
-            sessions.retain(|session| !heard.contains(session));
+            sessions.retain(|session| busy.contains(&session.pid) || !heard.contains(session));
         }
     }
 }
@@ -71,13 +71,15 @@ mod tests {
     #[tokio::test]
     async fn a_node_is_told_what_it_has_not_heard() {
         let left = Left::default();
-        let session = |pid| LeftSession { pid, port: 4000 };
+        let session = |pid| LeftSession { boot: "b".to_owned(), pid, port: 4000 };
         left.note(1, session(7));
         left.note(2, session(8));
         let told = left.of(1).await;
         assert_eq!(told, [session(7)]);
         left.note(1, session(9));
-        left.is_heard(1, &told);
+        left.is_heard(1, &told, &[7]);
+        assert_eq!(left.of(1).await, [session(7), session(9)], "one is still busy");
+        left.is_heard(1, &told, &[]);
         assert_eq!(left.of(1).await, [session(9)]);
         for pid in 0..=10_000 {
             left.note(2, session(pid));

@@ -227,6 +227,11 @@ const BAD: &[(&str, &str, &str)] = &[
         "detachAfter < lease < grace",
     ),
     (
+        "no-lag",
+        "{nodes: 3, storage: {size: 1Gi}, failure: {detachLag: 1ms}}",
+        "spec.failure.detachLag: between 1s and 1h",
+    ),
+    (
         "too-many-attached",
         "{nodes: 2, storage: {size: 1Gi}, failure: {minAttached: 3}}",
         "can't be more than spec.nodes",

@@ -131,15 +131,22 @@ pub async fn operator_away(world: &World) -> Outcome {
         ensure(left.is_empty(), || left.clone())
     })
     .await?;
+    let before = world.record().await?;
+    // What comes back without a copy needs no operator; a primary's WAL may go past the fork.
+    kill_postgres(world, standby(world).await?).await?;
+    let back = world
+        .when_record("the standby to be back", WITHOUT_OPERATOR, |record| {
+            record.epoch > before.epoch && record.attached.len() == 3
+        })
+        .await;
     let old = primary(world).await?;
     kill_postgres(world, old).await?;
     let taken = taken_over(world, old).await;
     let went_on = load::goes_on(world).await;
-    let back = world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await;
     scale_operator(world, "1").await?;
+    back?;
     taken?;
     went_on?;
-    back?;
     load::unharmed(world).await
 }
 
@@ -380,13 +387,14 @@ pub async fn primary_cut_off_from_nodes(world: &World) -> Outcome {
     .await;
     tokio::time::sleep(FROZEN).await;
     let after = world.record().await;
+    let free = sessions::locks_are_free(world).await;
     machines::fault(&["heal", &machine]).await?;
     kept?;
+    free?;
     let after = after?;
     ensure(after.primary == old && after.phase == Phase::Serving, || format!("deposed: {after:?}"))?;
     machines::ready(world, &machine).await?;
-    load::unharmed(world).await?;
-    sessions::locks_are_free(world).await
+    load::unharmed(world).await
 }
 
 /// The machine of the primary reaches the other machines and not the API: the pool doesn't notice.
@@ -436,8 +444,9 @@ pub async fn api_away(world: &World) -> Outcome {
     went_on?;
     still?;
     load::goes_on(world).await?;
-    load::unharmed(world).await?;
-    machines::kubelets_anew().await
+    world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await?;
+    machines::kubelets_anew().await?;
+    load::unharmed(world).await
 }
 
 /// A standby dies while the API server is away: writes wait, rather than go on without it, until the API is back.

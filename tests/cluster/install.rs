@@ -45,20 +45,23 @@ pub async fn apply(world: &World) -> Outcome {
     world.apply(&namespace(SPACE)).await?;
     removal::note_before(world).await?;
     let since = Instant::now();
-    world
-        .apply(&json!({
-            "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
-            "metadata": {"name": POOL, "namespace": SPACE},
-            "spec": {
-                "nodes": NODES.len(), "image": IMAGE, "storage": {"size": "1Gi"},
-                // A machine that runs all of this at once keeps an agent waiting for seconds.
-                "failure": {"detachAfter": "3s", "lease": "4s", "grace": "6s"},
-            },
-        }))
-        .await?;
+    world.apply(&pool()).await?;
     world.whole(WHOLE).await?;
     println!("    apply to Ready: {:.1} s", since.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The pool that the scenario is about.
+pub fn pool() -> Value {
+    json!({
+        "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
+        "metadata": {"name": POOL, "namespace": SPACE},
+        "spec": {
+            "nodes": NODES.len(), "image": IMAGE, "storage": {"size": "1Gi"},
+            // A machine that runs all of this at once keeps an agent waiting for seconds.
+            "failure": {"detachAfter": "3s", "lease": "4s", "grace": "6s"},
+        },
+    })
 }
 
 /// Starts the pod that stands for an application.

@@ -147,6 +147,7 @@ fn requests() -> Vec<Step> {
         step("faults::a_claim_without_its_volume_is_replaced", |w| Box::pin(faults::claim_lost(w))),
         step("faults::a_volume_is_replaced_on_request", |w| Box::pin(faults::volume_replaced(w))),
         step("recoveries::the_operator_may_go_in_each_stage", |w| Box::pin(recoveries::operator_deleted(w))),
+        step("recoveries::the_agent_of_the_node_may_be_killed", |w| Box::pin(recoveries::agent_killed(w))),
         step("recoveries::a_copy_keeps_to_its_bandwidth", |w| Box::pin(recoveries::bandwidth(w))),
         step("recoveries::a_recovery_has_its_time", |w| Box::pin(recoveries::timed_out(w))),
         step("recoveries::a_killed_job_is_begun_again", |w| Box::pin(recoveries::job_killed(w))),
@@ -266,6 +267,7 @@ fn ending() -> Vec<Step> {
         step("removal::other_namespaces_can_be_left_alone", |w| Box::pin(removal::watched_namespaces(w))),
         step("removal::an_upgrade_changes_no_pool", |w| Box::pin(removal::upgrade(w))),
         step("removal::deleted_pools_leave_nothing_but_volumes", |w| Box::pin(removal::pools(w))),
+        step("removal::volumes_that_stayed_are_not_taken_up_unseen", |w| Box::pin(removal::old_volumes(w))),
         step("removal::uninstalling_keeps_definitions_and_data", |w| Box::pin(removal::uninstall(w))),
     ]
 }

@@ -17,7 +17,7 @@ use super::faults::spoil;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
 use super::pool::{NODES, WHOLE, is_whole, told};
-use super::processes::kill_postgres;
+use super::processes::{kill_agent, kill_postgres};
 use super::world::{POOL, SPACE, SYSTEM, World, call, until};
 
 /// A recovery that failed is tried again after a minute, and then takes its time.
@@ -130,6 +130,25 @@ async fn operator_deleted_in(world: &World, stages: &[RecoveryStage]) -> Outcome
     let status = world.recovered(2, &before).await?;
     let last = status.last_recovery.as_ref().map(|last| last.id.as_str());
     ensure(last == Some(&id), || format!("recovery {id} was not carried on: {}", told(&status)))
+}
+
+/// The agent of the recovered node is killed while it catches up: the recovery goes on with the next one.
+pub async fn agent_killed(world: &World) -> Outcome {
+    let before = world.status().await?;
+    hold(world, CatchingUp).await?;
+    let met = async {
+        spoil(world, 2).await?;
+        let met = world.in_stage(2, CatchingUp).await?.recovery.map(|r| r.id);
+        kill_agent(world, 2).await?;
+        met.ok_or_else(|| Failure("no recovery".to_owned()))
+    }
+    .await;
+    release(world).await?;
+    let id = met?;
+    let status = world.recovered(2, &before).await?;
+    let last = status.last_recovery.as_ref().map(|last| last.id.as_str());
+    ensure(last == Some(&id), || format!("recovery {id} was not carried on: {}", told(&status)))?;
+    load::unharmed(world).await
 }
 
 /// Deletes the operators by force, and waits until another one leads.

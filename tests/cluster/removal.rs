@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::harness::{Failure, Outcome, ensure};
 use super::majors::{self, OTHER};
-use super::pool::{NODES, WHOLE};
+use super::pool::{NODES, WHOLE, selector};
 use super::strangers::ELSEWHERE;
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, until};
 use super::{install, recoveries, volumes};
@@ -120,6 +120,21 @@ pub async fn pools(world: &World) -> Outcome {
         ensure(found == kept(), || format!("volumes that stay: {found:?}"))
     })
     .await
+}
+
+/// A pool of the same name doesn't take the volumes that stayed for its own: no record speaks for their data.
+pub async fn old_volumes(world: &World) -> Outcome {
+    world.apply(&install::pool()).await?;
+    world
+        .when("the old volumes to be told of", WHOLE, |status| {
+            status.conditions.iter().any(|c| c.type_ == "Degraded" && c.reason == "OldVolumesFound")
+        })
+        .await?;
+    let pods = world.here(&["get", "pods", "-l", &selector("node"), "-o", "name"]).await?;
+    ensure(pods.is_empty(), || format!("nodes were started: {pods}"))?;
+    world.here(&["delete", "pgpool", POOL, "--timeout=100s"]).await?;
+    let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();
+    nothing_left_but(world, &claims).await
 }
 
 /// Uninstalling the chart keeps the definitions and the data.

@@ -3,8 +3,8 @@ use pgpool_operator::names;
 
 use super::harness::{Outcome, ensure};
 use super::load;
-use super::pool::{WHOLE, attached, epoch, role, told};
-use super::world::World;
+use super::pool::{WHOLE, attached, epoch, is_ready, role, told};
+use super::world::{World, until};
 
 /// A node that is detached stays so; attached again it needs no copy.
 pub async fn detach_attach(world: &World) -> Outcome {
@@ -24,12 +24,46 @@ pub async fn detach_attach(world: &World) -> Outcome {
         })?;
         let label = role(&world.pods().get(&names::node_pod(world.pool, node)).await?);
         ensure(label == "detached", || format!("the role of node {node} is {label:?}"))?;
+        until("its pod to say that it doesn't serve", WHOLE, || async {
+            let pod = world.pods().get(&names::node_pod(world.pool, node)).await?;
+            ensure(!is_ready(&pod), || "it is ready".to_owned())
+        })
+        .await?;
         world.ask_for("attach", &node.to_string()).await?;
         load::unharmed(world).await?;
+        for (reason, words) in [
+            ("RequestAccepted", format!("detach={node}")),
+            ("NodeDetached", format!("node {node} is detached")),
+            ("NodeAttached", format!("node {node} is attached")),
+        ] {
+            tells(world, reason, &words).await?;
+        }
         let after = world.incarnations().await?;
         ensure(before == after, || format!("copied without need: {before:?} became {after:?}"))?;
     }
     Ok(())
+}
+
+/// An event with this reason has these words.
+async fn tells(world: &World, reason: &str, words: &str) -> Outcome {
+    let all = world.events(reason).await?;
+    ensure(all.iter().any(|note| note.contains(words)), || {
+        format!("no event {reason} has {words:?}: {all:?}")
+    })
+}
+
+/// What the status says of each node.
+async fn described(world: &World) -> Outcome {
+    until("the nodes' positions", WHOLE, || async {
+        let status = world.status().await?;
+        for node in &status.nodes {
+            let place = node.kubernetes_node.is_some() && node.timeline.is_some() && node.lsn.is_some();
+            let lag = node.primary || (node.lag_bytes.is_some() && node.lag_seconds.is_some());
+            ensure(place && lag, || format!("{node:?}"))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// A recovery on request takes the cheapest copy that is proved to do: none, for a node that missed nothing.
@@ -45,8 +79,10 @@ pub async fn recover(world: &World) -> Outcome {
         if let Some(last) = status.last_recovery {
             println!("    node {node}: {:.1} s: {}", last.seconds, last.message);
         }
+        tells(world, "RecoveryStarted", &format!("node {node}")).await?;
+        tells(world, "RecoveryFinished", &format!("node {node} is attached again")).await?;
     }
-    Ok(())
+    described(world).await
 }
 
 /// What can't be done is refused with the reason, and changes nothing.

@@ -38,17 +38,22 @@ pub async fn front_only(world: &World) -> Outcome {
         })
     })
     .await?;
-    for node in super::pool::NODES {
+    try_join_all([(ELSEWHERE, "stranger"), (SPACE, CLIENT)].map(|(space, pod)| no_node(world, space, pod)))
+        .await
+        .map(drop)
+}
+
+/// A pod reaches no port of any node. Each try takes its time, so they go side by side.
+async fn no_node(world: &World, space: &str, pod: &str) -> Outcome {
+    let ports = [names::POSTGRES_PORT, names::AGENT_PORT];
+    let ways = super::pool::NODES.into_iter().flat_map(|node| ports.map(|port| (node, port)));
+    let tries = ways.map(async |(node, port)| {
         let host = address(world, node).await?;
-        for port in [names::POSTGRES_PORT, names::AGENT_PORT] {
-            for (space, pod) in [(ELSEWHERE, "stranger"), (SPACE, CLIENT)] {
-                ensure(!reaches(world, space, pod, &host, port).await, || {
-                    format!("pod {pod} reaches port {port} of node {node}")
-                })?;
-            }
-        }
-    }
-    Ok(())
+        ensure(!reaches(world, space, pod, &host, port).await, || {
+            format!("pod {pod} reaches port {port} of node {node}")
+        })
+    });
+    try_join_all(tries).await.map(drop)
 }
 
 /// A pod that the NetworkPolicy takes for the front, with the certificate of another pool's node: the nodes refuse it.
@@ -85,6 +90,7 @@ pub async fn foreign_certificate(world: &World) -> Outcome {
     ensure(said.contains("unknown ca") || said.contains("certificate"), || {
         format!("the node said {said:?}")
     })?;
+    logins_refused(world, &host).await?;
     agent_refuses(world, &host).await?;
     world.here(&["delete", "pod", "disguised", "--wait=false"]).await.map(drop)
 }
@@ -134,15 +140,7 @@ pub async fn other_pools_node(world: &World) -> Outcome {
     ensure(reaches(world, SPACE, &other, &front, names::POSTGRES_PORT).await, || {
         "the other pool's node doesn't even reach the front".to_owned()
     })?;
-    for node in super::pool::NODES {
-        let host = address(world, node).await?;
-        for port in [names::POSTGRES_PORT, names::AGENT_PORT] {
-            ensure(!reaches(world, SPACE, &other, &host, port).await, || {
-                format!("another pool's node reaches port {port} of node {node}")
-            })?;
-        }
-    }
-    Ok(())
+    no_node(world, SPACE, &other).await
 }
 
 /// The address of a node's pod: a name that doesn't resolve would pass for a port that is closed.
@@ -168,6 +166,26 @@ async fn replicate(world: &World, host: &str, pool: &str) -> Outcome<String> {
          if psql '{target}' -c 'IDENTIFY_SYSTEM' 2>&1; then echo {LET_IN}; fi"
     );
     world.here(&["exec", "disguised", "--", "sh", "-c", &script]).await
+}
+
+/// What PostgreSQL itself says to those who come by the network, past the front.
+async fn logins_refused(world: &World, host: &str) -> Outcome {
+    let own = "sslcert=/own/tls.crt sslkey=/own/tls.key";
+    for (user, certificate, words) in [
+        ("app", "sslcertmode=disable", "valid client certificate"),
+        ("postgres", own, "pg_hba.conf rejects"),
+        (names::REPLICATION_ROLE, own, "pg_hba.conf rejects"),
+    ] {
+        let target = format!("host={host} user={user} dbname=app sslmode=require {certificate}");
+        let script = format!(
+            "rm -f /own/* && cp /{POOL}/tls.crt /{POOL}/tls.key /own/ && chmod 600 /own/tls.key && \
+             psql '{target}' -c 'SELECT 1' 2>&1; true"
+        );
+        let said = world.here(&["exec", "disguised", "--", "sh", "-c", &script]).await?;
+        println!("    {user}, {certificate}: {said}");
+        ensure(said.contains(words), || format!("{user} with {certificate}: {said}"))?;
+    }
+    Ok(())
 }
 
 /// Applies a pool that can't work, waits for words that say so, and removes it.

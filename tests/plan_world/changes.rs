@@ -229,3 +229,18 @@ fn volumes_that_cannot_grow_stay_and_a_condition_says_what_to_do() {
     assert!(message.contains("replace-volume"), "{message}");
     assert_eq!(world.membership.unwrap().spec.archive_max_bytes, archive, "the archive fits the volume");
 }
+
+#[test]
+fn a_volume_that_is_given_up_goes_though_the_operator_dies_before_it_is_marked() {
+    let mut world = made(3);
+    assert!(ask(&mut world, annotations::DETACH, "2").0);
+    settle(&mut world);
+    world.suffer(&Fault::Asks(annotations::REPLACE_VOLUME, "2".to_owned()));
+    // The status is written, and nothing after it.
+    let (seen, made) = world.plan();
+    world.carry_out(&seen, &made, 1);
+    assert!(world.status.recovery.is_some());
+    settle(&mut world);
+    let last = world.status.last_recovery.clone().unwrap();
+    assert!(last.succeeded && last.message.starts_with("base backup"), "{last:?}");
+}

@@ -241,6 +241,17 @@ fn uninstall(target: &Target) -> Result<()> {
         delete.args(["delete", "--ignore-not-found", "-f"]).arg(paths::checkout().join(EXAMPLE));
     }
     run::captured(&mut delete)?;
+    let mut left = target.kubectl()?;
+    left.args(["get", "pgpools", "--all-namespaces", "--ignore-not-found", "-o", "name"]);
+    // Without definitions there is none. Others' pools keep theirs, and their operator.
+    let left = run::output(&mut left)?.stdout;
+    if !left.is_empty() {
+        say(format!(
+            "other pools are left, and so is the operator: {}",
+            String::from_utf8_lossy(&left).trim().replace('\n', ", ")
+        ));
+        return Ok(());
+    }
     let mut helm = target.helm()?;
     run::captured(helm.args(["uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--wait"]))?;
     for kind in ["pgpools", "pgpoolmemberships"] {

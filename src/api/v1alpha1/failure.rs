@@ -29,7 +29,7 @@ impl Default for Recovery {
 
 /// When a node counts as failed (docs/membership.md).
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self.heartbeat) >= duration('50ms') && duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) <= duration(self.detachAfter)", "spec.failure: heartbeat is at least 50ms and at most a quarter of detachAfter"), ("duration(self.detachAfter) < duration(self.lease) && duration(self.lease) < duration(self.grace) && duration(self.grace) <= duration('10m')", "spec.failure: detachAfter < lease < grace <= 10m")])))]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self.heartbeat) >= duration('50ms') && duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) <= duration(self.detachAfter)", "spec.failure: heartbeat is at least 50ms and at most a quarter of detachAfter"), ("duration(self.detachAfter) < duration(self.lease) && duration(self.lease) < duration(self.grace) && duration(self.grace) <= duration('10m')", "spec.failure: detachAfter < lease < grace <= 10m"), ("duration(self.detachLag) >= duration('1s') && duration(self.detachLag) <= duration('1h')", "spec.failure.detachLag: between 1s and 1h")])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Failure {
     /// Time between two beats of the agents.

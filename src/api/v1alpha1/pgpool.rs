@@ -126,7 +126,7 @@ pub struct PgPoolSpec {
     /// Certificates.
     #[serde(default)]
     pub tls: Tls,
-    /// Hands off: while true the operator changes nothing.
+    /// Hands off: while true the operator changes nothing; certificates aren't renewed either (30 of 90 days are left when one is).
     #[serde(default)]
     pub suspend: bool,
 }

@@ -29,7 +29,7 @@ pub struct PgPoolStatus {
     /// Pod of the primary, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary_pod: Option<String>,
-    /// Largest lag of an attached standby, as a class: `0`, `<1MB`, `<16MB`, `<256MB`, `>=256MB`.
+    /// Largest lag of an attached standby, as a class: `<1MB`, `<16MB`, `<256MB`, `>=256MB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
     /// One entry a node, ordered by index.

@@ -206,6 +206,7 @@ pub fn attach_note(view: &PrimaryView) -> String {
     let reason = match joiner(view, index) {
         Err(reason) => reason,
         Ok(_) if view.wish.suspend => "the pool is suspended".to_owned(),
+        Ok(_) if is_stalled(view) => "commits wait for too long: nobody is added".to_owned(),
         Ok(_) => "it is being added".to_owned(),
     };
     Why::NotAttached { index, reason }.to_string()

@@ -194,7 +194,7 @@ fn facts(draft: &Draft<'_>, recovery: &RecoveryStatus) -> Facts {
         streaming: report.is_some_and(|report| report.streaming),
         claim_lost: seen.and_then(|seen| seen.claim.as_ref()).is_some_and(|claim| {
             claim.lost.is_some() || claim.given_up.as_deref() == Some(recovery.id.as_str())
-        }),
+        }) || (recovery.reason == GIVEN_UP && recovery.stage < RecoveryStage::Copying),
         filled: seen.and_then(|seen| seen.claim.as_ref()).is_some_and(|claim| claim.filled),
         job: job.map(|job| job.outcome.clone()),
         job_may_destroy: job.is_some_and(|job| job.may_destroy),

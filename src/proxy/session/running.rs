@@ -49,6 +49,8 @@ pub struct Running {
     key: Registered,
     /// What the node calls it.
     theirs: Key,
+    /// The node is done with.
+    left: bool,
     /// The settings that the client was told of at last.
     told: Vec<u8>,
     flow: Flow,
@@ -77,7 +79,7 @@ impl Running {
         login::admit(&mut guest.client, &told, &key.key).await?;
         seat.count(false);
         let flow = Flow::new(key.cancels.clone());
-        Ok(Self { guest, place, credentials, seat, node, key, theirs, told, flow })
+        Ok(Self { guest, place, credentials, seat, node, key, theirs, left: false, told, flow })
     }
 
     /// Runs until it is over.
@@ -104,7 +106,7 @@ impl Running {
 
     /// Passes bytes until something else has to be done.
     async fn pass(&mut self) -> Turn {
-        let Self { guest, seat, node, flow, theirs, .. } = self;
+        let Self { guest, seat, node, flow, theirs, left, .. } = self;
         let (front, kind) = (guest.front.clone(), guest.kind);
         let traffic = front.hub.metrics.traffic(kind, seat.index);
         let mut standing = seat.tenure.watch();
@@ -126,7 +128,7 @@ impl Running {
                 front.hub.metrics.waits(kind, seat.index, reason(stands));
             }
             if mode == Mode::Questions && stands == Standing::Over {
-                break_off(&front, seat, relay.node(), *theirs);
+                break_off(&front, seat, relay.node(), *theirs, left);
                 seat.leave();
             }
             relay.set(mode);
@@ -210,7 +212,7 @@ impl Running {
         seat.count(true);
         tracing::debug!(from, to = seat.index, route = self.guest.kind.name(), "a session was moved");
         self.key.points_to(seat.index, greeting.key);
-        (self.seat, self.node, self.theirs) = (seat, node, greeting.key);
+        (self.seat, self.node, self.theirs, self.left) = (seat, node, greeting.key, false);
         if greeting.said != self.told {
             let telling = async {
                 self.guest.client.write_all(&greeting.said).await?;
@@ -228,7 +230,7 @@ impl Running {
     async fn part(&mut self) {
         self.flow.forget_answers();
         if matches!(self.seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
-            return break_off(&self.guest.front, &self.seat, &self.node, self.theirs);
+            return break_off(&self.guest.front, &self.seat, &self.node, self.theirs, &mut self.left);
         }
         let parting = async {
             self.node.write_all(&encode(b'X', &[])).await?;
@@ -238,13 +240,13 @@ impl Running {
     }
 
     async fn end(self, end: &End, why: Option<Refusal>) {
-        let Self { mut guest, place, seat, mut node, flow, theirs, .. } = self;
+        let Self { mut guest, place, seat, mut node, flow, theirs, mut left, .. } = self;
         tracing::debug!(node = seat.index, route = guest.kind.name(), ?end, ?why, "a session ended");
         if matches!(end, End::NodeLost) {
             guest.front.hub.metrics.dropped(guest.kind, seat.index);
         }
         if matches!(seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
-            break_off(&guest.front, &seat, &node, theirs);
+            break_off(&guest.front, &seat, &node, theirs, &mut left);
         } else {
             timeout(FAREWELL, node.shutdown()).await.ok();
         }
@@ -259,8 +261,11 @@ impl Running {
 }
 
 /// The node is done with: what is still on its way to it is thrown away. It may not hear, so it is told once more by its agent.
-fn break_off(front: &Front, seat: &Seat, node: &node::Secure, key: Key) {
-    if let Some(session) = left::session(node, key) {
+fn break_off(front: &Front, seat: &Seat, node: &node::Secure, key: Key, done: &mut bool) {
+    if std::mem::replace(done, true) {
+        return;
+    }
+    if let Some(session) = left::session(node, seat.tenure.boot(), key) {
         front.left.note(seat.index, session);
     }
     sockopt::set_socket_linger(node.get_ref().0, Some(Duration::ZERO)).ok();

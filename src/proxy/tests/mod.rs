@@ -101,8 +101,10 @@ async fn all(State(agent): State<Agent>) -> Body {
 
 /// One has a statement under way when it is asked first.
 async fn end(State(agent): State<Agent>, Json(sessions): Json<Vec<LeftSession>>) -> Json<Leftover> {
+    let all: Vec<i32> = sessions.iter().map(|session| session.pid).collect();
     agent.left.send_modify(|all| all.push(sessions));
-    Json(Leftover { ended: 0, busy: u32::from(agent.left.borrow().len() == 1) })
+    let busy = if agent.left.borrow().len() == 1 { all } else { Vec::new() };
+    Json(Leftover { ended: 0, busy })
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {

@@ -39,7 +39,8 @@ pub fn up(cluster: &Cluster, toleration: u32) -> Result<()> {
     let store = Store::prepare(&images::of_the_cluster(&programs)?)?;
     step(&format!("remains of an earlier cluster {}", cluster.name()), || clean(cluster))?;
     step(&format!("cluster {}", cluster.name()), || start(cluster, toleration, &programs, &store))?;
-    say(format!("cluster {} is up; try: cargo xtask kubectl -- get nodes", cluster.name()));
+    let name = cluster.name();
+    say(format!("cluster {name} is up; try: cargo xtask kubectl --name {name} -- get nodes"));
     Ok(())
 }
 
