@@ -131,19 +131,19 @@ pub async fn operator_away(world: &World) -> Outcome {
         ensure(left.is_empty(), || left.clone())
     })
     .await?;
-    let before = world.record().await?;
-    // What comes back without a copy needs no operator; a primary's WAL may go past the fork.
-    kill_postgres(world, standby(world).await?).await?;
-    let back = world
-        .when_record("the standby to be back", WITHOUT_OPERATOR, |record| {
-            record.epoch > before.epoch && record.attached.len() == 3
-        })
-        .await;
+    // Who comes back without a copy needs no operator; a primary's WAL may go past the fork.
+    let all = freeze(world, standby(world).await?).await?;
+    let removed =
+        world.when_record("a standby to be removed", TAKEN_OVER, |record| record.attached.len() == 2).await;
+    thaw(&all);
+    let back =
+        world.when_record("it to be back", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await;
     let old = primary(world).await?;
     kill_postgres(world, old).await?;
     let taken = taken_over(world, old).await;
     let went_on = load::goes_on(world).await;
     scale_operator(world, "1").await?;
+    removed?;
     back?;
     taken?;
     went_on?;
@@ -445,7 +445,7 @@ pub async fn api_away(world: &World) -> Outcome {
     still?;
     load::goes_on(world).await?;
     world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await?;
-    machines::kubelets_anew().await?;
+    machines::kubelets_anew(world).await?;
     load::unharmed(world).await
 }
 
@@ -465,6 +465,6 @@ pub async fn api_away_and_a_standby_dies(world: &World) -> Outcome {
     let (still, after) = (still?, after?);
     ensure(still == after, || format!("{} writes were acknowledged without the standby", after - still))?;
     load::goes_on(world).await?;
-    machines::kubelets_anew().await?;
+    machines::kubelets_anew(world).await?;
     load::unharmed(world).await
 }

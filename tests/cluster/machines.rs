@@ -144,9 +144,16 @@ pub async fn ready(world: &World, machine: &str) -> Outcome {
 
 /// Ends the back-off in which an outage of the API leaves every kubelet, up to a minute in which it hears of no deleted
 /// pod: that is Kubernetes's affair, and later steps delete pods. Running pods don't notice.
-pub async fn kubelets_anew() -> Outcome {
+pub async fn kubelets_anew(world: &World) -> Outcome {
     for machine in MACHINES {
         fault(&["restart", machine, "kubelet"]).await?;
+    }
+    for machine in MACHINES {
+        let path = format!("/api/v1/nodes/{machine}/proxy/healthz");
+        until("a kubelet to answer", BACK, || async {
+            world.kubectl(&["get", "--raw", &path]).await.map(drop)
+        })
+        .await?;
     }
     Ok(())
 }

@@ -139,7 +139,8 @@ pub async fn agent_killed(world: &World) -> Outcome {
     let met = async {
         spoil(world, 2).await?;
         let met = world.in_stage(2, CatchingUp).await?.recovery.map(|r| r.id);
-        kill_agent(world, 2).await?;
+        // The stage begins before its Postgres does.
+        until("a Postgres on the new copy", WHOLE, || kill_agent(world, 2)).await?;
         met.ok_or_else(|| Failure("no recovery".to_owned()))
     }
     .await;
