@@ -228,7 +228,7 @@ fn judgement() -> Vec<Step> {
     vec![step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w)))]
 }
 
-/// Strangers and other pools.
+/// Strangers and other pools; one of them on small volumes.
 fn others() -> Vec<Step> {
     vec![
         step("strangers::reach_the_front_alone", |w| Box::pin(strangers::front_only(w))),
@@ -244,10 +244,11 @@ fn others() -> Vec<Step> {
             Box::pin(strangers::foreign_certificate(w))
         }),
         step("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
+        step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
     ]
 }
 
-/// A pool with every wish, and one on small volumes.
+/// A pool with every wish.
 fn wishes() -> Vec<Step> {
     vec![
         step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
@@ -257,7 +258,6 @@ fn wishes() -> Vec<Step> {
         step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
         step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
         step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
-        step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
     ]
 }
 
