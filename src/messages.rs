@@ -10,14 +10,19 @@
 //! | `GET /v1/table` | nodes | the node's whole epoch table, [`EpochTable`] |
 //! | `GET /v1/wal/FILE` | nodes, Jobs | an archived WAL file, uncompressed; 404 when it isn't there |
 //! | `POST /v1/login` | front | [`LoginQuestion`], answered by [`LoginAnswer`]; only a running Postgres has one |
-//! | `POST /v1/left` | front | [`LeftSession`]s, answered by [`Leftover`]: how many of them are still there |
+//! | `POST /v1/abandoned` | front | [`AbandonedSession`]s, answered by [`Leftover`]: how many of them are still there |
 //! | `POST /v1/roles` | operator | [`EnsureRoles`], answered by [`Ensured`]; only the primary takes it |
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; a program speaks this one and the one before.
 pub const PROTOCOL: u32 = 1;
+
+/// A read lease that has lapsed may come back for so long: a front holds the node's sessions meanwhile, and ends them
+/// then.
+pub const LAPSED_FOR: Duration = Duration::from_secs(5);
 
 /// Who sent a message; read from the certificate, never from the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,7 +267,7 @@ pub struct Stamp {
 /// `pg_stat_activity`, and the address is the front's own.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct LeftSession {
+pub struct AbandonedSession {
     /// The start of the node's PostgreSQL, as in [`NodeReport::boot`].
     pub boot: String,
     /// Process of the node's PostgreSQL.

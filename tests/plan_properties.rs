@@ -5,6 +5,7 @@
 mod plan_world;
 
 use pgpool_operator::api::v1alpha1::{Health, annotations};
+use pgpool_operator::model::Memory;
 use pgpool_operator::plan::plan;
 use plan_world::environment::Fault;
 use plan_world::{World, runtime};
@@ -103,7 +104,7 @@ fn live_through(world: &mut World, history: &[Moment]) {
         assert_eq!(made, plan(&world.pool, &runtime(), &seen).unwrap(), "the same input gave another plan");
         world.carry_out(&seen, &made, moment.dies_after);
         if moment.dies_after != usize::MAX {
-            world.memory = pgpool_operator::model::Memory::default();
+            world.memory = Memory::default();
         }
         if moment.environment {
             world.environment();
@@ -191,6 +192,28 @@ fn a_bad_request_is_refused_with_its_reason_and_nothing_else_changes() {
         assert_eq!(world.status.recovery, None);
         assert_eq!(world.live, before.live);
     }
+}
+
+#[test]
+fn a_request_is_answered_once_by_whichever_operator_and_may_be_made_again() {
+    let mut world = made(3);
+    world.suffer(&Fault::Asks(annotations::DETACH, "1".to_owned()));
+    let (_, made) = world.plan();
+    // It dies once its answer is written.
+    (world.status, world.memory) = (made.status, Memory::default());
+    let answer = world.status.last_request.clone().unwrap();
+    assert!(answer.accepted && answer.standing, "{answer:?}");
+    world.pass_time(1000);
+    let (seen, made) = world.plan();
+    assert_eq!(made.status.last_request, Some(answer), "answered twice");
+    world.carry_out(&seen, &made, usize::MAX);
+    assert!(!world.pool.requests.contains_key(annotations::DETACH), "the annotation is removed");
+    settle(&mut world);
+    assert!(!world.status.last_request.as_ref().unwrap().standing);
+    // The same from another operator's first look on is a new request.
+    world.memory = Memory::default();
+    let (accepted, message) = ask(&mut world, annotations::DETACH, "1");
+    assert!(!accepted && message.contains("node 1"), "{message}");
 }
 
 #[test]

@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::stream;
 
-use super::left::{self, Following};
+use super::abandoned::{self, Following};
 use super::shared::Shared;
 use super::{epochs, lease, roles, sql};
 use crate::archive::Store;
 use crate::clock;
 use crate::link::{Caller, Origin};
 use crate::messages::{
-    Beat, EnsureRoles, LeftSession, Leftover, LoginQuestion, NodeReport, Peer, Role, Vote,
+    AbandonedSession, Beat, EnsureRoles, Leftover, LoginQuestion, NodeReport, Peer, Role, Vote,
 };
 
 /// A line of the watch is sent at least this often.
@@ -34,7 +34,7 @@ pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
         .route("/v1/vote", post(vote))
         .route("/v1/table", get(table))
         .route("/v1/login", post(login))
-        .route("/v1/left", post(left_sessions))
+        .route("/v1/abandoned", post(end_abandoned))
         .route("/v1/roles", post(ensure_roles))
         .with_state(shared)
         .merge(crate::archive::router(archive))
@@ -152,11 +152,11 @@ async fn login(
 }
 
 /// Ends sessions of the front that asks.
-async fn left_sessions(
+async fn end_abandoned(
     caller: Caller,
     Origin(from): Origin,
     State(shared): State<Arc<Shared>>,
-    Json(sessions): Json<Vec<LeftSession>>,
+    Json(sessions): Json<Vec<AbandonedSession>>,
 ) -> Response {
     if let Err(refused) = caller.one_of(|peer| *peer == Peer::Proxy) {
         return refused.into_response();
@@ -166,14 +166,15 @@ async fn left_sessions(
         (inner.report.role, inner.report.boot.clone())
     };
     // Those of another start are gone with it.
-    let sessions: Vec<LeftSession> = sessions.into_iter().filter(|left| left.boot == boot).collect();
+    let sessions: Vec<AbandonedSession> =
+        sessions.into_iter().filter(|session| session.boot == boot).collect();
     let Some(client) = shared.client() else {
         if role == Role::Stopped || sessions.is_empty() {
             return Json(Leftover::default()).into_response();
         }
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "postgres isn't running");
     };
-    match left::end(&client, from, Some(&sessions)).await {
+    match abandoned::end(&client, from, Some(&sessions)).await {
         Ok(done) => Json(done).into_response(),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }

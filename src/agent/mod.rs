@@ -6,6 +6,7 @@
 //!
 //! It never exits for what it can wait for: a container that restarts is backed off for minutes.
 
+mod abandoned;
 mod beats;
 mod conf;
 mod election;
@@ -18,7 +19,6 @@ mod initdb;
 pub mod install;
 mod lag;
 mod lease;
-mod left;
 mod lineage;
 mod locks;
 mod logins;

@@ -368,11 +368,11 @@ impl Node {
         let (now, shared) = (clock::now(), self.shared.clone());
         let mut inner = shared.lock();
         let Some(office) = inner.office.as_mut() else { return };
-        let limits = (office.wish.timings.detach_lag(), office.wish.timings.detach_after());
-        let stalled = office.oldest_waiter.is_some_and(|since| now.since(since) > limits.1);
+        office.now = now;
+        let (limit, stalled) = (office.wish.timings.detach_lag(), touched && office.is_stalled());
         for index in gone {
             let other = office.others.entry(index).or_default();
-            let slow = other.lag.is_some_and(|lag| lag > limits.0) || (touched && stalled);
+            let slow = other.lag.is_some_and(|lag| lag > limit) || stalled;
             other.not_before = Some(self.returns.after(now, index, slow));
         }
     }

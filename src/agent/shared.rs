@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::Client;
 
+use super::abandoned::Fronts;
 use super::election::Probe;
 use super::env::Env;
-use super::left::Fronts;
 use super::logins::Logins;
 use crate::api::v1alpha1::{LoadBalancing, Member, PgPoolMembership, Record};
 use crate::clock::{self, Moment};

@@ -31,12 +31,7 @@ pub async fn run(args: Args) -> Result<(), ArchiveError> {
     let put = Store::new(&args.archive).put(&args.path, &file, clock::timestamp())?;
     if let Put::Stored(dropped) = put {
         for dropped in dropped {
-            tracing::info!(
-                file = dropped.name,
-                bytes = dropped.bytes,
-                needed = dropped.needed,
-                "dropped from the WAL archive"
-            );
+            tracing::info!(file = dropped.name, bytes = dropped.bytes, "dropped from the WAL archive");
         }
     }
     Ok(())

@@ -42,9 +42,6 @@ pub struct Policy {
     pub retention_seconds: Option<u64>,
     /// Bytes that all files together may take; none: as the disk allows.
     pub max_bytes: Option<u64>,
-    /// Name of the first segment that a recovery under way needs. From it on files aren't too old, and
-    /// for want of room they go last.
-    pub keep_from: Option<String>,
 }
 
 /// What became of a file that was put into the archive.
@@ -63,8 +60,6 @@ pub struct Dropped {
     pub name: String,
     /// Bytes that it took.
     pub bytes: u64,
-    /// True when a recovery under way may have needed it.
-    pub needed: bool,
 }
 
 /// What is in the archive.
@@ -137,7 +132,7 @@ impl Store {
         let mut written = compress(source, &unfinished);
         if written.as_ref().is_err_and(ArchiveError::is_no_space) {
             let length = fs::metadata(source).map_err(ArchiveError::io(source))?.len();
-            dropped = self.free(length.saturating_mul(ROOM), &policy)?;
+            dropped = self.free(length.saturating_mul(ROOM))?;
             written = compress(source, &unfinished);
         }
         let bytes = written.inspect_err(|_| {
@@ -290,26 +285,24 @@ impl Store {
 
     /// Drops files that are too old, then the oldest until `extra` bytes more fit.
     fn drop_old(&self, policy: &Policy, now: Timestamp, extra: u64) -> Result<Vec<Dropped>, ArchiveError> {
-        let needed = Needed::of(policy);
         let held = self.held()?;
         let total: u64 = held.iter().map(|held| held.bytes).sum::<u64>().saturating_add(extra);
         let (old, rest): (Vec<_>, Vec<_>) = held
             .into_iter()
             .filter(|held| held.file.kind() != Kind::History)
-            .partition(|held| too_old(held, policy, now) && !needed.has(held));
-        let mut dropped = drop_all(&needed, old)?;
+            .partition(|held| too_old(held, policy, now));
+        let mut dropped = drop_all(old)?;
         let freed: u64 = dropped.iter().map(|dropped| dropped.bytes).sum();
         let over = policy.max_bytes.map_or(0, |limit| (total - freed).saturating_sub(limit));
-        dropped.extend(drop_all(&needed, needed.until(over, rest))?);
+        dropped.extend(drop_all(until(over, rest))?);
         Ok(dropped)
     }
 
     /// Drops the oldest files until `bytes` are free, or nothing is left to drop.
-    fn free(&self, bytes: u64, policy: &Policy) -> Result<Vec<Dropped>, ArchiveError> {
+    fn free(&self, bytes: u64) -> Result<Vec<Dropped>, ArchiveError> {
         self.remove_unfinished()?;
-        let needed = Needed::of(policy);
         let held = self.held()?.into_iter().filter(|held| held.file.kind() != Kind::History).collect();
-        drop_all(&needed, needed.until(bytes, held))
+        drop_all(until(bytes, held))
     }
 
     fn remove_unfinished(&self) -> Result<(), ArchiveError> {
@@ -325,29 +318,15 @@ impl Store {
     }
 }
 
-/// What a recovery under way needs.
-struct Needed(Option<u64>);
-
-impl Needed {
-    fn of(policy: &Policy) -> Self {
-        Self(policy.keep_from.as_deref().and_then(WalFile::parse).and_then(|file| file.position()))
-    }
-
-    fn has(&self, held: &Held) -> bool {
-        self.0.is_some_and(|from| held.file.position().is_some_and(|position| position >= from))
-    }
-
-    /// Those of `held` that go when `bytes` have to: oldest first, what is needed last.
-    fn until(&self, bytes: u64, held: Vec<Held>) -> Vec<Held> {
-        let (needed, free): (Vec<_>, Vec<_>) = held.into_iter().partition(|held| self.has(held));
-        let mut left = bytes;
-        let go = free.into_iter().chain(needed).take_while(|held| {
-            let goes = left > 0;
-            left = left.saturating_sub(held.bytes);
-            goes
-        });
-        go.collect()
-    }
+/// Those of `held` that go when `bytes` have to: the oldest first.
+fn until(bytes: u64, held: Vec<Held>) -> Vec<Held> {
+    let mut left = bytes;
+    let go = held.into_iter().take_while(|held| {
+        let goes = left > 0;
+        left = left.saturating_sub(held.bytes);
+        goes
+    });
+    go.collect()
 }
 
 fn too_old(held: &Held, policy: &Policy, now: Timestamp) -> bool {
@@ -355,12 +334,11 @@ fn too_old(held: &Held, policy: &Policy, now: Timestamp) -> bool {
     limit.is_some_and(|limit| now.duration_since(held.since).as_secs() > limit)
 }
 
-fn drop_all(needed: &Needed, held: Vec<Held>) -> Result<Vec<Dropped>, ArchiveError> {
+fn drop_all(held: Vec<Held>) -> Result<Vec<Dropped>, ArchiveError> {
     let mut dropped = Vec::new();
     for held in held {
         fs::remove_file(&held.path).map_err(ArchiveError::io(&held.path))?;
-        let needed = needed.has(&held);
-        dropped.push(Dropped { name: held.file.name().to_owned(), bytes: held.bytes, needed });
+        dropped.push(Dropped { name: held.file.name().to_owned(), bytes: held.bytes });
     }
     Ok(dropped)
 }

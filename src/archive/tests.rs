@@ -151,20 +151,18 @@ fn a_full_disk_costs_the_oldest_file_and_not_the_new_one() {
 }
 
 #[test]
-fn a_new_file_makes_room_for_itself_and_needed_ones_go_last() {
+fn a_new_file_makes_room_for_itself() {
     let place = Place::new();
     for number in 1..=3 {
         place.put(&segment(number), &[0; 100]).unwrap();
         place.date(&segment(number), number);
     }
     let one = fs::metadata(place.path(&segment(1))).unwrap().len();
-    let keep_from = Some(segment(1).name().to_owned());
-    let policy = Policy { retention_seconds: None, max_bytes: Some(3 * one), keep_from };
+    let policy = Policy { retention_seconds: None, max_bytes: Some(3 * one) };
     place.store.set_policy(&policy).unwrap();
     assert_eq!(place.store.policy().unwrap(), policy);
     let Put::Stored(dropped) = place.put(&segment(4), &[0; 100]).unwrap() else { panic!("it wasn't there") };
     assert_eq!(names(&dropped), [segment(1).name()]);
-    assert!(dropped[0].needed, "what a recovery needed is named as such");
     assert_eq!(place.store.usage().unwrap().bytes, 3 * one);
 }
 
@@ -177,7 +175,7 @@ proptest! {
         limit in 100u64..400,
     ) {
         let place = Place::new();
-        let policy = Policy { retention_seconds: None, max_bytes: Some(limit), keep_from: None };
+        let policy = Policy { retention_seconds: None, max_bytes: Some(limit) };
         place.store.set_policy(&policy).unwrap();
         let mut model: BTreeMap<u64, u8> = BTreeMap::new();
         for (number, content, prune) in puts {
@@ -207,7 +205,6 @@ proptest! {
         dates in prop::collection::vec(0u64..100, 0..10),
         retention in prop::option::of(0i64..100),
         room in prop::option::of(0u64..12),
-        keep_from in prop::option::of(0u64..10),
     ) {
         let place = Place::new();
         for (number, date) in (0..).zip(&dates) {
@@ -221,19 +218,16 @@ proptest! {
         let policy = Policy {
             retention_seconds: retention.map(|seconds| u64::try_from(seconds).unwrap()),
             max_bytes: room.map(|files| files * one + history),
-            keep_from: keep_from.map(|number| segment(number).name().to_owned()),
         };
         place.store.set_policy(&policy).unwrap();
         place.store.prune(after(100)).unwrap();
 
         let old = |date: u64| retention.is_some_and(|seconds| 100 - i64::try_from(date).unwrap() > seconds);
-        let needed = |number: u64| keep_from.is_some_and(|from| number >= from);
-        let mut order: Vec<(bool, u64, u64)> =
-            (0..).zip(&dates).map(|(number, date)| (needed(number), *date, number)).collect();
+        let mut order: Vec<(u64, u64)> = (0..).zip(&dates).map(|(number, date)| (*date, number)).collect();
         order.sort_unstable();
-        order.retain(|(needed, date, _)| *needed || !old(*date));
+        order.retain(|(date, _)| !old(*date));
         let over = room.map_or(0, |room| order.len().saturating_sub(usize::try_from(room).unwrap()));
-        let mut kept: Vec<u64> = order[over..].iter().map(|(_, _, number)| *number).collect();
+        let mut kept: Vec<u64> = order[over..].iter().map(|(_, number)| *number).collect();
         kept.sort_unstable();
         let found: Vec<u64> = (0..10).filter(|number| place.get(&segment(*number)).is_some()).collect();
         prop_assert_eq!(found, kept);

@@ -48,30 +48,43 @@ impl Ask {
 /// Answers every request that stands on the pool.
 pub(super) fn answer(draft: &mut Draft<'_>) {
     draft.plan.memory.answered.retain(|old| draft.pool.requests.get(&old.annotation) == Some(&old.value));
+    note_removed(draft);
     for name in annotations::REQUESTS {
         let (Some(value), Some(ask)) = (draft.pool.requests.get(name), Ask::of(name)) else { continue };
         let request = Requested { annotation: name.to_owned(), value: value.clone() };
         draft.act(Action::RemoveAnnotation(request.clone()));
-        if draft.seen.memory.answered.contains(&request) || left_over(draft, ask, value) {
+        if draft.seen.memory.answered.contains(&request) {
             continue;
         }
-        let result = take_on(draft, ask, value);
-        note(draft, ask, value, result);
+        if !is_left_over(draft, ask, value) {
+            let result = take_on(draft, ask, value);
+            note(draft, ask, value, result);
+        }
         draft.plan.memory.answered.insert(request);
     }
 }
 
-/// An operator that died between writing its answer and removing the annotation leaves both behind.
-fn left_over(draft: &Draft<'_>, ask: Ask, value: &str) -> bool {
-    !draft.seen.memory.seen_before
-        && draft.seen.status.last_request.as_ref().is_some_and(|last| {
-            let age = draft.seen.now.duration_since(last.at).as_secs();
-            last.request == ask.word() && last.value == value && age < LEFT_OVER_SECONDS
-        })
+/// The annotation that was answered last is gone: the same again is a new request, whoever sees it.
+fn note_removed(draft: &mut Draft<'_>) {
+    let is_there = |last: &RequestAnswer| {
+        let mut asked = draft.pool.requests.iter().filter_map(|(name, value)| Some((Ask::of(name)?, value)));
+        asked.any(|(ask, value)| is_about(last, ask, value))
+    };
+    let gone = draft.seen.status.last_request.as_ref().is_some_and(|last| last.standing && !is_there(last));
+    if let Some(last) = draft.status().last_request.as_mut().filter(|_| gone) {
+        last.standing = false;
+    }
 }
 
-/// How long after an answer the same request at the start of an operator is taken for the one answered.
-const LEFT_OVER_SECONDS: i64 = 120;
+/// An operator that died between writing its answer and removing the annotation leaves both behind.
+fn is_left_over(draft: &Draft<'_>, ask: Ask, value: &str) -> bool {
+    let last = draft.seen.status.last_request.as_ref();
+    !draft.seen.memory.seen_before && last.is_some_and(|last| last.standing && is_about(last, ask, value))
+}
+
+fn is_about(answer: &RequestAnswer, ask: Ask, value: &str) -> bool {
+    answer.request == ask.word() && answer.value == short(value)
+}
 
 fn note(draft: &mut Draft<'_>, ask: Ask, value: &str, result: Result<String, String>) {
     let accepted = result.is_ok();
@@ -90,6 +103,7 @@ fn note(draft: &mut Draft<'_>, ask: Ask, value: &str, result: Result<String, Str
         message,
         at,
         outcome: None,
+        standing: true,
     });
 }
 

@@ -5,7 +5,7 @@ use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::{hub::Hub, left::Left};
+use super::{abandoned::Abandoned, hub::Hub};
 use crate::{
     clock,
     link::{Client, LinkError},
@@ -37,7 +37,7 @@ pub struct Agent {
     /// Host names of all nodes, by index.
     pub hosts: Arc<[String]>,
     /// Sessions that it may not know to be over.
-    pub left: Arc<Left>,
+    pub abandoned: Arc<Abandoned>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -148,17 +148,18 @@ impl Agent {
     /// Says which sessions were left, until they are gone.
     async fn tell(&self, client: &Client) -> std::convert::Infallible {
         loop {
-            let left = self.left.of(self.index).await;
-            let told = client.post_json(&self.host, names::AGENT_PORT, "/v1/left", &left, ANSWER).await;
+            let sessions = self.abandoned.of(self.index).await;
+            let told =
+                client.post_json(&self.host, names::AGENT_PORT, "/v1/abandoned", &sessions, ANSWER).await;
             match told {
                 Ok(Leftover { busy, .. }) => {
-                    self.left.is_heard(self.index, &left, &busy);
+                    self.abandoned.is_heard(self.index, &sessions, &busy);
                     if !busy.is_empty() {
                         sleep(AGAIN).await;
                     }
                 }
                 // Its agent is older and knows no such call.
-                Err(error) if error.is_not_found() => self.left.is_heard(self.index, &left, &[]),
+                Err(error) if error.is_not_found() => self.abandoned.is_heard(self.index, &sessions, &[]),
                 Err(error) => {
                     tracing::debug!(node = self.index, %error, "a node isn't told of sessions that were left");
                     sleep(AGAIN).await;

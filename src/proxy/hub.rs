@@ -56,7 +56,7 @@ pub struct Seat {
     /// How long it may stay.
     pub tenure: Arc<Tenure>,
     counted: bool,
-    left: AtomicBool,
+    vacated: AtomicBool,
 }
 
 impl Seat {
@@ -73,7 +73,7 @@ impl Seat {
 impl Seat {
     /// Nobody sits here any more: the session is still there, and its node isn't.
     pub fn leave(&self) {
-        if self.left.swap(true, Ordering::Relaxed) {
+        if self.vacated.swap(true, Ordering::Relaxed) {
             return;
         }
         let mut shared = self.hub.lock();
@@ -170,7 +170,7 @@ impl Hub {
         if hastened {
             self.hastened.notify_one();
         }
-        Some(Seat { hub: self.clone(), index, kind, tenure, counted: false, left: AtomicBool::new(false) })
+        Some(Seat { hub: self.clone(), index, kind, tenure, counted: false, vacated: AtomicBool::new(false) })
     }
 
     /// From now on the front calls itself not ready.

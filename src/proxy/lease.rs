@@ -1,8 +1,5 @@
 //! For how long a node may be spoken to (R3, R4).
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -11,9 +8,7 @@ use super::{
     table::{Entry, Table},
 };
 use crate::clock::Moment;
-
-/// A lease that has lapsed may come back for so long; statements wait meanwhile.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+use crate::messages::LAPSED_FOR;
 
 /// How a node stands towards the sessions on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +113,7 @@ impl Tenure {
         }
         // Known to be shorter than it was thought, it counts as that.
         self.lease_ms.fetch_min(entry.lease.as_millis(), Ordering::AcqRel);
-        let last = entry.lease.after(PATIENCE);
+        let last = entry.lease.after(LAPSED_FOR);
         if last <= now {
             self.end();
             return None;

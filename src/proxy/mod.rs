@@ -6,6 +6,7 @@
 //! are passed, and followed by the headers of their messages. Nothing is sent to a node without a lease. While the
 //! primary hands over, sessions wait between two transactions; those that have nothing at their node go on at the next
 //! one, and the others are told why they end.
+mod abandoned;
 mod auth;
 mod cancel;
 mod certificate;
@@ -17,7 +18,6 @@ mod hold;
 mod hub;
 mod lane;
 mod lease;
-mod left;
 mod login;
 mod metrics;
 mod node;
@@ -46,8 +46,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub, left::Left, peers::Peers,
-    refusal::Refusal, route::Kind,
+    abandoned::Abandoned, cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub,
+    peers::Peers, refusal::Refusal, route::Kind,
 };
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
@@ -120,7 +120,7 @@ pub(in crate::proxy) struct Front {
     cancels: Semaphore,
     questions: Semaphore,
     keys: Arc<Keys>,
-    left: Arc<Left>,
+    abandoned: Arc<Abandoned>,
     /// Ends sessions as soon as they are idle.
     drain: CancellationToken,
     /// Ends all sessions.
@@ -178,7 +178,7 @@ impl Front {
             cancels: Semaphore::new(CANCELS.0),
             questions: Semaphore::new(CANCELS.1),
             keys: Arc::default(),
-            left: Arc::default(),
+            abandoned: Arc::default(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
@@ -199,8 +199,8 @@ impl Front {
         let mut tasks = JoinSet::new();
         let hosts: Arc<[String]> = (0..args.nodes).map(|index| self.host(index)).collect();
         for (index, host) in (0..).zip(hosts.iter().cloned()) {
-            let (pool_uid, left) = (args.of.uid.clone(), self.left.clone());
-            let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), left };
+            let (pool_uid, abandoned) = (args.of.uid.clone(), self.abandoned.clone());
+            let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), abandoned };
             tasks.spawn(agent.follow(self.hub.clone(), self.link.clone()));
         }
         let hub = self.hub.clone();

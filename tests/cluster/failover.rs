@@ -16,6 +16,8 @@ use super::{load, machines, sessions};
 
 /// After that time commits that have to wait do.
 const STANDS_STILL: Duration = Duration::from_secs(5);
+/// How much longer the API is away once a standby has died.
+const WITHOUT_STANDBY: Duration = Duration::from_secs(20);
 /// How long processes are frozen.
 const FROZEN: Duration = Duration::from_secs(20);
 /// Time for a node to come back by itself.
@@ -255,17 +257,7 @@ pub async fn second_election(world: &World) -> Outcome {
 /// The chosen node is killed before it is open.
 pub async fn chosen_killed(world: &World) -> Outcome {
     let before = world.record().await?;
-    let agents = agents(world, &before).await?;
-    kill_postgres(world, before.primary).await?;
-    let chosen = world
-        .when_record("a choice", TAKEN_OVER, |record| {
-            record.phase == Phase::Serving && record.timeline > before.timeline
-        })
-        .await?;
-    let Some((_, agent)) = agents.iter().find(|(node, _)| *node == chosen.primary) else {
-        return failed(format!("chosen: {chosen:?}"));
-    };
-    signal(*agent, Signal::KILL)?;
+    let chosen = killed_once_chosen(world, &before, &agents(world, &before).await?).await?;
     load::goes_on(world).await?;
     load::unharmed(world).await?;
     let after = world.record().await?;
@@ -280,20 +272,26 @@ pub async fn chosen_postgres_killed(world: &World) -> Outcome {
     for member in &before.attached {
         postmasters.push((member.index, postmaster(world, member.index).await?));
     }
+    let chosen = killed_once_chosen(world, &before, &postmasters).await?;
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    println!("    chosen on timeline {}, in office on {}", chosen.timeline, after.timeline);
+    Ok(())
+}
+
+/// The primary is lost, and of these processes that of the node which is chosen is killed; gives the choice.
+async fn killed_once_chosen(world: &World, before: &Record, processes: &[(u8, i32)]) -> Outcome<Record> {
     kill_postgres(world, before.primary).await?;
     let chosen = world
         .when_record("a choice", TAKEN_OVER, |record| {
             record.phase == Phase::Serving && record.timeline > before.timeline
         })
         .await?;
-    let Some((_, postmaster)) = postmasters.iter().find(|(node, _)| *node == chosen.primary) else {
+    let Some((_, process)) = processes.iter().find(|(node, _)| *node == chosen.primary) else {
         return failed(format!("chosen: {chosen:?}"));
     };
-    signal(*postmaster, Signal::KILL)?;
-    load::unharmed(world).await?;
-    let after = world.record().await?;
-    println!("    chosen on timeline {}, in office on {}", chosen.timeline, after.timeline);
-    Ok(())
+    signal(*process, Signal::KILL)?;
+    Ok(chosen)
 }
 
 /// The agents of all attached nodes, by their pids.
@@ -433,38 +431,29 @@ pub async fn standby_cut_off(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The API server is away for a minute: the pool doesn't notice.
+/// The API server is away for a minute, and the pool doesn't notice. Then a standby dies: writes wait, rather than go on
+/// without it, until the API is back.
 pub async fn api_away(world: &World) -> Outcome {
-    machines::fault(&["stop", machines::API, "apiserver"]).await?;
-    let went_on = load::writes_go_on(world).await;
-    tokio::time::sleep(machines::API_AWAY).await;
-    let still = load::writes_go_on(world).await;
-    machines::fault(&["start", machines::API, "apiserver"]).await?;
-    machines::api_back(world).await?;
-    went_on?;
-    still?;
-    load::goes_on(world).await?;
-    world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await?;
-    machines::kubelets_anew(world).await?;
-    load::unharmed(world).await
-}
-
-/// A standby dies while the API server is away: writes wait, rather than go on without it, until the API is back.
-pub async fn api_away_and_a_standby_dies(world: &World) -> Outcome {
     let agent = agent(world, standby(world).await?).await?;
     machines::fault(&["stop", machines::API, "apiserver"]).await?;
-    let killed = signal(agent, Signal::KILL);
-    // Its container is started again, but serves nothing before it has read the record.
-    tokio::time::sleep(STANDS_STILL).await;
-    let still = load::written(world).await;
-    tokio::time::sleep(machines::API_AWAY).await;
-    let after = load::written(world).await;
+    let outage = async {
+        load::writes_go_on(world).await?;
+        tokio::time::sleep(machines::API_AWAY).await;
+        load::writes_go_on(world).await?;
+        signal(agent, Signal::KILL)?;
+        // Its container is started again, but serves nothing before it has read the record.
+        tokio::time::sleep(STANDS_STILL).await;
+        let still = load::written(world).await?;
+        tokio::time::sleep(WITHOUT_STANDBY).await;
+        Ok::<_, Failure>((still, load::written(world).await?))
+    }
+    .await;
     machines::fault(&["start", machines::API, "apiserver"]).await?;
     machines::api_back(world).await?;
-    killed?;
-    let (still, after) = (still?, after?);
+    let (still, after) = outage?;
     ensure(still == after, || format!("{} writes were acknowledged without the standby", after - still))?;
     load::goes_on(world).await?;
+    world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await?;
     machines::kubelets_anew(world).await?;
     load::unharmed(world).await
 }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::world::World;
@@ -48,6 +49,8 @@ pub struct Step {
     pub name: &'static str,
     /// Later steps can't do without it: it runs whatever was asked for, and when it fails the rest is given up.
     pub groundwork: bool,
+    /// It has pools of its own and runs beside the step before it, which mostly waits.
+    pub beside: bool,
     /// Longest time that it may take.
     pub limit: Duration,
     /// What it does.
@@ -96,25 +99,21 @@ pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
     let began = Instant::now();
     let (mut passed, mut broken) = (0, Vec::new());
     let mut given_up: Option<&str> = None;
-    for step in &chosen {
+    for steps in chosen.chunk_by(|_, next| next.beside) {
         if let Some(name) = given_up {
-            println!("test {} ... FAILED (not tried: {name} failed)", step.name);
-            broken.push(step.name);
+            for step in steps {
+                println!("test {} ... FAILED (not tried: {name} failed)", step.name);
+                broken.push(step.name);
+            }
             continue;
         }
-        let since = Instant::now();
-        let outcome = one(world, step).await;
-        let seconds = since.elapsed().as_secs_f64();
-        match outcome {
-            Ok(()) => {
-                println!("test {} ... ok ({seconds:.1} s)", step.name);
+        let outcomes = join_all(steps.iter().map(|step| reported(world, step))).await;
+        for (step, good) in steps.iter().zip(outcomes) {
+            if good {
                 passed += 1;
-            }
-            Err(failure) => {
-                println!("test {} ... FAILED ({seconds:.1} s)\n    {failure}", step.name);
-                world.describe().await;
+            } else {
                 broken.push(step.name);
-                given_up = step.groundwork.then_some(step.name);
+                given_up = given_up.or(step.groundwork.then_some(step.name));
             }
         }
     }
@@ -129,6 +128,22 @@ pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
         began.elapsed().as_secs_f64()
     );
     broken.is_empty()
+}
+
+/// Runs one step and says how it went; true when it passed.
+async fn reported(world: &World, step: &Step) -> bool {
+    let since = Instant::now();
+    let outcome = one(world, step).await;
+    let seconds = since.elapsed().as_secs_f64();
+    match outcome {
+        Ok(()) => println!("test {} ... ok ({seconds:.1} s)", step.name),
+        Err(failure) => {
+            println!("test {} ... FAILED ({seconds:.1} s)\n    {failure}", step.name);
+            world.describe().await;
+            return false;
+        }
+    }
+    true
 }
 
 /// Runs one step: a panic and a step without an end are failures like any other.

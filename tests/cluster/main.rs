@@ -75,11 +75,15 @@ async fn play(steps: &[Step], wishes: &Wishes) -> bool {
 }
 
 fn step(name: &'static str, work: Work) -> Step {
-    Step { name, groundwork: false, limit: LIMIT, work }
+    Step { name, groundwork: false, beside: false, limit: LIMIT, work }
+}
+
+fn beside(name: &'static str, work: Work) -> Step {
+    Step { beside: true, ..step(name, work) }
 }
 
 fn groundwork(name: &'static str, work: Work) -> Step {
-    Step { name, groundwork: true, limit: LIMIT, work }
+    Step { groundwork: true, ..step(name, work) }
 }
 
 /// The steps of an act, or of both on one cluster. Each act has a pool under load, which is judged at its end.
@@ -151,6 +155,7 @@ fn requests() -> Vec<Step> {
         step("recoveries::a_copy_keeps_to_its_bandwidth", |w| Box::pin(recoveries::bandwidth(w))),
         step("recoveries::a_recovery_has_its_time", |w| Box::pin(recoveries::timed_out(w))),
         step("recoveries::a_killed_job_is_begun_again", |w| Box::pin(recoveries::job_killed(w))),
+        beside("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
         step("recoveries::a_donor_may_be_killed", |w| Box::pin(recoveries::donor_killed(w))),
         step("recoveries::a_donors_machine_may_be_killed", |w| {
             Box::pin(recoveries::donors_machine_killed(w))
@@ -161,6 +166,7 @@ fn requests() -> Vec<Step> {
         step("volumes::archived_wal_is_never_overwritten", |w| Box::pin(volumes::archive_conflict(w))),
         step("faults::all_pods_at_once", |w| Box::pin(faults::all_pods_deleted(w))),
         step("recoveries::the_primary_may_be_lost", |w| Box::pin(recoveries::primary_lost(w))),
+        beside("majors::a_pool_on_another_major", |w| Box::pin(majors::another(w))),
     ]
 }
 
@@ -207,10 +213,7 @@ fn failures() -> Vec<Step> {
         step("failover::all_at_once_and_one_for_good", |w| {
             Box::pin(failover::all_at_once_and_one_for_good(w))
         }),
-        step("failover::the_api_is_away", |w| Box::pin(failover::api_away(w))),
-        step("failover::a_standby_dies_while_the_api_is_away", |w| {
-            Box::pin(failover::api_away_and_a_standby_dies(w))
-        }),
+        step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(failover::api_away(w))),
         step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
         step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),
         step("failover::the_primary_reaches_the_api_alone", |w| {
@@ -232,7 +235,6 @@ fn judgement() -> Vec<Step> {
 fn others() -> Vec<Step> {
     vec![
         step("strangers::reach_the_front_alone", |w| Box::pin(strangers::front_only(w))),
-        step("majors::a_pool_on_another_major", |w| Box::pin(majors::another(w))),
         step("majors::its_archive_keeps_to_its_size", |w| Box::pin(majors::archive_size(w))),
         step("majors::volumes_that_cannot_grow_are_told_of", |w| Box::pin(majors::fixed_size(w))),
         step("majors::it_is_recovered_and_taken_over", |w| Box::pin(majors::recovered(w))),
@@ -243,7 +245,6 @@ fn others() -> Vec<Step> {
         step("strangers::another_pools_certificate_is_refused", |w| {
             Box::pin(strangers::foreign_certificate(w))
         }),
-        step("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
         step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
     ]
 }

@@ -126,10 +126,14 @@ async fn operator_deleted_in(world: &World, stages: &[RecoveryStage]) -> Outcome
     }
     .await;
     release(world).await?;
-    let id = held?;
-    let status = world.recovered(2, &before).await?;
+    carried_on(world, &before, &held?).await
+}
+
+/// Node 2 is attached again, and by this very recovery.
+async fn carried_on(world: &World, before: &PgPoolStatus, id: &str) -> Outcome {
+    let status = world.recovered(2, before).await?;
     let last = status.last_recovery.as_ref().map(|last| last.id.as_str());
-    ensure(last == Some(&id), || format!("recovery {id} was not carried on: {}", told(&status)))
+    ensure(last == Some(id), || format!("recovery {id} was not carried on: {}", told(&status)))
 }
 
 /// The agent of the recovered node is killed while it catches up: the recovery goes on with the next one.
@@ -145,10 +149,7 @@ pub async fn agent_killed(world: &World) -> Outcome {
     }
     .await;
     release(world).await?;
-    let id = met?;
-    let status = world.recovered(2, &before).await?;
-    let last = status.last_recovery.as_ref().map(|last| last.id.as_str());
-    ensure(last == Some(&id), || format!("recovery {id} was not carried on: {}", told(&status)))?;
+    carried_on(world, &before, &met?).await?;
     load::unharmed(world).await
 }
 

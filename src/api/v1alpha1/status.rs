@@ -349,4 +349,7 @@ pub struct RequestAnswer {
     /// How it ended, where it took a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+    /// True until the annotation was seen to be gone: with another operator it isn't a new request till then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standing: bool,
 }

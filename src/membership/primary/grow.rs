@@ -117,19 +117,13 @@ pub(super) fn keeps(view: &PrimaryView, listed: &Listed) -> bool {
     let member = &listed.member;
     let alone = view.names.listed.iter().all(|l| l == listed || view.record.attached.contains(&l.member));
     let quiet = view.silence(member.index) > view.wish.detach_after() / 2;
-    alone && !is_stalled(view) && !quiet && view.wish.wants(member.index) && obstacle(view, member).is_none()
-}
-
-/// Whether commits wait for longer than a dead standby could make them.
-fn is_stalled(view: &PrimaryView) -> bool {
-    view.names.filler.is_none()
-        && view.oldest_waiter.is_some_and(|since| view.now.since(since) > view.wish.detach_after())
+    alone && !view.is_stalled() && !quiet && view.wish.wants(member.index) && obstacle(view, member).is_none()
 }
 
 /// The node to be added next.
 fn candidate(view: &PrimaryView) -> Option<Member> {
     let settled = view.names.listed.iter().all(|l| view.record.attached.contains(&l.member));
-    if view.wish.suspend || !settled || is_stalled(view) || leftover(view).is_some() {
+    if view.wish.suspend || !settled || view.is_stalled() || leftover(view).is_some() {
         return None;
     }
     wished(view).find_map(|index| joiner(view, index).ok())
@@ -206,7 +200,7 @@ pub fn attach_note(view: &PrimaryView) -> String {
     let reason = match joiner(view, index) {
         Err(reason) => reason,
         Ok(_) if view.wish.suspend => "the pool is suspended".to_owned(),
-        Ok(_) if is_stalled(view) => "commits wait for too long: nobody is added".to_owned(),
+        Ok(_) if view.is_stalled() => "commits wait for too long: nobody is added".to_owned(),
         Ok(_) => "it is being added".to_owned(),
     };
     Why::NotAttached { index, reason }.to_string()

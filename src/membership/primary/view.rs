@@ -164,4 +164,11 @@ impl PrimaryView {
         let counted = self.other(index).and_then(|o| o.contact.counted);
         self.now.since(counted.map_or(self.started, |at| at.max(self.started)))
     }
+
+    /// Whether commits wait for longer than a dead standby could make them; those that wait for nodes that aren't there yet
+    /// don't count.
+    pub fn is_stalled(&self) -> bool {
+        self.names.filler.is_none()
+            && self.oldest_waiter.is_some_and(|since| self.now.since(since) > self.wish.detach_after())
+    }
 }

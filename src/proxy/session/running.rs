@@ -9,12 +9,11 @@ use tokio::{
 };
 
 use super::super::{
-    Front,
+    Front, abandoned,
     cancel::{Key, Registered},
     hold::{Course, View, course},
     hub::Seat,
     lease::Standing,
-    left,
     login::{self, LoginError},
     node::{self, Greeting, NodeError},
     refusal::Refusal,
@@ -49,8 +48,8 @@ pub struct Running {
     key: Registered,
     /// What the node calls it.
     theirs: Key,
-    /// The node is done with.
-    left: bool,
+    /// The connection to the node was broken off.
+    broken_off: bool,
     /// The settings that the client was told of at last.
     told: Vec<u8>,
     flow: Flow,
@@ -79,7 +78,7 @@ impl Running {
         login::admit(&mut guest.client, &told, &key.key).await?;
         seat.count(false);
         let flow = Flow::new(key.cancels.clone());
-        Ok(Self { guest, place, credentials, seat, node, key, theirs, left: false, told, flow })
+        Ok(Self { guest, place, credentials, seat, node, key, theirs, broken_off: false, told, flow })
     }
 
     /// Runs until it is over.
@@ -89,8 +88,8 @@ impl Running {
                 // These are rare: an idle session has no room for them.
                 Turn::Move => match Box::pin(self.go_on_elsewhere()).await {
                     Ok(()) => {}
-                    Err(Left::Refusal(why)) => break (End::NodeLost, Some(why)),
-                    Err(Left::Node(said)) => {
+                    Err(Stranded::Refusal(why)) => break (End::NodeLost, Some(why)),
+                    Err(Stranded::Node(said)) => {
                         return Box::pin(last_words(&mut self.guest.client, &said)).await;
                     }
                 },
@@ -106,7 +105,7 @@ impl Running {
 
     /// Passes bytes until something else has to be done.
     async fn pass(&mut self) -> Turn {
-        let Self { guest, seat, node, flow, theirs, left, .. } = self;
+        let Self { guest, seat, node, flow, theirs, broken_off, .. } = self;
         let (front, kind) = (guest.front.clone(), guest.kind);
         let traffic = front.hub.metrics.traffic(kind, seat.index);
         let mut standing = seat.tenure.watch();
@@ -128,7 +127,7 @@ impl Running {
                 front.hub.metrics.waits(kind, seat.index, reason(stands));
             }
             if mode == Mode::Questions && stands == Standing::Over {
-                break_off(&front, seat, relay.node(), *theirs, left);
+                break_off(&front, seat, relay.node(), *theirs, broken_off);
                 seat.leave();
             }
             relay.set(mode);
@@ -195,7 +194,7 @@ impl Running {
     }
 
     /// Logs in to another node; the client notices nothing but the time.
-    async fn go_on_elsewhere(&mut self) -> Result<(), Left> {
+    async fn go_on_elsewhere(&mut self) -> Result<(), Stranded> {
         let front = self.guest.front.clone();
         let from = self.seat.index;
         self.part().await;
@@ -203,16 +202,16 @@ impl Running {
             found = timeout(HOLD, self.guest.find_node(&self.credentials, true)) => match found {
                 Ok(Ok(landing)) => landing,
                 // Its password was changed, or its database dropped: the node's own words.
-                Ok(Err(NodeError::Refused(said))) => return Err(Left::Node(said.bytes())),
-                Ok(Err(_)) | Err(_) => return Err(Left::Refusal(Refusal::Stranded(None))),
+                Ok(Err(NodeError::Refused(said))) => return Err(Stranded::Node(said.bytes())),
+                Ok(Err(_)) | Err(_) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
             },
-            () = front.stop.cancelled() => return Err(Left::Refusal(Refusal::Drained)),
+            () = front.stop.cancelled() => return Err(Stranded::Refusal(Refusal::Drained)),
         };
         let Landing { mut seat, node, greeting } = landing;
         seat.count(true);
         tracing::debug!(from, to = seat.index, route = self.guest.kind.name(), "a session was moved");
         self.key.points_to(seat.index, greeting.key);
-        (self.seat, self.node, self.theirs, self.left) = (seat, node, greeting.key, false);
+        (self.seat, self.node, self.theirs, self.broken_off) = (seat, node, greeting.key, false);
         if greeting.said != self.told {
             let telling = async {
                 self.guest.client.write_all(&greeting.said).await?;
@@ -220,7 +219,7 @@ impl Running {
             };
             match timeout(FAREWELL, telling).await {
                 Ok(Ok(())) => self.told = greeting.said,
-                Ok(Err(_)) | Err(_) => return Err(Left::Refusal(Refusal::Stranded(None))),
+                Ok(Err(_)) | Err(_) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
             }
         }
         Ok(())
@@ -230,7 +229,7 @@ impl Running {
     async fn part(&mut self) {
         self.flow.forget_answers();
         if matches!(self.seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
-            return break_off(&self.guest.front, &self.seat, &self.node, self.theirs, &mut self.left);
+            return break_off(&self.guest.front, &self.seat, &self.node, self.theirs, &mut self.broken_off);
         }
         let parting = async {
             self.node.write_all(&encode(b'X', &[])).await?;
@@ -240,13 +239,13 @@ impl Running {
     }
 
     async fn end(self, end: &End, why: Option<Refusal>) {
-        let Self { mut guest, place, seat, mut node, flow, theirs, mut left, .. } = self;
+        let Self { mut guest, place, seat, mut node, flow, theirs, mut broken_off, .. } = self;
         tracing::debug!(node = seat.index, route = guest.kind.name(), ?end, ?why, "a session ended");
         if matches!(end, End::NodeLost) {
             guest.front.hub.metrics.dropped(guest.kind, seat.index);
         }
         if matches!(seat.tenure.standing(), Standing::Lapsed | Standing::Over) {
-            break_off(&guest.front, &seat, &node, theirs, &mut left);
+            break_off(&guest.front, &seat, &node, theirs, &mut broken_off);
         } else {
             timeout(FAREWELL, node.shutdown()).await.ok();
         }
@@ -265,8 +264,8 @@ fn break_off(front: &Front, seat: &Seat, node: &node::Secure, key: Key, done: &m
     if std::mem::replace(done, true) {
         return;
     }
-    if let Some(session) = left::session(node, seat.tenure.boot(), key) {
-        front.left.note(seat.index, session);
+    if let Some(session) = abandoned::session(node, seat.tenure.boot(), key) {
+        front.abandoned.note(seat.index, session);
     }
     sockopt::set_socket_linger(node.get_ref().0, Some(Duration::ZERO)).ok();
     rustix::net::shutdown(node.get_ref().0, rustix::net::Shutdown::Both).ok();
@@ -325,7 +324,7 @@ impl Waiting {
 }
 
 /// Why a session that could have gone on did not.
-enum Left {
+enum Stranded {
     /// For a reason of the front's.
     Refusal(Refusal),
     /// The node that it was to go to said this.

@@ -54,7 +54,7 @@ use crate::{
         serve,
         testing::{Authority, acceptor},
     },
-    messages::{LeftSession, Leftover, LoginAnswer, LoginQuestion, NodeReport, Role},
+    messages::{AbandonedSession, Leftover, LoginAnswer, LoginQuestion, NodeReport, Role},
     pki::{SaltKey, scram_verifier},
 };
 
@@ -70,7 +70,7 @@ struct Node {
     mute: Arc<AtomicBool>,
     heard: Heard,
     /// The sessions that it was told to be over, each time.
-    left: watch::Receiver<Vec<Vec<LeftSession>>>,
+    abandoned: watch::Receiver<Vec<Vec<AbandonedSession>>>,
     /// Ends all its sessions.
     ends: watch::Sender<()>,
     _tasks: [AbortOnDropHandle<()>; 2],
@@ -81,7 +81,7 @@ struct Node {
 struct Agent {
     says: watch::Receiver<NodeReport>,
     mute: Arc<AtomicBool>,
-    left: watch::Sender<Vec<Vec<LeftSession>>>,
+    abandoned: watch::Sender<Vec<Vec<AbandonedSession>>>,
 }
 
 async fn one(State(agent): State<Agent>) -> Json<NodeReport> {
@@ -100,10 +100,10 @@ async fn all(State(agent): State<Agent>) -> Body {
 }
 
 /// One has a statement under way when it is asked first.
-async fn end(State(agent): State<Agent>, Json(sessions): Json<Vec<LeftSession>>) -> Json<Leftover> {
+async fn end(State(agent): State<Agent>, Json(sessions): Json<Vec<AbandonedSession>>) -> Json<Leftover> {
     let all: Vec<i32> = sessions.iter().map(|session| session.pid).collect();
-    agent.left.send_modify(|all| all.push(sessions));
-    let busy = if agent.left.borrow().len() == 1 { all } else { Vec::new() };
+    agent.abandoned.send_modify(|all| all.push(sessions));
+    let busy = if agent.abandoned.borrow().len() == 1 { all } else { Vec::new() };
     Json(Leftover { ended: 0, busy })
 }
 
@@ -202,13 +202,13 @@ impl Pool {
             let (identity, dir) = authority.identity(&format!("u/node/{index}"), &[&host]);
             let (says, mute) =
                 (watch::Sender::new(report(index, *role, 3, LEASE_MS)), Arc::new(AtomicBool::new(false)));
-            let (told, left) = watch::channel(Vec::new());
-            let agent = Agent { says: says.subscribe(), mute: mute.clone(), left: told };
+            let (told, abandoned) = watch::channel(Vec::new());
+            let agent = Agent { says: says.subscribe(), mute: mute.clone(), abandoned: told };
             let router = Router::new()
                 .route("/v1/report", get(one))
                 .route("/v1/watch", get(all))
                 .route("/v1/login", post(stored))
-                .route("/v1/left", post(end))
+                .route("/v1/abandoned", post(end))
                 .with_state(agent);
             let (listener, address) = listen().await;
             agents.insert(host.clone(), address);
@@ -223,7 +223,7 @@ impl Pool {
                 says,
                 mute,
                 heard,
-                left,
+                abandoned,
                 ends,
                 _tasks: tasks.map(AbortOnDropHandle::new),
                 _dir: dir,

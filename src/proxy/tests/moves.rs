@@ -1,5 +1,6 @@
 //! What becomes of sessions whose node can't be spoken to, and of requests to cancel them.
 use super::*;
+use crate::messages::LAPSED_FOR;
 
 /// A session that has something at its node.
 async fn keep_something(session: &mut Session) {
@@ -71,13 +72,13 @@ async fn a_node_is_told_which_sessions_were_broken_off_until_they_are_gone() {
     begin(&mut session).await;
     pool.say(usize::from(node), |said| said.open = false);
     assert_eq!(ended(&mut session).await, "57P01");
-    let told = pool.nodes[usize::from(node)].left.wait_for(|told| told.len() > 1);
+    let told = pool.nodes[usize::from(node)].abandoned.wait_for(|told| told.len() > 1);
     let told = timeout(PATIENCE, told).await.expect("the node was not told again").unwrap();
     let [first, second] = &told[..] else { panic!("{told:?}") };
     assert_eq!(first, second, "it was busy");
-    let [left] = &first[..] else { panic!("{first:?}") };
-    assert_eq!((left.pid, left.boot.as_str()), (i32::from(node), "b1"));
-    assert!(left.port > 0);
+    let [session] = &first[..] else { panic!("{first:?}") };
+    assert_eq!((session.pid, session.boot.as_str()), (i32::from(node), "b1"));
+    assert!(session.port > 0);
 }
 
 #[tokio::test]
@@ -173,7 +174,7 @@ async fn silence_longer_than_that_ends_sessions() {
     let begun = clock::now();
     assert_eq!(ended(&mut writer).await, "57P01");
     let took = clock::now().since(begun);
-    assert!(took >= lease::PATIENCE && took < Duration::from_secs(20), "{took:?}");
+    assert!(took >= LAPSED_FOR && took < Duration::from_secs(20), "{took:?}");
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use crate::programs::{self, Programs};
 use crate::progress::{print, say};
 use crate::{host, paths, run};
 
+/// Tests of one program that run at once: many of them wait most of the time.
+const AT_ONCE: &str = "6";
 /// Integration tests that need a cluster; each is a step of its own.
 const INSIDE: [&str; 2] = ["api", "cluster"];
 const CHART: &str = "charts/pgpool-operator";
@@ -80,7 +82,7 @@ fn counted(command: &mut Command, label: &str) -> Result<Tally> {
 
 fn unit(filters: &[String]) -> Result<Tally> {
     let mut rest = cargo::command("test");
-    rest.args(SELECTION).args(["--no-fail-fast", "--lib", "--bins"]);
+    rest.args(SELECTION).args(["--no-fail-fast", "--lib", "--bins"]).env("RUST_TEST_THREADS", AT_ONCE);
     for test in cargo::integration_tests()? {
         if !INSIDE.contains(&test.as_str()) {
             rest.args(["--test", &test]);

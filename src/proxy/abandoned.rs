@@ -7,32 +7,32 @@ use std::{
 use tokio::sync::watch;
 
 use super::{cancel::Key, node};
-use crate::messages::LeftSession;
+use crate::messages::AbandonedSession;
 
 /// Of one node so many are remembered; the oldest are forgotten first.
 const MOST: usize = 10_000;
 
 /// A session at a node, as the node itself would find it; none where its connection is gone already.
-pub fn session(node: &node::Secure, boot: &str, key: Key) -> Option<LeftSession> {
+pub fn session(node: &node::Secure, boot: &str, key: Key) -> Option<AbandonedSession> {
     let [a, b, c, d, ..] = key;
     let port = node.get_ref().0.local_addr().ok()?.port();
-    Some(LeftSession { boot: boot.to_owned(), pid: i32::from_be_bytes([a, b, c, d]), port })
+    Some(AbandonedSession { boot: boot.to_owned(), pid: i32::from_be_bytes([a, b, c, d]), port })
 }
 
 /// What is still to be said to the nodes.
 #[derive(Default)]
-pub struct Left {
-    sessions: Mutex<BTreeMap<u8, VecDeque<LeftSession>>>,
+pub struct Abandoned {
+    sessions: Mutex<BTreeMap<u8, VecDeque<AbandonedSession>>>,
     news: watch::Sender<()>,
 }
 
-impl Left {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, VecDeque<LeftSession>>> {
+impl Abandoned {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, VecDeque<AbandonedSession>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Node `index` has to hear that this session is over.
-    pub fn note(&self, index: u8, session: LeftSession) {
+    pub fn note(&self, index: u8, session: AbandonedSession) {
         let mut all = self.lock();
         let sessions = all.entry(index).or_default();
         if sessions.len() == MOST {
@@ -44,10 +44,11 @@ impl Left {
     }
 
     /// What node `index` has to hear, as soon as there is anything.
-    pub async fn of(&self, index: u8) -> Vec<LeftSession> {
+    pub async fn of(&self, index: u8) -> Vec<AbandonedSession> {
         let mut news = self.news.subscribe();
         loop {
-            let sessions: Vec<LeftSession> = self.lock().get(&index).into_iter().flatten().cloned().collect();
+            let sessions: Vec<AbandonedSession> =
+                self.lock().get(&index).into_iter().flatten().cloned().collect();
             if !sessions.is_empty() {
                 return sessions;
             }
@@ -57,7 +58,7 @@ impl Left {
     }
 
     /// Node `index` has heard this; these processes of it are still busy.
-    pub fn is_heard(&self, index: u8, heard: &[LeftSession], busy: &[i32]) {
+    pub fn is_heard(&self, index: u8, heard: &[AbandonedSession], busy: &[i32]) {
         if let Some(sessions) = self.lock().get_mut(&index) {
             sessions.retain(|session| busy.contains(&session.pid) || !heard.contains(session));
         }
@@ -70,21 +71,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_is_told_what_it_has_not_heard() {
-        let left = Left::default();
-        let session = |pid| LeftSession { boot: "b".to_owned(), pid, port: 4000 };
-        left.note(1, session(7));
-        left.note(2, session(8));
-        let told = left.of(1).await;
+        let abandoned = Abandoned::default();
+        let session = |pid| AbandonedSession { boot: "b".to_owned(), pid, port: 4000 };
+        abandoned.note(1, session(7));
+        abandoned.note(2, session(8));
+        let told = abandoned.of(1).await;
         assert_eq!(told, [session(7)]);
-        left.note(1, session(9));
-        left.is_heard(1, &told, &[7]);
-        assert_eq!(left.of(1).await, [session(7), session(9)], "one is still busy");
-        left.is_heard(1, &told, &[]);
-        assert_eq!(left.of(1).await, [session(9)]);
+        abandoned.note(1, session(9));
+        abandoned.is_heard(1, &told, &[7]);
+        assert_eq!(abandoned.of(1).await, [session(7), session(9)], "one is still busy");
+        abandoned.is_heard(1, &told, &[]);
+        assert_eq!(abandoned.of(1).await, [session(9)]);
         for pid in 0..=10_000 {
-            left.note(2, session(pid));
+            abandoned.note(2, session(pid));
         }
-        let told = left.of(2).await;
+        let told = abandoned.of(2).await;
         assert_eq!((told.len(), told[0].pid), (MOST, 1), "the oldest are forgotten");
     }
 }

@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 
 use super::shared::Shared;
 use super::sql::{SqlError, within};
-use crate::messages::{LeftSession, Leftover, Role};
+use crate::messages::{AbandonedSession, LAPSED_FOR, Leftover, Role};
 
 /// A front that has not come back after so long has gone: it tries again at least every three seconds.
 const GONE: Duration = Duration::from_secs(10);
@@ -26,9 +26,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Only a session that reads from its client or writes to it is ended. Any other has a statement under way, which ends by
 /// itself: a commit that waits for the other nodes and is cut short would be seen before they have it.
 const WAITS_FOR_ITS_CLIENT: &str = "wait_event_type IS NOT DISTINCT FROM 'Client'";
-
-/// After the lease a front waits so long for a node that it still counts as serving.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A front: by how many streams it follows this node, and how often it has begun to.
 #[derive(Clone, Copy, Default)]
@@ -98,7 +95,7 @@ impl Drop for Following {
 
 async fn end_all(shared: Arc<Shared>, front: IpAddr, begun: u64) {
     let lease = shared.lock().longest_lease(0);
-    sleep(GONE.max(lease + PATIENCE)).await;
+    sleep(GONE.max(lease + LAPSED_FOR)).await;
     while shared.fronts.is_away(front, begun) {
         let done = match shared.client() {
             Some(client) => end(&client, front, None).await,
@@ -107,7 +104,7 @@ async fn end_all(shared: Arc<Shared>, front: IpAddr, begun: u64) {
             None => Err(SqlError::Late),
         };
         match done {
-            Ok(left) if left.busy.is_empty() => return shared.fronts.forget(front, begun),
+            Ok(done) if done.busy.is_empty() => return shared.fronts.forget(front, begun),
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%front, %error, "sessions of a front that is gone aren't ended yet");
@@ -121,11 +118,11 @@ async fn end_all(shared: Arc<Shared>, front: IpAddr, begun: u64) {
 pub async fn end(
     client: &Client,
     front: IpAddr,
-    these: Option<&[LeftSession]>,
+    these: Option<&[AbandonedSession]>,
 ) -> Result<Leftover, SqlError> {
     let all = these.is_none();
     let (pids, ports): (Vec<i32>, Vec<i32>) =
-        these.unwrap_or_default().iter().map(|left| (left.pid, i32::from(left.port))).unzip();
+        these.unwrap_or_default().iter().map(|session| (session.pid, i32::from(session.port))).unzip();
     let text = format!(
         "SELECT pg_catalog.count(*) FILTER (WHERE {WAITS_FOR_ITS_CLIENT} AND pg_catalog.pg_terminate_backend(pid)),
                 coalesce(pg_catalog.array_agg(pid) FILTER (WHERE NOT {WAITS_FOR_ITS_CLIENT}), '{{}}')
