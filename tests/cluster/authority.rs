@@ -1,12 +1,14 @@
 //! The pool's certificate authority is replaced, step by step, while clients come and stay.
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
+use pgpool_operator::api::v1alpha1::PgPoolStatus;
 use pgpool_operator::names;
 use pgpool_operator::resources::{ANNOTATION_NEXT_SINCE, ANNOTATION_PREVIOUS_SINCE};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::json;
 
 use super::harness::{Outcome, ensure, failed};
+use super::install::as_app;
 use super::pool::{NODES, WHOLE};
 use super::sessions::{client, containers, is_shown, issued, open, secret, still_open};
 use super::world::{POOL, SPACE, World, until};
@@ -39,9 +41,12 @@ fn aged(cert_pem: &str, key_pem: &str) -> Outcome<String> {
 }
 
 async fn patch(world: &World, change: serde_json::Value) -> Outcome {
+    patch_secret(world, &names::ca_secret(POOL), change).await
+}
+
+async fn patch_secret(world: &World, name: &str, change: serde_json::Value) -> Outcome {
     let api: Api<Secret> = Api::namespaced(world.client.clone(), SPACE);
-    let name = names::ca_secret(POOL);
-    api.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await?;
+    api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await?;
     Ok(())
 }
 
@@ -118,4 +123,35 @@ async fn rotate(world: &World) -> Outcome {
     spread(world).await?;
     let now = secret(world, &name, "ca.crt").await?;
     ensure(!now.contains(old.trim()), || "the old authority is still trusted".to_owned())
+}
+
+/// Secrets of a running pool are spoilt: it serves as before and says which ones, until they are put right.
+pub async fn spoilt(world: &World) -> Outcome {
+    let (ca, app) = (names::ca_secret(POOL), names::app_secret(POOL));
+    let (key, password) = (secret(world, &ca, "tls.key").await?, secret(world, &app, "password").await?);
+    patch_secret(world, &ca, json!({"stringData": {"tls.key": "spoilt"}})).await?;
+    patch_secret(world, &app, json!({"data": {"password": null}})).await?;
+    let told = async {
+        let words = |status: &PgPoolStatus| {
+            let said: Vec<&str> = status.conditions.iter().map(|c| c.message.as_str()).collect();
+            said.join(" ")
+        };
+        let names =
+            |status: &PgPoolStatus| [&ca, &app].iter().all(|name| words(status).contains(name.as_str()));
+        let status = world.when("the spoilt Secrets to be told of", WHOLE, names).await?;
+        println!("    {}", words(&status));
+        let said = as_app(world, POOL, "SELECT 'as before'").await?;
+        ensure(said == "as before", || said.clone())
+    }
+    .await;
+    patch_secret(world, &ca, json!({"stringData": {"tls.key": key}})).await?;
+    patch_secret(world, &app, json!({"stringData": {"password": password}})).await?;
+    told?;
+    world.whole(WHOLE).await?;
+    for reason in ["AuthorityUnreadable", "SecretUnusable"] {
+        let reasons = ["get", "events", "-o", "jsonpath={.items[*].reason}"];
+        let said = world.here(&reasons).await?;
+        ensure(said.contains(reason), || format!("no event {reason}: {said}"))?;
+    }
+    Ok(())
 }

@@ -132,6 +132,7 @@ fn services() -> Vec<Step> {
         step("sessions::a_new_certificate_ends_none", |w| Box::pin(sessions::leaf(w))),
         step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
         step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
+        step("authority::secrets_that_are_spoilt_are_told_of", |w| Box::pin(authority::spoilt(w))),
         step("sessions::a_certificate_of_ones_own_is_shown", |w| Box::pin(sessions::own_certificate(w))),
     ]
 }
@@ -267,6 +268,9 @@ fn ending() -> Vec<Step> {
     vec![
         step("removal::other_namespaces_can_be_left_alone", |w| Box::pin(removal::watched_namespaces(w))),
         step("removal::an_upgrade_changes_no_pool", |w| Box::pin(removal::upgrade(w))),
+        step("removal::an_uninstalled_operator_leaves_its_pools_running", |w| {
+            Box::pin(removal::uninstalled_under_a_pool(w))
+        }),
         step("removal::deleted_pools_leave_nothing_but_volumes", |w| Box::pin(removal::pools(w))),
         step("removal::volumes_that_stayed_are_not_taken_up_unseen", |w| Box::pin(removal::old_volumes(w))),
         step("removal::uninstalling_keeps_definitions_and_data", |w| Box::pin(removal::uninstall(w))),

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use pgpool_operator::names;
 use serde_json::json;
 
+use super::failover::taken_over;
 use super::harness::{Failure, Outcome, ensure};
 use super::majors::{self, OTHER};
 use super::pool::{NODES, WHOLE, selector};
+use super::processes::kill_postgres;
 use super::strangers::ELSEWHERE;
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, until};
 use super::{install, recoveries, volumes};
@@ -55,6 +57,25 @@ pub async fn upgrade(world: &World) -> Outcome {
     install::helm(world).await?;
     let after = world.whole(WHOLE).await?;
     ensure(after.membership.as_ref().is_some_and(|m| m.epoch == before.epoch), || format!("{after:?}"))
+}
+
+/// An operator that is uninstalled leaves its pools as they are: another primary takes over without it, and once it is
+/// installed again it goes on where it was.
+pub async fn uninstalled_under_a_pool(world: &World) -> Outcome {
+    let before = world.record().await?;
+    world.helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait"]).await?;
+    let alone = async {
+        kill_postgres(world, before.primary).await?;
+        let now = taken_over(world, before.primary).await?;
+        let said =
+            install::as_app(world, POOL, "TRUNCATE hello; INSERT INTO hello VALUES ('alone') RETURNING said")
+                .await?;
+        ensure(said == "alone", || format!("under node {now}: {said:?}"))
+    }
+    .await;
+    install::helm(world).await?;
+    alone?;
+    world.whole(WHOLE).await.map(drop)
 }
 
 /// Kinds that tell of what happened, and stay for their time.

@@ -159,6 +159,12 @@ pub fn down(cluster: &Cluster) -> Result<()> {
     cgroups::remove_if_empty(Cluster::ALL_CGROUPS)
 }
 
+/// Kills every process of a cluster at once and takes nothing away, as whoever kills a whole session does.
+pub fn crash(cluster: &Cluster) -> Result<()> {
+    let _lock = lock(cluster)?;
+    in_parallel(&MACHINES, |machine| machine::kill(cluster, machine))
+}
+
 fn clean(cluster: &Cluster) -> Result<()> {
     // The switch goes last, so that no machine is left without its end of a cable.
     in_parallel(&MACHINES[1..], |m| machine::power_off(cluster, m))?;

@@ -135,22 +135,24 @@ fn cable(cluster: &Cluster, machine: Machine, pid: i32) -> Result<()> {
 
 /// Cuts the power: all processes of the machine end at once, and its network and mounts with them.
 pub fn power_off(cluster: &Cluster, machine: Machine) -> Result<()> {
-    if let Some(pid) = init_pid(cluster, machine) {
-        if let Some(pid) = Pid::from_raw(pid) {
-            kill_process(pid, Signal::KILL).on("kill PID 1 of", machine.to_string())?;
-        }
-        until(&format!("the end of {machine}"), END, || {
-            Ok(if init_pid(cluster, machine).is_none() {
-                Ok(())
-            } else {
-                Err(format!("process {pid} is there"))
-            })
-        })?;
-    }
+    kill(cluster, machine)?;
     for path in [record(cluster, machine), cluster.socket(machine)] {
         remove_file(&path)?;
     }
     cgroups::remove(&cluster.cgroup(machine))
+}
+
+/// Kills a machine's PID 1 and with it every process of the machine; cgroups and files stay as they are.
+pub fn kill(cluster: &Cluster, machine: Machine) -> Result<()> {
+    let Some(pid) = init_pid(cluster, machine).and_then(Pid::from_raw) else { return Ok(()) };
+    kill_process(pid, Signal::KILL).on("kill PID 1 of", machine.to_string())?;
+    until(&format!("the end of {machine}"), END, || {
+        Ok(if init_pid(cluster, machine).is_none() {
+            Ok(())
+        } else {
+            Err(format!("process {} is there", pid.as_raw_nonzero()))
+        })
+    })
 }
 
 fn remove_file(path: &Path) -> Result<()> {

@@ -15,7 +15,7 @@ mod services;
 mod supervisor;
 
 pub use layout::{Cluster, Machine};
-pub use lifecycle::{down, load, status, up};
+pub use lifecycle::{crash, down, load, status, up};
 
 /// Seconds until the pods of a lost node are deleted. A kubelet may take half a minute to be seen again after an
 /// outage of the API server; healthy pods must outlive that.

@@ -22,6 +22,8 @@ const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
 /// Tests to run one after the other on a cluster.
 struct Play {
     cluster: &'static str,
+    /// Whether the cluster is killed and started over its remains first, which counts as a test.
+    over_remains: bool,
     parts: Vec<Part>,
 }
 
@@ -70,8 +72,8 @@ fn plays(chosen: &[Chosen]) -> Vec<Play> {
         words: words.iter().map(|word| (*word).to_owned()).chain(chosen.filters.iter().cloned()).collect(),
         label: label.to_owned(),
     };
-    let mut first = Play { cluster: FIRST, parts: Vec::new() };
-    let mut second = Play { cluster: SECOND, parts: Vec::new() };
+    let mut first = Play { cluster: FIRST, over_remains: false, parts: Vec::new() };
+    let mut second = Play { cluster: SECOND, over_remains: true, parts: Vec::new() };
     for chosen in chosen {
         if chosen.part != Name::Cluster || !chosen.filters.is_empty() {
             first.parts.push(part(chosen, &[], ""));
@@ -100,9 +102,14 @@ fn images() -> Result<Vec<Image>> {
 }
 
 fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
-    let ready = Cluster::named(play.cluster).and_then(|cluster| bring_up(&cluster, images).map(|()| cluster));
-    let cluster = match ready {
-        Ok(cluster) => cluster,
+    let ready = Cluster::named(play.cluster).and_then(|cluster| {
+        let remains = play
+            .over_remains
+            .then(|| timed("a cluster over the remains of another", || over_remains(&cluster)));
+        bring_up(&cluster, images).map(|()| (cluster, remains))
+    });
+    let (cluster, remains) = match ready {
+        Ok(ready) => ready,
         Err(e) => {
             say(format!("error: no cluster {}: {e}", play.cluster));
             take_down(play.cluster, keep);
@@ -113,7 +120,8 @@ fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
         let name = format!("{}{}", part.label, part.name.text());
         (part.name, timed(&name, || steps::run_inside(part, &cluster)))
     };
-    let mut results: Vec<(Name, Tally)> = play.parts.iter().map(one).collect();
+    let mut results: Vec<(Name, Tally)> = remains.map(|tally| (Name::Cluster, tally)).into_iter().collect();
+    results.extend(play.parts.iter().map(one));
     if !take_down(play.cluster, keep)
         && let Some((_, last)) = results.last_mut()
     {
@@ -125,6 +133,13 @@ fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
 /// What a run that was killed has left goes first, whatever is asked for now: it would take the processors.
 fn remove(name: &str) -> Result<()> {
     cluster::down(&Cluster::named(name)?)
+}
+
+/// A cluster whose processes were all killed, and which nobody removed, is started anew by `up`.
+fn over_remains(cluster: &Cluster) -> Result<Tally> {
+    cluster::up(cluster, TOLERATION)?;
+    cluster::crash(cluster)?;
+    cluster::up(cluster, TOLERATION).map(|()| Tally::SUCCESS)
 }
 
 fn bring_up(cluster: &Cluster, images: &[Image]) -> Result<()> {
