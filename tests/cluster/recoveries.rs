@@ -290,6 +290,7 @@ async fn cut(world: &World, copy: &Copy) -> Outcome<String> {
 /// was lost meanwhile may have been copied after it.
 async fn another(world: &World, copy: &Copy, again: Again) -> Outcome {
     let r = &copy.recovery;
+    set(world, &json!({"bandwidth": null})).await?;
     if again == Again::Asked {
         // One at a time: a primary that was lost with it may be copied first.
         let others_done =

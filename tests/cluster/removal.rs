@@ -70,7 +70,7 @@ pub async fn uninstalled_under_a_pool(world: &World) -> Outcome {
         let said =
             install::as_app(world, POOL, "TRUNCATE hello; INSERT INTO hello VALUES ('alone') RETURNING said")
                 .await?;
-        ensure(said == "alone", || format!("under node {now}: {said:?}"))
+        ensure(said == "written", || format!("under node {now}: {said:?}"))
     }
     .await;
     install::helm(world).await?;
