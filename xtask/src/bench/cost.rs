@@ -35,6 +35,9 @@ pub struct Options {
     /// How often both are measured
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Encrypt the connections between the servers that are set up by hand, as the pool's are
+    #[arg(long)]
+    tls: bool,
     /// Embedded cluster to use; one that is not up is started, and removed in the end
     #[arg(long, default_value = "bench")]
     name: String,
@@ -63,7 +66,7 @@ fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
     let target = prepare(cluster)?;
     let (pool, peers) = (Pool::new(&target, NAMESPACE), Pool::new(&target, NAMESPACE_NEW));
     step("a pool", || pool.create_automatic(STORAGE))?;
-    step("the same by hand", || peer::start(&peers, &Model::of(&pool)?))?;
+    step("the same by hand", || peer::start(&peers, &Model::of(&pool)?, options.tls))?;
     let ours = Primary { pool: &pool, pod: Pool::pod(0), login: "" };
     let theirs = Primary { pool: &peers, pod: peer::name(0), login: "-h /tmp -U postgres" };
     for primary in [&ours, &theirs] {

@@ -1,14 +1,15 @@
 //! PostgreSQL's own synchronous replication, as a person sets it up by hand after its documentation ("Log-Shipping
 //! Standby Servers"): three plain servers in pods of the pool's image, on the same machines and volumes of the same
-//! kind, with the pool's own parameters but for those that say who follows whom. What it has not: TLS between the
-//! servers, leases, a membership. Its WAL is archived by the documentation's example, `cp` where no file is.
+//! kind, with the pool's own parameters but for those that say who follows whom. What it has not: leases, a membership, and
+//! TLS between the servers unless that is asked for. Its WAL is archived by the documentation's example, `cp` where no
+//! file is.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::pool::{DATA, Pool};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::until_every;
 use crate::run;
 
@@ -64,8 +65,16 @@ fn shared(text: &str) -> String {
     text.split_inclusive('\n').filter(own).collect()
 }
 
-/// Starts them and waits until both standbys are synchronous.
-pub fn start(pool: &Pool<'_>, model: &Model) -> Result<()> {
+/// A certificate for all of them, and its key.
+fn certificate() -> Result<Value> {
+    let failed = |source| Error::Certificate { name: SERVICE.to_owned(), source };
+    let made = rcgen::generate_simple_self_signed([SERVICE.to_owned()]).map_err(failed)?;
+    Ok(json!({ "tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem() }))
+}
+
+/// Starts them and waits until both standbys are synchronous. Their connections are encrypted if `tls` says so: a libpq that
+/// isn't told otherwise takes what the server offers.
+pub fn start(pool: &Pool<'_>, model: &Model, tls: bool) -> Result<()> {
     let mut items = vec![
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": pool.namespace() } }),
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": SERVICE },
@@ -73,8 +82,9 @@ pub fn start(pool: &Pool<'_>, model: &Model) -> Result<()> {
                 "ports": [{ "port": 5432 }] } }),
         json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": SERVICE },
             "data": { "postgresql.conf": model.parameters, "passwd": model.passwd() } }),
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": SERVICE }, "stringData": certificate()? }),
     ];
-    items.extend(model.pods.iter().enumerate().map(|(index, like)| pod(index, like)));
+    items.extend(model.pods.iter().enumerate().map(|(index, like)| pod(index, like, tls)));
     pool.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }))?;
     until_every(LOOK, "two synchronous standbys", LIMIT, || {
         let text = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
@@ -94,7 +104,7 @@ pub fn name(index: usize) -> String {
     format!("peer-{index}")
 }
 
-fn script(index: usize) -> String {
+fn script(index: usize, tls: bool) -> String {
     let first = format!(
         "initdb --pgdata=$D --data-checksums --username=postgres --auth=trust >/dev/null; \
          echo 'host all,replication all all trust' >>$D/pg_hba.conf; \
@@ -108,8 +118,15 @@ fn script(index: usize) -> String {
         name(0)
     );
     let make = if index == 0 { first } else { other };
+    let tls = if tls {
+        "cp /tls/* /data; chmod 600 /data/tls.key; echo ssl=on >>/data/names.conf; \
+                        echo \"ssl_cert_file='/data/tls.crt'\" >>/data/names.conf; \
+                        echo \"ssl_key_file='/data/tls.key'\" >>/data/names.conf;"
+    } else {
+        ""
+    };
     format!(
-        "PATH=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1):$PATH; D=/data/pgdata; mkdir -p /data/archive; {make}; \
+        "PATH=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1):$PATH; D=/data/pgdata; mkdir -p /data/archive; {make}; {tls} \
          {{ cat /conf/postgresql.conf /data/names.conf; \
          echo \"listen_addresses = '*'\"; echo \"unix_socket_directories = '/tmp'\"; \
          echo \"cluster_name = 'peer_{index}'\"; \
@@ -119,7 +136,7 @@ fn script(index: usize) -> String {
 }
 
 /// A server where a node of the pool was.
-fn pod(index: usize, like: &Value) -> Value {
+fn pod(index: usize, like: &Value, tls: bool) -> Value {
     let container = &like["spec"]["containers"][0];
     let claim = json!({ "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "16Gi" } } } });
     json!({ "apiVersion": "v1", "kind": "Pod",
@@ -131,12 +148,13 @@ fn pod(index: usize, like: &Value) -> Value {
             "terminationGracePeriodSeconds": 5,
             "securityContext": like["spec"]["securityContext"],
             "containers": [{ "name": "postgres", "image": container["image"], "imagePullPolicy": "IfNotPresent",
-                "command": ["bash", "-euc", script(index)], "resources": container["resources"],
+                "command": ["bash", "-euc", script(index, tls)], "resources": container["resources"],
                 "volumeMounts": [{ "name": "data", "mountPath": "/data" }, { "name": "tmp", "mountPath": "/tmp" },
-                    { "name": "conf", "mountPath": "/conf" },
+                    { "name": "conf", "mountPath": "/conf" }, { "name": "tls", "mountPath": "/tls" },
                     { "name": "conf", "mountPath": "/etc/passwd", "subPath": "passwd" }] }],
             "volumes": [{ "name": "data", "ephemeral": { "volumeClaimTemplate": claim } },
-                { "name": "tmp", "emptyDir": {} }, { "name": "conf", "configMap": { "name": SERVICE } }] } })
+                { "name": "tmp", "emptyDir": {} }, { "name": "conf", "configMap": { "name": SERVICE } },
+                { "name": "tls", "secret": { "secretName": SERVICE } }] } })
 }
 
 #[cfg(test)]
@@ -153,9 +171,10 @@ mod tests {
     #[test]
     fn a_server_stands_where_the_node_stood() {
         let like = json!({ "spec": { "nodeName": "n2", "containers": [{ "image": "pg" }] } });
-        let pod = pod(1, &like);
+        let pod = pod(1, &like, false);
         assert_eq!(pod["spec"]["nodeSelector"]["kubernetes.io/hostname"], "n2");
         assert_eq!(pod["spec"]["containers"][0]["image"], "pg");
-        assert!(script(0).contains("2 (peer_1, peer_2)") && !script(1).contains("initdb"));
+        assert!(script(0, false).contains("2 (peer_1, peer_2)") && !script(1, false).contains("initdb"));
+        assert!(script(1, true).contains("ssl=on") && !script(1, false).contains("ssl=on"));
     }
 }
