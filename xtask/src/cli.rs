@@ -108,6 +108,8 @@ pub enum BenchCommand {
     Failover(bench::FailoverOptions),
     /// What a pool costs beside PostgreSQL's own synchronous replication, set up by hand
     Cost(bench::CostOptions),
+    /// What the front costs beside PgBouncer and pgpool-II: CPU, system calls, latency, memory; takes some 35 minutes
+    Front(bench::FrontOptions),
 }
 
 /// Commands of the cluster.

@@ -24,6 +24,9 @@ const PACKAGES: [&str; 13] = [
 /// What tests on the machine itself need besides: the workload's checker is tried against real servers.
 const TEST_PACKAGES: [&str; 2] = ["postgresql", "util-linux"];
 
+/// What counts system calls where the kernel lets nobody count them by events.
+const COUNTER_PACKAGES: [&str; 1] = ["strace"];
+
 /// Fails unless the user is root: namespaces, mounts and cgroups need it.
 pub fn need_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
@@ -40,6 +43,11 @@ pub fn need_packages() -> Result<()> {
 /// Installs the Debian packages that tests on the machine itself need.
 pub fn need_test_packages() -> Result<()> {
     need(&TEST_PACKAGES)
+}
+
+/// Installs strace if it is missing.
+pub fn need_counter_packages() -> Result<()> {
+    need(&COUNTER_PACKAGES)
 }
 
 fn need(packages: &[&'static str]) -> Result<()> {

@@ -61,6 +61,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Bench(BenchCommand::Recovery(options)) => bench::recovery(&options)?,
         Command::Bench(BenchCommand::Failover(options)) => bench::failover(&options)?,
         Command::Bench(BenchCommand::Cost(options)) => bench::cost(&options)?,
+        Command::Bench(BenchCommand::Front(options)) => bench::front(&options)?,
         Command::Model { full } => model::run(full)?,
         // Its last line is a sum, after which nothing may come: hence a code and no error.
         Command::Test { wishes, keep } => {

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::peer::{self, Model};
-use super::pool::Pool;
+use super::pool::{PROGRAMS, Pool};
 use super::report::median;
 use super::{NAMESPACE, NAMESPACE_NEW, on_cluster, prepare};
 use crate::cluster::Cluster;
@@ -96,8 +96,7 @@ fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
 
 impl Primary<'_> {
     fn run(&self, text: &str) -> Result<String> {
-        let path = "PATH=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1):$PATH";
-        run::captured(&mut self.pool.script(&self.pod, &format!("{path}; {text}"))?)
+        run::captured(&mut self.pool.script(&self.pod, &format!("{PROGRAMS}; {text}"))?)
     }
 
     fn fill(&self, scale: u32) -> Result<()> {

@@ -14,10 +14,18 @@ use crate::run;
 pub const NAME: &str = "bench";
 /// Where a node has its data (src/names.rs).
 pub const DATA: &str = "/var/lib/pgpool/pgdata";
+/// For scripts of bash in a node's pod: the programs of PostgreSQL first in the path, not Debian's wrappers of them.
+pub const PROGRAMS: &str = "PATH=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1):$PATH";
 /// How long a pool may take to become Ready, or to go.
 const LIMIT: Duration = Duration::from_secs(600);
 /// How often it is looked at; each look starts a kubectl.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// A small archive: three copies of the table's WAL would need more room than the table.
+fn spec(storage: &str, automatic: bool) -> Value {
+    json!({ "nodes": 3, "recovery": { "automatic": automatic }, "walArchive": { "maxSize": "256Mi" },
+        "storage": { "size": storage, "whenDeleted": "Delete" } })
+}
 
 /// A pool in a namespace of its own.
 pub struct Pool<'t> {
@@ -52,21 +60,27 @@ impl<'t> Pool<'t> {
     /// Makes it, three nodes, and waits until it is Ready. Broken nodes wait for the annotation that is measured;
     /// first copies come all the same.
     pub fn create(&self, storage: &str) -> Result<()> {
-        self.make(storage, false)
+        self.make(&spec(storage, false))
     }
 
     /// The same, of a pool that recovers its nodes by itself.
     pub fn create_automatic(&self, storage: &str) -> Result<()> {
-        self.make(storage, true)
+        self.create_with(storage, &json!({}))
     }
 
-    fn make(&self, storage: &str, automatic: bool) -> Result<()> {
+    /// The same, with what `more` says of its spec.
+    pub fn create_with(&self, storage: &str, more: &Value) -> Result<()> {
+        let mut spec = spec(storage, true);
+        for (name, value) in more.as_object().into_iter().flatten() {
+            spec[name] = value.clone();
+        }
+        self.make(&spec)
+    }
+
+    fn make(&self, spec: &Value) -> Result<()> {
         let enforce = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace",
             "metadata": { "name": self.namespace, "labels": enforce } });
-        // A small archive: three copies of the table's WAL would need more room than the table.
-        let spec = json!({ "nodes": 3, "recovery": { "automatic": automatic }, "walArchive": { "maxSize": "256Mi" },
-            "storage": { "size": storage, "whenDeleted": "Delete" } });
         let pool = json!({ "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
             "metadata": { "name": NAME, "namespace": self.namespace }, "spec": spec });
         self.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": [namespace, pool] }))?;

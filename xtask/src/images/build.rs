@@ -16,6 +16,8 @@ const POSTGRES_17: Root =
     Root { name: "postgres-17", suite: "trixie", packages: &["ca-certificates", "postgresql-17"] };
 const POSTGRES_15: Root =
     Root { name: "postgres-15", suite: "bookworm", packages: &["ca-certificates", "postgresql-15"] };
+const POOLERS: Root =
+    Root { name: "poolers", suite: "trixie", packages: &["ca-certificates", "pgbouncer", "pgpool2"] };
 
 /// The user id of the operator's own containers.
 const NOBODY: u32 = 65532;
@@ -101,6 +103,9 @@ pub const CHECKOUT: [Recipe; 2] = [
 
 /// See [`super::of_the_next_release`].
 pub const NEXT: Recipe = Recipe { tag: "next", ..OPERATOR };
+
+/// See [`super::of_the_peers`].
+pub const PEERS: Recipe = Recipe { name: "poolers", root: Some(POOLERS), ..PLAIN };
 
 impl Recipe {
     /// Builds an image that needs no Rust program.

@@ -55,6 +55,13 @@ pub fn of_the_next_release(programs: &Programs, form: Form) -> Result<Image> {
     build::NEXT.build_from(&dir, programs, &built, form)
 }
 
+/// PgBouncer and pgpool-II, which the front is measured beside.
+pub fn of_the_peers(programs: &Programs) -> Result<Image> {
+    let dir = paths::cache("images")?;
+    let _lock = paths::lock(&dir)?;
+    build::PEERS.build(&dir, programs)
+}
+
 /// `cargo xtask images`: builds all, and says what came out. Gives the images of this checkout.
 pub fn build_all(form: Form) -> Result<Vec<Image>> {
     host::need_root()?;
