@@ -64,15 +64,17 @@ async fn run(part: Part) -> Result<ExitCode, Box<dyn std::error::Error>> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging();
-    let done =
-        Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Into::into).and_then(
-            |runtime| {
-                let done = runtime.block_on(run(cli.part));
-                // A name that DNS doesn't answer for keeps its thread for seconds; PostgreSQL waits for `restore-wal`.
-                runtime.shutdown_background();
-                done
-            },
-        );
+    let mut builder = match cli.part {
+        // It starts a thread for each core itself.
+        Part::Proxy(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let done = builder.worker_threads(2).enable_all().build().map_err(Into::into).and_then(|runtime| {
+        let done = runtime.block_on(run(cli.part));
+        // A name that DNS doesn't answer for keeps its thread for seconds; PostgreSQL waits for `restore-wal`.
+        runtime.shutdown_background();
+        done
+    });
     done.unwrap_or_else(|error| {
         tracing::error!(%error, "ended with an error");
         ExitCode::FAILURE

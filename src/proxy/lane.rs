@@ -16,8 +16,9 @@ use super::wire::walk::{Part, Walk};
 
 /// Bytes that are passed on at once: the most that a TLS record holds.
 pub const BUFFER: usize = 16 * 1024;
-/// Buffers that a thread keeps for its next sessions.
-const SPARE: usize = 64;
+/// Buffers that a thread keeps for its next sessions. It passes on for one session at a time, so more are in use only
+/// where somebody doesn't take what is sent.
+const SPARE: usize = 16;
 /// Buffers that are passed one way before the other way has its turn.
 const AT_A_TURN: usize = 8;
 

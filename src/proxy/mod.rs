@@ -31,13 +31,20 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod wait;
 mod wire;
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
     task::JoinSet,
@@ -47,7 +54,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     abandoned::Abandoned, cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub,
-    peers::Peers, refusal::Refusal, route::Kind,
+    peers::Peers, refusal::Refusal, route::Kind, threads::Threads,
 };
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
@@ -100,6 +107,9 @@ pub enum ProxyError {
     /// A signal handler.
     #[error("can't wait for signals: {0}")]
     Signal(io::Error),
+    /// The threads for sessions.
+    #[error("can't start a thread: {0}")]
+    Threads(io::Error),
 }
 
 /// A running front.
@@ -128,7 +138,8 @@ pub(in crate::proxy) struct Front {
     sessions: TaskTracker,
 }
 
-/// Runs the front until SIGTERM or SIGINT.
+/// Runs the front until SIGTERM or SIGINT. On the caller's runtime runs what keeps the leases, and clients are accepted;
+/// sessions have threads of their own.
 pub async fn run(args: Args) -> Result<(), ProxyError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ProxyError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ProxyError::Signal)?;
@@ -144,10 +155,11 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
     let link = Client::new(identity);
     let peers = Peers::new(names::peers_host(&args.of.pool, &args.of.namespace), Book::default());
     let front = Front::new(&args, Book::Proved(link.proved()), peers, link, certificate);
+    let threads = Threads::for_each_core().map_err(ProxyError::Threads)?;
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
-    front.run(&args, doors, quit).await;
+    front.run(&args, doors, threads.into(), quit).await;
     Ok(())
 }
 
@@ -195,7 +207,13 @@ impl Front {
         names::node_host(&self.pool, index, &self.domain)
     }
 
-    async fn run(self: Arc<Self>, args: &Args, doors: Doors, quit: impl Future<Output = ()>) {
+    async fn run(
+        self: Arc<Self>,
+        args: &Args,
+        doors: Doors,
+        threads: Arc<Threads>,
+        quit: impl Future<Output = ()>,
+    ) {
         let mut tasks = JoinSet::new();
         let hosts: Arc<[String]> = (0..args.nodes).map(|index| self.host(index)).collect();
         for (index, host) in (0..).zip(hosts.iter().cloned()) {
@@ -213,8 +231,8 @@ impl Front {
         });
         tasks.spawn(peers::answer(self.clone(), doors.peers));
         let mut accepting = JoinSet::new();
-        accepting.spawn(self.clone().accept(Kind::Primary, doors.primary));
-        accepting.spawn(self.clone().accept(Kind::Read, doors.read));
+        accepting.spawn(self.clone().accept(Kind::Primary, doors.primary, threads.clone()));
+        accepting.spawn(self.clone().accept(Kind::Read, doors.read, threads.clone()));
         quit.await;
         tracing::info!("shutting down; sessions get {DRAIN:?}");
         self.hub.drain();
@@ -229,10 +247,12 @@ impl Front {
     }
 
     /// Lets clients in, for ever.
-    async fn accept(self: Arc<Self>, kind: Kind, listener: TcpListener) {
+    async fn accept(self: Arc<Self>, kind: Kind, listener: TcpListener, threads: Arc<Threads>) {
         loop {
-            match listener.accept().await {
-                Ok((client, from)) => self.admit(kind, client, from),
+            // Each runtime has its own register of sockets: the session's enters it anew.
+            let accepted = listener.accept().await.and_then(|(client, from)| Ok((client.into_std()?, from)));
+            match accepted {
+                Ok((client, from)) => self.admit(kind, client, from, &threads),
                 Err(error) => {
                     tracing::warn!(%error, route = kind.name(), "can't accept a client");
                     sleep(ACCEPT_PAUSE).await;
@@ -241,12 +261,12 @@ impl Front {
         }
     }
 
-    fn admit(self: &Arc<Self>, kind: Kind, client: TcpStream, from: SocketAddr) {
+    fn admit(self: &Arc<Self>, kind: Kind, client: TcpStream, from: SocketAddr, threads: &Threads) {
         let Ok(arriving) = self.arriving.clone().try_acquire_owned() else {
             self.hub.metrics.refused(kind, Refusal::Crowd);
             return;
         };
-        let front = self.clone();
-        self.sessions.spawn(session::serve(front, kind, client, from, arriving));
+        let session = session::serve(self.clone(), kind, client, from, arriving);
+        threads.spawn(&self.sessions, session);
     }
 }

@@ -2,7 +2,7 @@
 mod guest;
 mod running;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::net::sockopt;
 use tokio::{
@@ -39,7 +39,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 pub async fn serve(
     front: Arc<Front>,
     kind: Kind,
-    client: TcpStream,
+    client: net::TcpStream,
     from: SocketAddr,
     arriving: OwnedSemaphorePermit,
 ) {
@@ -55,9 +55,10 @@ pub async fn serve(
 async fn begin(
     front: &Arc<Front>,
     kind: Kind,
-    client: TcpStream,
+    client: net::TcpStream,
     from: SocketAddr,
 ) -> Result<Option<running::Running>, LoginError> {
+    let client = TcpStream::from_std(client)?;
     prepare(&client)?;
     let deadline = Instant::now() + LOGIN;
     let served = front.certificate.current();

@@ -189,6 +189,7 @@ struct Pool {
     read: SocketAddr,
     health: SocketAddr,
     hub: Arc<Hub>,
+    threads: Arc<Threads>,
     quit: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
 }
@@ -244,14 +245,17 @@ impl Pool {
         let front = Front::new(&args, Book::Fixed(Arc::new(postgreses)), others, link, certificate);
         let (quit, quitting) = oneshot::channel();
         let hub = front.hub.clone();
+        let threads = Arc::new(Threads::start(3).unwrap());
+        let ours = threads.clone();
         let running = tokio::spawn(async move {
             let quit = async move { quitting.await.unwrap_or(()) };
-            front.run(&args, Doors { primary, read, peers, health }, quit).await;
+            front.run(&args, Doors { primary, read, peers, health }, ours, quit).await;
         });
         let serving = roles.iter().filter(|role| **role != Role::Stopped).count();
         timeout(PATIENCE, all_heard(&hub, serving)).await.expect("not all nodes were heard");
         let trusting = Arc::new(authority.trusting());
-        Self { nodes, trusting, _dir: dir, primary: a, read: b, health: d, hub, quit: Some(quit), running }
+        let quit = Some(quit);
+        Self { nodes, trusting, _dir: dir, primary: a, read: b, health: d, hub, threads, quit, running }
     }
 
     fn say(&self, index: usize, change: impl FnOnce(&mut NodeReport)) {

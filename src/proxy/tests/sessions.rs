@@ -23,6 +23,26 @@ async fn sessions_go_where_their_port_says() {
 }
 
 #[tokio::test]
+async fn sessions_are_spread_over_the_threads_of_both_ports() {
+    let pool = Pool::start(&POOL, 100).await;
+    let mut sessions = Vec::new();
+    for to in [pool.primary, pool.read, pool.primary, pool.read, pool.primary, pool.read] {
+        sessions.push(pool.connect(to).await.0);
+    }
+    assert_eq!(pool.threads.sessions(), [2, 2, 2]);
+    for session in &mut sessions {
+        assert!(echoes(session).await);
+    }
+    drop(sessions);
+    let over = async {
+        while pool.threads.sessions() != [0, 0, 0] {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, over).await.expect("a thread keeps a session that is over");
+}
+
+#[tokio::test]
 async fn a_client_is_held_until_there_is_a_primary_or_told_that_there_is_none() {
     let pool = Arc::new(Pool::start(&[Role::Stopped, Role::Standby], 100).await);
     let begun = clock::now();
