@@ -24,6 +24,7 @@ fn full() -> ValidPool {
                 "resources": {"limits": {"cpu": 1, "memory": "64Mi"}},
                 "service": {"type": "LoadBalancer", "annotations": {"lb.example/kind": "inner"}},
                 "maxConnections": 77,
+                "maxConnectionsPerUser": 7,
             },
             "recovery": {"timeout": "90m", "bandwidth": "10Mi"},
             "failure": {"minAttached": 2},

@@ -22,6 +22,7 @@ mod login;
 mod metrics;
 mod node;
 mod peers;
+mod places;
 mod refusal;
 mod relay;
 mod route;
@@ -54,7 +55,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     abandoned::Abandoned, cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub,
-    peers::Peers, refusal::Refusal, route::Kind, threads::Threads,
+    peers::Peers, places::Places, refusal::Refusal, route::Kind, threads::Threads,
 };
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
@@ -88,6 +89,9 @@ pub struct Args {
     /// Clients that are served at once, both ports together.
     #[arg(long, env = "PGPOOL_MAX_CONNECTIONS", default_value_t = 1000)]
     pub max_connections: u32,
+    /// Of them those of one user, if that is limited.
+    #[arg(long, env = "PGPOOL_MAX_CONNECTIONS_PER_USER")]
+    pub max_connections_per_user: Option<u32>,
 }
 
 /// Why the front can't run.
@@ -124,7 +128,7 @@ pub(in crate::proxy) struct Front {
     hub: Arc<Hub>,
     desk: Desk,
     /// For clients that have logged in.
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     /// For clients that have not.
     arriving: Arc<Semaphore>,
     cancels: Semaphore,
@@ -173,7 +177,8 @@ struct Doors {
 
 impl Front {
     fn new(args: &Args, book: Book, peers: Peers, link: Client, certificate: Certificate) -> Arc<Self> {
-        let places = args.max_connections.try_into().unwrap_or(Semaphore::MAX_PERMITS);
+        let count = |connections: u32| connections.try_into().unwrap_or(Semaphore::MAX_PERMITS);
+        let places = count(args.max_connections);
         let arriving = places.saturating_mul(ARRIVING).clamp(ARRIVING_AT_LEAST, Semaphore::MAX_PERMITS);
         Arc::new(Self {
             pool: args.of.pool.clone(),
@@ -185,7 +190,7 @@ impl Front {
             hub: Hub::new(args.nodes),
             desk: Desk::new(link.apart(), args.nodes),
             link,
-            places: Arc::new(Semaphore::new(places)),
+            places: Places::new(places, args.max_connections_per_user.map(count)),
             arriving: Arc::new(Semaphore::new(arriving)),
             cancels: Semaphore::new(CANCELS.0),
             questions: Semaphore::new(CANCELS.1),
@@ -195,11 +200,6 @@ impl Front {
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
         })
-    }
-
-    /// Whether nobody more can be let in.
-    fn is_full(&self) -> bool {
-        self.places.available_permits() == 0
     }
 
     /// Host name of a node.

@@ -13,6 +13,8 @@ pub enum Refusal {
     NoNode,
     /// The front has as many sessions as it may have.
     Full,
+    /// The role has as many sessions as one may have.
+    UserFull,
     /// So many are logging in that this one is closed without a word.
     Crowd,
     /// The password is wrong, or there is no such role.
@@ -52,6 +54,7 @@ impl Refusal {
             Self::NoPrimary => "no_primary",
             Self::NoNode => "no_node",
             Self::Full => "full",
+            Self::UserFull => "user_full",
             Self::Crowd => "crowd",
             Self::Password => "password",
             Self::Md5 => "md5",
@@ -83,6 +86,11 @@ impl Refusal {
                 "53300",
                 "too many connections for the front of this pool",
                 "Use fewer connections, or raise spec.proxy.maxConnections or spec.proxy.replicas.",
+            ],
+            Self::UserFull => [
+                "53300",
+                "too many connections for this role",
+                "Use fewer connections, or raise spec.proxy.maxConnectionsPerUser or spec.proxy.replicas.",
             ],
             Self::Password => [WRONG_PASSWORD, "password authentication failed", ""],
             Self::Md5 => [

@@ -118,5 +118,7 @@ fn mounts(pool: &ValidPool) -> Vec<VolumeMount> {
 fn environment(pool: &ValidPool, pool_uid: &str) -> Vec<EnvVar> {
     let mut list = pool_env(pool, pool_uid);
     list.push(env("PGPOOL_MAX_CONNECTIONS", pool.proxy.max_connections.to_string()));
+    let each = pool.proxy.max_connections_per_user;
+    list.extend(each.map(|each| env("PGPOOL_MAX_CONNECTIONS_PER_USER", each.to_string())));
     list
 }

@@ -51,7 +51,7 @@ const GOOD: &[(&str, &str)] = &[
     ),
     (
         "front",
-        "{nodes: 2, storage: {size: 1Gi}, proxy: {replicas: 3, maxConnections: 50, service: {type: LoadBalancer, annotations: {a.example/b: c}}}}",
+        "{nodes: 2, storage: {size: 1Gi}, proxy: {replicas: 3, maxConnections: 50, maxConnectionsPerUser: 10, service: {type: LoadBalancer, annotations: {a.example/b: c}}}}",
     ),
 ];
 
@@ -59,6 +59,11 @@ const GOOD: &[(&str, &str)] = &[
 const BAD: &[(&str, &str, &str)] = &[
     ("no-nodes", "{storage: {size: 1Gi}}", "spec.nodes: Required value"),
     ("no-storage", "{nodes: 3}", "spec.storage: Required value"),
+    (
+        "no-connections",
+        "{nodes: 3, storage: {size: 1Gi}, proxy: {maxConnectionsPerUser: 0}}",
+        "spec.proxy.maxConnectionsPerUser in body should be greater than or equal to 1",
+    ),
     (
         "zero-nodes",
         "{nodes: 0, storage: {size: 1Gi}}",

@@ -46,7 +46,7 @@ fn spec() -> Value {
         ],
         "databases": [{"name": "second", "owner": "report"}],
         "proxy": {
-            "replicas": 1, "maxConnections": 50,
+            "replicas": 1, "maxConnections": 50, "maxConnectionsPerUser": 1,
             "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
             "service": {"type": "NodePort", "annotations": {"example.com/team": "databases"}},
         },
@@ -171,22 +171,34 @@ async fn by_clients(world: &World) -> Outcome {
     let given = super::world::call("base64", &["-w0"], Some(PASSWORD)).await?;
     let read = names::read_service(POOL);
     for (user, password) in [("report", &made), ("Odd-Name", &given)] {
+        let secrets = format!("{trusted}\n{password}\n");
         for host in [POOL, &read] {
-            // By standard input: neither is to stand in the arguments of a process.
-            let script = format!(
-                "read -r ca; echo $ca | base64 -d >/tmp/ca.crt; read -r p; PGPASSWORD=$(echo $p | base64 -d); export PGPASSWORD; \
-                 psql -XAtd 'host={host} user={user} dbname=second sslmode=verify-full sslrootcert=/tmp/ca.crt connect_timeout=10' \
-                 -c 'SELECT session_user'"
-            );
-            let words = ["-n", SPACE, "exec", "-i", CLIENT, "--", "bash", "-c", &script];
-            let said = until("a login", WHOLE, || async {
-                super::world::call("kubectl", &words, Some(&format!("{trusted}\n{password}\n"))).await
-            })
-            .await?;
+            // The one before may not have given back its place yet: a user has but one.
+            let asks = "psql -XAt -c 'SELECT session_user'";
+            let said = until("a login", WHOLE, || log_in(host, user, &secrets, asks)).await?;
             ensure(said == user, || format!("{user} at {host}: {said:?}"))?;
         }
+        // One more while the first is there; its words are asked for by the first.
+        let asks = r#"psql -XAt -c 'SELECT session_user' -c '\! psql -XAt -c "SELECT 2" 2>&1'"#;
+        let said = until("a login", WHOLE, || log_in(&read, user, &secrets, asks)).await?;
+        let refused = format!("FATAL:  too many connections for role \"{user}\"");
+        ensure(said.lines().any(|line| line == user) && said.contains(&refused), || {
+            format!("{user}: {said:?}")
+        })?;
     }
     Ok(())
+}
+
+/// Runs a script in the client's pod in which `psql` finds the pool by its environment.
+async fn log_in(host: &str, user: &str, secrets: &str, script: &str) -> Outcome<String> {
+    // By standard input: neither certificate nor password is to stand in the arguments of a process.
+    let script = format!(
+        "read -r ca; echo $ca | base64 -d >/tmp/ca.crt; read -r p; PGPASSWORD=$(echo $p | base64 -d); \
+         export PGPASSWORD PGHOST={host} PGUSER={user} PGDATABASE=second PGSSLMODE=verify-full \
+         PGSSLROOTCERT=/tmp/ca.crt PGCONNECT_TIMEOUT=10; {script}"
+    );
+    let words = ["-n", SPACE, "exec", "-i", CLIENT, "--", "bash", "-c", &script];
+    super::world::call("kubectl", &words, Some(secrets)).await
 }
 
 /// What would leave fewer than `minAttached` nodes is refused.

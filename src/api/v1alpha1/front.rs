@@ -51,11 +51,22 @@ pub struct Proxy {
     /// Connections that one pod of the front takes at most.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: u32,
+    /// Connections of one user that one pod of the front takes at most, both Services together; not limited when left
+    /// out. What `ALTER ROLE … CONNECTION LIMIT` says is counted by each node for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_connections_per_user: Option<u32>,
 }
 
 impl Default for Proxy {
     fn default() -> Self {
-        Self { replicas: 2, resources: None, service: ProxyService::default(), max_connections: 1000 }
+        Self {
+            replicas: 2,
+            resources: None,
+            service: ProxyService::default(),
+            max_connections: 1000,
+            max_connections_per_user: None,
+        }
     }
 }
 

@@ -3,7 +3,6 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::AsyncWriteExt,
-    sync::OwnedSemaphorePermit,
     time::{Instant, timeout, timeout_at},
 };
 
@@ -13,6 +12,7 @@ use super::super::{
     hub::Seat,
     login::{self, Check, LoginError},
     node::{self, Greeting, NodeError},
+    places::Place,
     refusal::Refusal,
     route::Kind,
     wait::Wait,
@@ -50,7 +50,7 @@ pub struct Landing {
 }
 
 /// A place at the front, with what a node was logged in to, and that.
-type Admission = (OwnedSemaphorePermit, Credentials, Landing);
+type Admission = (Place, Credentials, Landing);
 
 impl Guest {
     /// Lets the client in, unless the front is shut down before.
@@ -71,7 +71,7 @@ impl Guest {
     }
 
     async fn log_in(&mut self) -> Result<Option<Admission>, LoginError> {
-        if self.front.is_full() {
+        if self.front.places.is_full() {
             return Err(self.turn_away(Refusal::Full).await);
         }
         if let Some(fatal) = login::refused(&self.startup) {
@@ -90,8 +90,9 @@ impl Guest {
             return Err(self.turn_away(Refusal::Md5).await);
         };
         let key = self.prove(&verifier, answer.genuine).await?;
-        let Ok(place) = Arc::clone(&self.front.places).try_acquire_owned() else {
-            return Err(self.turn_away(Refusal::Full).await);
+        let place = match self.front.places.take(self.startup.user().unwrap_or_default()) {
+            Ok(place) => place,
+            Err(why) => return Err(self.turn_away(why).await),
         };
         let credentials = Credentials { key, verifier };
         match timeout(HOLD, self.find_node(&credentials, false)).await {
@@ -122,7 +123,13 @@ impl Guest {
 
     async fn turn_away(&mut self, why: Refusal) -> LoginError {
         self.front.hub.metrics.refused(self.kind, why);
-        farewell(&mut self.client, why).await
+        let mut fatal = why.fatal();
+        if why == Refusal::UserFull {
+            // PostgreSQL's own words.
+            let user = self.startup.user().unwrap_or_default();
+            fatal.message = format!("too many connections for role \"{user}\"");
+        }
+        farewell(&mut self.client, fatal).await
     }
 
     /// What a node has stored of the role's password; waits for one as long as it is let.

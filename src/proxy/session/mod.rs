@@ -17,8 +17,8 @@ use super::{
     Front, cancel,
     login::{self, Arrival, LoginError},
     node::{self, NodeError},
-    refusal::Refusal,
     route::Kind,
+    wire::message::Fatal,
 };
 use crate::names;
 
@@ -85,8 +85,7 @@ fn late(_: Elapsed) -> LoginError {
 }
 
 /// Tells a client that it has to go, and waits a little until it has heard.
-async fn farewell(client: &mut login::Secure, why: Refusal) -> LoginError {
-    let fatal = why.fatal();
+async fn farewell(client: &mut login::Secure, fatal: Fatal) -> LoginError {
     last_words(client, &fatal.bytes()).await;
     LoginError::Told(fatal)
 }

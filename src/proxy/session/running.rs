@@ -4,7 +4,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::{
     io::AsyncWriteExt,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -16,6 +16,7 @@ use super::super::{
     lease::Standing,
     login::{self, LoginError},
     node::{self, Greeting, NodeError},
+    places::Place,
     refusal::Refusal,
     relay::{End, Flow, Mode, Pause, Relay},
     route::Kind,
@@ -41,7 +42,7 @@ const PARTING: Duration = Duration::from_millis(200);
 /// A session.
 pub struct Running {
     guest: Box<Guest>,
-    place: OwnedSemaphorePermit,
+    place: Place,
     credentials: Credentials,
     seat: Seat,
     node: node::Secure,
@@ -69,7 +70,7 @@ impl Running {
     /// Tells the client that it is in.
     pub async fn begin(
         mut guest: Box<Guest>,
-        place: OwnedSemaphorePermit,
+        place: Place,
         credentials: Credentials,
         landing: Landing,
     ) -> Result<Self, LoginError> {
@@ -252,7 +253,7 @@ impl Running {
         drop((node, place, seat));
         match why.filter(|_| flow.can_tell()) {
             Some(why) => {
-                farewell(&mut guest.client, why).await;
+                farewell(&mut guest.client, why.fatal()).await;
             }
             None => drop(timeout(FAREWELL, guest.client.shutdown()).await),
         }

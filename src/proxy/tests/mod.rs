@@ -196,6 +196,10 @@ struct Pool {
 
 impl Pool {
     async fn start(roles: &[Role], max_connections: u32) -> Self {
+        Self::limited(roles, max_connections, None).await
+    }
+
+    async fn limited(roles: &[Role], max_connections: u32, max_connections_per_user: Option<u32>) -> Self {
         let authority = Authority::new();
         let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
         for (index, role) in (0..).zip(roles) {
@@ -234,6 +238,7 @@ impl Pool {
             of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
             nodes: u8::try_from(roles.len()).unwrap(),
             max_connections,
+            max_connections_per_user,
         };
         let (identity, dir) = authority.identity("u/proxy", &["front", PEERS]);
         let link = Client::with_book(identity, Book::Fixed(Arc::new(agents)));
@@ -356,6 +361,11 @@ async fn ask(session: &mut Session, tag: &str) -> Message {
 
 /// Proves a password by a client library's own code; the error is the front's.
 async fn prove(session: &mut Session, password: &str) -> Result<(), String> {
+    prove_or_hear(session, password).await.map_err(|said| message::error_texts(&said.body).0)
+}
+
+/// The same; the error is what the front says.
+async fn prove_or_hear(session: &mut Session, password: &str) -> Result<(), Message> {
     let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
     loop {
         let said = timeout(PATIENCE, message::read(session)).await.unwrap().unwrap();
@@ -373,7 +383,7 @@ async fn prove(session: &mut Session, password: &str) -> Result<(), String> {
                 scram.finish(last).unwrap();
                 continue;
             }
-            _ => return Err(message::error_texts(&said.body).0),
+            _ => return Err(said),
         };
         session.write_all(&answer).await.unwrap();
     }

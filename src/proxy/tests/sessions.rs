@@ -74,6 +74,30 @@ async fn a_full_front_says_so() {
 }
 
 #[tokio::test]
+async fn a_user_has_no_more_than_its_connections() {
+    let pool = Pool::limited(&POOL, 100, Some(2)).await;
+    let (one, _) = pool.connect(pool.primary).await;
+    let (mut other, _) = pool.connect(pool.read).await;
+    let mut third = pool.knock(pool.read, &[("user", "app")]).await;
+    assert_eq!(
+        prove(&mut third, "Secret").await,
+        Err("28P01".into()),
+        "who has proved nothing learns nothing"
+    );
+    let mut third = pool.knock(pool.primary, &[("user", "app")]).await;
+    let said = prove_or_hear(&mut third, "secret").await.unwrap_err();
+    assert_eq!(
+        message::error_texts(&said.body),
+        ("53300".to_owned(), "too many connections for role \"app\"".to_owned())
+    );
+    pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"user_full\"} 1").await;
+    assert!(echoes(&mut other).await);
+    drop(one);
+    pool.counts("pgpool_front_connections{route=\"primary\",node=\"0\"} 0").await;
+    assert!(echoes(&mut pool.connect(pool.primary).await.0).await);
+}
+
+#[tokio::test]
 async fn strangers_learn_nothing() {
     let pool = Pool::start(&POOL, 100).await;
     let told = async |user: &str, password: &str| {
