@@ -69,6 +69,12 @@ impl Cancels {
         doubt.passed = doubt.pending > 0;
     }
 
+    /// A request was passed on.
+    #[cfg(any(test, fuzzing))]
+    pub fn cast(&self) {
+        self.lock().passed = true;
+    }
+
     /// A request may be passed on, as long as this is kept; none while a COMMIT is under way.
     fn leaves(self: &Arc<Self>) -> Option<Leaving> {
         let mut doubt = self.lock();
@@ -144,9 +150,14 @@ impl Drop for Registered {
     }
 }
 
+/// The key of a request; none in what is no request of protocol 3.0.
+pub fn key_of(message: &[u8]) -> Option<Key> {
+    message.strip_prefix(&REQUEST)?.try_into().ok()
+}
+
 /// Passes a request on, and waits until the node has taken it.
 pub async fn pass_on(front: &Front, kind: Kind, message: &[u8]) {
-    let Some(key) = message.strip_prefix(&REQUEST).and_then(|key| Key::try_from(key).ok()) else { return };
+    let Some(key) = key_of(message) else { return };
     // Whoever sends one has proved nothing, and each costs a connection: only so many at once. Those that are for a
     // session of this front don't wait for those that may be for none.
     let turns = if front.keys.find(key).is_some() { &front.cancels } else { &front.questions };

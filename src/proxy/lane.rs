@@ -15,7 +15,7 @@ use super::screen::{Screened, Then};
 use super::wire::walk::{Part, Walk};
 
 /// Bytes that are passed on at once: the most that a TLS record holds.
-pub const BUFFER: usize = 16 * 1024;
+pub const BUFFER: usize = if cfg!(fuzzing) { 512 } else { 16 * 1024 };
 /// Buffers that a thread keeps for its next sessions. It passes on for one session at a time, so more are in use only
 /// where somebody doesn't take what is sent.
 const SPARE: usize = 16;
@@ -35,7 +35,7 @@ fn borrow_buffer() -> Box<[u8]> {
 fn give_back(buffer: Box<[u8]>) {
     BUFFERS.with(|spare| {
         let mut spare = spare.borrow_mut();
-        if spare.len() < SPARE {
+        if spare.len() < SPARE && buffer.len() == BUFFER {
             spare.push(buffer);
         }
     });
@@ -162,7 +162,7 @@ impl Lane {
                 Then::Break if seen.cleared == 0 => return Err(Refused),
                 Then::Replace(..) if seen.cleared == 0 && replaced => return Err(Refused),
                 Then::Replace(total, instead) if seen.cleared == 0 => {
-                    self.replace(total, &instead)?;
+                    self.replace(total, &instead);
                     replaced = true;
                 }
                 Then::Nothing | Then::More | Then::Break | Then::Replace(..) => return Ok(()),
@@ -171,17 +171,17 @@ impl Lane {
         Ok(())
     }
 
-    /// Puts something else in the place of the message that comes next.
-    fn replace(&mut self, total: usize, instead: &[u8]) -> Result<(), Refused> {
-        let (from, to) = (self.begin + total, self.begin + instead.len());
-        let Some(buffer) = self.buffer.as_deref_mut() else { return Err(Refused) };
-        if to + (self.end - from) > buffer.len() {
-            return Err(Refused);
-        }
-        buffer.copy_within(from..self.end, to);
-        buffer[self.begin..to].copy_from_slice(instead);
-        self.end = to + (self.end - from);
-        Ok(())
+    /// Puts something else in the place of the message that comes next. If there is no room for it the buffer grows, by
+    /// no more than that: it is sent before another message is replaced.
+    fn replace(&mut self, total: usize, instead: &[u8]) {
+        let former = self.buffer.take().unwrap_or_else(borrow_buffer);
+        let rest = former.get(self.begin + total..self.end).unwrap_or_default();
+        let end = instead.len() + rest.len();
+        let mut buffer = if end > BUFFER { vec![0; end].into_boxed_slice() } else { borrow_buffer() };
+        buffer[..instead.len()].copy_from_slice(instead);
+        buffer[instead.len()..end].copy_from_slice(rest);
+        give_back(former);
+        (self.buffer, self.begin, self.cleared, self.end) = (Some(buffer), 0, 0, end);
     }
 
     /// True while nothing is under way here.
@@ -208,6 +208,12 @@ impl Lane {
     pub fn next(&self) -> Option<u8> {
         let bytes = self.buffer.as_deref().unwrap_or_default();
         bytes.get(self.begin).copied().filter(|_| self.walk.at_boundary())
+    }
+
+    /// Bytes of memory that it keeps.
+    #[cfg(any(test, fuzzing))]
+    pub fn room(&self) -> usize {
+        self.buffer.as_deref().map_or(0, <[u8]>::len)
     }
 
     /// Forgets what was not sent.

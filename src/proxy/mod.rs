@@ -12,6 +12,9 @@ mod cancel;
 mod certificate;
 mod desk;
 mod feed;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod health;
 mod hold;

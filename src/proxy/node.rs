@@ -3,7 +3,7 @@ use std::io;
 
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -63,8 +63,8 @@ pub struct Greeting {
 const GREETING: usize = 256;
 
 /// Asks for what the client asked for, and proves to be it; until the node waits for the first question.
-pub async fn log_in(
-    node: &mut Secure,
+pub async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &mut S,
     startup: &Startup,
     mut login: Login,
     verifier: &Verifier,
@@ -97,7 +97,7 @@ pub async fn log_in(
     }
 }
 
-async fn be_greeted(node: &mut Secure) -> Result<Greeting, NodeError> {
+async fn be_greeted<S: AsyncRead + Unpin>(node: &mut S) -> Result<Greeting, NodeError> {
     let mut greeting = Greeting::default();
     for _ in 0..GREETING {
         let message = message::read(node).await?;
@@ -120,7 +120,7 @@ const BARRIER: &str = "SET synchronous_commit = remote_apply; SET statement_time
 
 /// Commits something, and waits for it. A notice is an error: with one PostgreSQL says that the wait was cancelled. So is a
 /// standby where one is wanted that `writes`: it has lost its office.
-pub async fn barrier(node: &mut Secure, writes: bool) -> Result<(), NodeError> {
+pub async fn barrier<S: AsyncRead + AsyncWrite + Unpin>(node: &mut S, writes: bool) -> Result<(), NodeError> {
     node.write_all(&encode(b'Q', format!("{BARRIER}\0").as_bytes())).await?;
     node.flush().await?;
     loop {

@@ -247,6 +247,12 @@ impl Flow {
         }
     }
 
+    /// Bytes of memory that are kept for both ways.
+    #[cfg(any(test, fuzzing))]
+    pub fn room(&self) -> usize {
+        self.up.room() + self.down.room()
+    }
+
     /// What the former node said, and the client was not told, counts no more.
     pub fn forget_answers(&mut self) {
         self.down.forget();

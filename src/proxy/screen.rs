@@ -43,6 +43,8 @@ pub struct Screen {
     /// Bytes of a message that are still to come, and what looks at them if they are a text.
     left: usize,
     guard: Option<Guard>,
+    /// What has begun is refused, however often it is looked at.
+    broken: bool,
 }
 
 impl Screen {
@@ -52,7 +54,8 @@ impl Screen {
         let mut at = 0;
         loop {
             let piece = &bytes[at..(at + self.left).min(bytes.len())];
-            if self.guard.as_mut().is_some_and(|guard| guard.refuses(piece)) {
+            self.broken = self.broken || self.guard.as_mut().is_some_and(|guard| guard.refuses(piece));
+            if self.broken {
                 return Screened { cleared: at, then: Then::Break };
             }
             at += piece.len();
@@ -155,6 +158,19 @@ mod tests {
         let (one, other) = bytes.split_at(ROOM);
         assert_eq!(screen.over(one, ROOM), Screened { cleared: ROOM, then: Then::Nothing });
         assert_eq!(screen.over(other, ROOM).then, Then::Break);
+    }
+
+    #[test]
+    fn a_text_that_is_refused_stays_so() {
+        // What comes before it is sent first; then it is looked at again, and a word must not begin with its own end.
+        let text = format!("set synchronous_commit = off; --{}\0", "x".repeat(2 * ROOM));
+        let bytes = [encode(b'S', b""), encode(b'Q', text.as_bytes())].concat();
+        let mut screen = Screen::default();
+        let Screened { cleared, then: Then::Break } = screen.over(&bytes[..ROOM], ROOM) else {
+            panic!("it passed");
+        };
+        assert_eq!(cleared, 10);
+        assert_eq!(screen.over(&bytes[cleared..ROOM], ROOM), Screened { cleared: 0, then: Then::Break });
     }
 
     proptest! {

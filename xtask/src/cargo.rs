@@ -20,7 +20,15 @@ pub const SELECTION: [&str; 3] = ["--workspace", "--exclude", "xtask"];
 /// A cargo command at the root of the checkout.
 pub fn command(subcommand: &str) -> Command {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut cargo = run::command(program, [subcommand]);
+    prepared(run::command(program, [subcommand]))
+}
+
+/// The same of the nightly toolchain, which rustup finds.
+pub fn nightly(subcommand: &str) -> Command {
+    prepared(run::command("cargo", ["+nightly", subcommand]))
+}
+
+fn prepared(mut cargo: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let told = name.to_str().is_some_and(|n| TOLD.iter().any(|prefix| n.starts_with(prefix)));
         if told {

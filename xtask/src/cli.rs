@@ -73,6 +73,14 @@ pub enum Command {
         #[arg(long)]
         full: bool,
     },
+    /// Feed the front with bytes that nobody thought of; needs a nightly compiler. The last line sums up
+    Fuzz {
+        /// Targets; all when none is named
+        targets: Vec<String>,
+        /// Minutes for each
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+    },
     /// Run all checks, or the named ones; the last line sums up
     Test {
         /// Parts to run (fmt, clippy, unit, helm, api, cluster), or tests of one, as in cluster::failover; all when

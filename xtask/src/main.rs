@@ -10,6 +10,7 @@ mod demo;
 mod drivers;
 mod error;
 mod files;
+mod fuzz;
 mod host;
 mod images;
 mod interrupt;
@@ -63,6 +64,9 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Bench(BenchCommand::Cost(options)) => bench::cost(&options)?,
         Command::Bench(BenchCommand::Front(options)) => bench::front(&options)?,
         Command::Model { full } => model::run(full)?,
+        Command::Fuzz { targets, minutes } => {
+            return Ok(if fuzz::run(&targets, minutes)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         // Its last line is a sum, after which nothing may come: hence a code and no error.
         Command::Test { wishes, keep } => {
             return Ok(if test::run(&wishes, keep) { ExitCode::SUCCESS } else { ExitCode::FAILURE });

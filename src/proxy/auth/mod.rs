@@ -29,6 +29,14 @@ pub const PLUS: &str = "SCRAM-SHA-256-PLUS";
 #[derive(Clone)]
 pub struct ClientKey([u8; KEY]);
 
+#[cfg(any(test, fuzzing))]
+impl ClientKey {
+    /// Made up.
+    pub fn of(key: [u8; KEY]) -> Self {
+        Self(key)
+    }
+}
+
 impl Drop for ClientKey {
     fn drop(&mut self) {
         self.0.zeroize();
