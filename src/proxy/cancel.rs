@@ -216,6 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_of_protocol_3_0_or_none() {
+        let request = |key: &[u8]| {
+            let length = u32::try_from(8 + key.len()).unwrap();
+            [length.to_be_bytes().as_slice(), &REQUEST[4..], key].concat()
+        };
+        assert_eq!(key_of(&request(b"pid1key1")), Some(*b"pid1key1"));
+        for other in [b"".as_slice(), b"pid1", b"pid1key12", &[7; 260]] {
+            assert_eq!(key_of(&request(other)), None, "{other:?}");
+        }
+    }
+
+    #[test]
     fn what_follows_a_request_is_doubted_until_it_has_arrived_and_the_next_answer_is_over() {
         let cancels = Arc::<Cancels>::default();
         assert!(!cancels.cast_doubt());

@@ -126,6 +126,20 @@ mod tests {
         ready(&mut cycle, b'I');
         assert!(cycle.is_idle());
     }
+
+    #[test]
+    fn data_that_comes_behind_the_error_of_a_copy_is_nothing_new() {
+        let mut cycle = Cycle::default();
+        cycle.asked(b'Q');
+        cycle.answered(Seen { tag: b'G', first: Some(0) });
+        cycle.answered(Seen { tag: b'E', first: None });
+        cycle.answered(Seen { tag: b'Z', first: Some(b'I') });
+        for tag in *b"ddc" {
+            cycle.asked(tag);
+            assert!(cycle.is_idle());
+        }
+    }
+
     #[test]
     fn a_sync_before_the_data_of_a_copy_is_owed_nothing() {
         let mut cycle = Cycle::default();
