@@ -61,9 +61,10 @@ pub fn startup(name: &[u8], value: &[u8]) -> bool {
     if !name.eq_ignore_ascii_case(b"options") {
         return false;
     }
-    // As in `-c synchronous_commit=off` and `--synchronous-commit=off`.
+    // As in `-c synchronous_commit=off` and `--synchronous-commit=off`; a backslash before any letter goes (PostgreSQL
+    // source, `pg_split_opts`).
     let plain = |b: &u8| if *b == b'-' { b'_' } else { b.to_ascii_lowercase() };
-    let spelt: Vec<u8> = value.iter().map(plain).collect();
+    let spelt: Vec<u8> = value.iter().filter(|b| **b != b'\\').map(plain).collect();
     let text: Vec<u8> =
         String::from_utf8_lossy(&spelt).replace("synchronous_commit", " set synchronous_commit ").into();
     Guard::default().refuses(&[text.as_slice(), b"\0"].concat())
@@ -125,6 +126,7 @@ mod tests {
             ("options", "--synchronous-commit=off -c work_mem=5MB", true),
             ("options", "-csynchronous_commit=local", true),
             ("options", "-c Synchronous_Commit=off", true),
+            ("options", r"-c synchronous\_commit=off", true),
             ("synchronous_commit", "remote_apply", false),
             ("options", "-c work_mem=5MB", false),
             ("application_name", "set synchronous_commit off", false),
