@@ -7,6 +7,7 @@ mod plan_world;
 use pgpool_operator::api::v1alpha1::{Health, annotations};
 use pgpool_operator::model::Memory;
 use pgpool_operator::plan::plan;
+use plan_world::earlier::left_by_a_pool;
 use plan_world::environment::Fault;
 use plan_world::{World, runtime};
 use proptest::prelude::*;
@@ -133,6 +134,42 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn over_old_volumes_a_pool_begins_where_somebody_said_and_nowhere_else(
+        node in 0..3_u8,
+        early in any::<bool>(),
+        history in prop::collection::vec(moment(), 0..30),
+    ) {
+        let mut world = left_by_a_pool(None);
+        if early {
+            world.suffer(&Fault::Asks(annotations::RELEASE, node.to_string()));
+        }
+        live_through(&mut world, &history);
+        let first = world.bootstrap();
+        if world.membership.is_none() {
+            // What is asked for at last can be had.
+            world.pool.nodes = 3;
+            world.claims.values_mut().for_each(|claim| claim.lost = None);
+            world.suffer(&Fault::Asks(annotations::RELEASE, node.to_string()));
+        }
+        let asked = world.membership.as_ref().map_or(node, |_| first);
+        if world.record().is_none() && world.data[&asked].incarnation.is_none() {
+            // Its data went before anybody took it up: a person is called.
+            return Ok(());
+        }
+        if world.record().is_none() {
+            world.pool.nodes = world.pool.nodes.max(asked + 1);
+        }
+        settle(&mut world);
+        prop_assert!(world.broken.is_empty(), "{:?}", world.broken);
+        let spec = world.membership.as_ref().map(|m| (m.spec.bootstrap, m.spec.adopts));
+        prop_assert_eq!(spec, Some((asked, true)));
+    }
+}
+
 fn made(nodes: u8) -> World {
     let mut world = World::new(nodes);
     settle(&mut world);
@@ -181,6 +218,7 @@ fn a_bad_request_is_refused_with_its_reason_and_nothing_else_changes() {
         (annotations::RESTART, "2", "must be now"),
         (annotations::ATTACH, "1", "attached already"),
         (annotations::REPLACE_VOLUME, "1", "its volume works"),
+        (annotations::RELEASE, "1", "this one has its data"),
     ];
     let mut world = made(3);
     for (annotation, value, reason) in cases {
@@ -387,7 +425,7 @@ fn a_pool_over_old_volumes_waits_for_a_person() {
     assert!(world.membership.is_none());
     let degraded = world.status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
     assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "OldVolumesFound"));
-    assert!(degraded.message.contains("data-orchard-0-0"));
+    assert!(degraded.message.contains("data-orchard-0-0 (nothing is noted)"), "{}", degraded.message);
 }
 
 #[test]

@@ -6,15 +6,16 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::stream;
 
 use super::abandoned::{self, Following};
 use super::shared::Shared;
-use super::{epochs, lease, roles, sql};
+use super::{epochs, lease, roles, sql, volume};
 use crate::archive::Store;
 use crate::clock;
 use crate::link::{Caller, Origin};
@@ -27,6 +28,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 /// All calls of an agent.
 pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
+    let own = middleware::from_fn_with_state(Arc::clone(&shared), own_archive);
     Router::new()
         .route("/v1/report", get(report))
         .route("/v1/watch", get(watch))
@@ -37,7 +39,16 @@ pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
         .route("/v1/abandoned", post(end_abandoned))
         .route("/v1/roles", post(ensure_roles))
         .with_state(shared)
-        .merge(crate::archive::router(archive))
+        .merge(crate::archive::router(archive).layer(own))
+}
+
+/// What an earlier pool has archived on this volume may have the name of other WAL of this pool's: it is nobody's here.
+async fn own_archive(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let pool_uid = shared.lock().report.pool_uid.clone();
+    if volume::is_another_pools(&shared.env.volume, &pool_uid) {
+        return refuse(StatusCode::NOT_FOUND, "the archive here is an earlier pool's");
+    }
+    next.run(request).await
 }
 
 fn refuse(status: StatusCode, why: impl Into<String>) -> Response {

@@ -76,7 +76,8 @@ pub async fn run(
     let args = arguments(options, &data.display().to_string());
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     programs.output("initdb", &args).await?;
-    let node = NodeFile { pool_uid: pool_uid.to_owned(), index, incarnation: new_incarnation(), epoch: 0 };
+    let (pool_uid, incarnation) = (pool_uid.to_owned(), new_incarnation());
+    let node = NodeFile { pool_uid, index, incarnation, epoch: 0, taken_up: None };
     volume.adopt_new(&node)?;
     Ok(node)
 }

@@ -38,6 +38,7 @@ mod sql;
 mod standby;
 mod start;
 mod switchover;
+mod takeup;
 mod volume;
 mod wal;
 
@@ -91,12 +92,13 @@ pub enum AgentError {
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// Takes the volume; waits while a recovery Job or a dying agent still holds it. A volume that was never used is left
-/// alone until a Job has put a copy there: so that the Job needn't wait for the pod to end. The first node makes the
-/// first copy itself.
+/// alone until a Job has put a copy there: so that the Job needn't wait for the pod to end. The node that begins the pool
+/// waits for no Job.
 async fn take_volume(root: &Path, shared: &Shared) -> Volume {
     loop {
         // A node that the record counts has lost what it had, and that is for its driver to say.
-        if shared.env.index != names::BOOTSTRAP && Volume::is_unused(root) && !shared.is_counted() {
+        let first = shared.env.index == names::BOOTSTRAP || shared.begins();
+        if !first && Volume::is_unused(root) && !shared.is_counted() {
             if shared.lock().report.postgres_version.is_none() {
                 let found = Programs::find().await.ok();
                 shared.lock().report.postgres_version = found.map(|programs| programs.major);

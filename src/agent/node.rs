@@ -365,7 +365,7 @@ impl Node {
         self.foreign = None;
         self.shared.lock().balance.clone_from(&object.spec.load_balancing);
         if let Some(record) = &object.status {
-            self.volume.note_epoch(record.epoch)?;
+            self.volume.note_epoch(&self.pool_uid, record.epoch)?;
             let mut inner = self.shared.lock();
             inner.report.epoch = record.epoch;
             let office = |r: &Record| (r.phase, r.primary, r.timeline);
@@ -388,7 +388,8 @@ impl Node {
     /// a backup (R7). It isn't taken over, and nothing here serves until a person has looked.
     fn is_foreign(&self, object: &PgPoolMembership) -> Result<Option<String>, StepError> {
         let seen = self.shared.lock().record.as_ref().map_or(0, |r| r.epoch);
-        let known = self.volume.node()?.map_or(seen, |file| file.epoch.max(seen));
+        let own = self.volume.node()?.filter(|file| file.pool_uid == self.pool_uid);
+        let known = own.map_or(seen, |file| file.epoch.max(seen));
         let epoch = object.status.as_ref().map_or(0, |r| r.epoch);
         Ok(if object.spec.pool_uid != self.pool_uid {
             Some(format!(

@@ -192,19 +192,25 @@ impl Node {
     /// newest timeline that has a history file, and promote to the one after it; and a file without a line, which
     /// [`Self::make_room`] puts there, would keep it from starting.
     ///
-    /// The file of the office's own timeline goes only where this node was `chosen` for it.
+    /// The file of the office's own timeline goes only where this node was `chosen` for it. Below a file that stays nothing
+    /// goes: PostgreSQL finds the newest timeline by looking for one number after the other.
+    ///
+    /// A copy that was taken up from an earlier pool follows no timeline of which it has no WAL.
     pub(super) async fn undo_promotion(&mut self, chosen: bool) -> Result<(), StepError> {
         let Some(newest) = self.record().map(|record| record.timeline) else { return Ok(()) };
         let Some(control) = self.control().await? else { return Ok(()) };
+        let taken = self.volume.node()?.and_then(|file| file.taken_up);
+        let taken = chosen && taken.is_some_and(|taken| taken.timeline == newest);
+        let held = control.newest_timeline(self.held_timeline(newest));
         let folder = self.volume.data().join("pg_wal");
-        for n in control.timeline.max(control.min_recovery_timeline) + 1..=newest {
+        for n in (control.timeline.max(control.min_recovery_timeline) + 1..=newest).rev() {
             let path = folder.join(format!("{n:08X}.history"));
             let Ok(text) = fs::read_to_string(&path) else { continue };
-            if (n == newest && chosen)
-                || text.lines().all(|line| line.trim().is_empty() || line.starts_with('#'))
-            {
-                fs::remove_file(&path).map_err(|source| super::volume::VolumeError::File { path, source })?;
+            let blank = text.lines().all(|line| line.trim().is_empty() || line.starts_with('#'));
+            if !(blank || (n == newest && chosen) || (taken && n > held)) {
+                break;
             }
+            fs::remove_file(&path).map_err(|source| super::volume::VolumeError::File { path, source })?;
         }
         Ok(sync_dir(&folder)?)
     }

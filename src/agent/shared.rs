@@ -168,6 +168,12 @@ impl Shared {
         record.is_some_and(|record| record.attached.iter().any(|member| member.index == self.env.index))
     }
 
+    /// Whether the pool, as the watch has brought it last, has no record yet and this node is to begin it.
+    pub fn begins(&self) -> bool {
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.as_ref().is_some_and(|o| o.status.is_none() && o.spec.bootstrap == self.env.index)
+    }
+
     /// What the watch has brought last, once.
     pub fn take_news(&self) -> Option<PgPoolMembership> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner).take()

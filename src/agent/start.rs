@@ -21,7 +21,7 @@ use crate::membership::joining::{self, ControlData, JoinView};
 use crate::membership::lease::{Contact, ReadLease};
 use crate::membership::names::Names;
 use crate::membership::primary::{Other, PrimaryView, Wish};
-use crate::membership::starting::{NodeFile, Start, StartView, decide};
+use crate::membership::starting::{self, NodeFile, Start, StartView, TakenUp, decide};
 use crate::membership::{lsn, record};
 use crate::messages::{Join, Role, Standing};
 use crate::names;
@@ -54,6 +54,10 @@ impl Node {
             return self.depose_self(None, "its Postgres has ended").await;
         }
         let (control, join) = match &file {
+            // Never looked at whether it may follow: its pool's history is another one.
+            Some(file) if file.pool_uid != object.spec.pool_uid => {
+                (None, self.of_another_pool(&object, file))
+            }
             Some(_) if self.volume.has_data() => self.examine(object.status.as_ref()).await?,
             _ => (None, Join::Unknown),
         };
@@ -72,6 +76,13 @@ impl Node {
         };
         let start = decide(&view);
         self.carry_out(start, &object.spec, file).await
+    }
+
+    /// What the others are told of another pool's copy: that a recovery may replace it, or nothing.
+    fn of_another_pool(&self, object: &PgPoolMembership, file: &NodeFile) -> Join {
+        let (record, spec) = (object.status.as_ref(), &object.spec);
+        let waits = record.is_some() && starting::is_earlier(self.me(), spec, record, file);
+        if waits { Join::NeedsCopy(starting::EARLIER.to_owned()) } else { Join::Unknown }
     }
 
     /// Whether the word is to be given (R5): that waits for no look at the data.
@@ -99,7 +110,8 @@ impl Node {
     ) -> Result<Next, StepError> {
         match start {
             Start::InitDb => self.init(spec).await,
-            Start::WriteFirst(member) => self.write_first(member).await,
+            Start::TakeUp => self.take_up(spec, file).await,
+            Start::WriteFirst { member, taken_up } => self.write_first(member, taken_up).await,
             Start::Depose => self.depose_self(None, "its Postgres has ended").await,
             Start::StartPrimary => self.launch(Role::Primary, file).await,
             // Chosen: a standby without an upstream, which its first look at the record promotes.
@@ -160,16 +172,20 @@ impl Node {
         Ok(Next::Again)
     }
 
-    /// Writes epoch 1. Whoever reads it back finds this copy as the only attached one.
-    async fn write_first(&mut self, member: Member) -> Result<Next, StepError> {
+    /// Writes the first record. Whoever reads it back finds this copy as the only attached one.
+    async fn write_first(&mut self, member: Member, taken_up: Option<TakenUp>) -> Result<Next, StepError> {
         let Some((object, _)) = self.object.clone() else { return Ok(Next::Wait) };
         let control = self.control().await?;
         let timeline = control.as_ref().map_or(1, |c| c.timeline);
-        let fork = control.as_ref().map_or(0, |c| c.redo);
-        // No office was before this one.
-        self.note_opened(timeline)?;
+        let fork = control.as_ref().map_or(0, |c| c.redo.max(c.min_recovery_end));
+        let first = match taken_up {
+            None => record::first(member, timeline, fork),
+            Some(taken) => record::taken_up(member, &taken, fork),
+        };
+        // No office of this pool was before this one.
+        self.note_opened(first.timeline)?;
         self.stale = true;
-        match self.store.write(&object, record::first(member, timeline, fork)).await {
+        match self.store.write(&object, first).await {
             Ok(written) => self.take(written, clock::now())?,
             Err(RecordError::Conflict) => {}
             Err(error) => return Err(error.into()),
@@ -207,7 +223,7 @@ impl Node {
         let mut view = JoinView {
             fresh_copy: self.volume.data().join("backup_label").exists(),
             control: control.clone(),
-            held: self.held_timeline(),
+            held: self.held_timeline(u32::MAX),
             wal_end: None,
             primary_timeline: record.timeline,
             history: Vec::new(),
@@ -262,11 +278,9 @@ impl Node {
         None
     }
 
-    /// The newest timeline of which this node holds a WAL segment.
-    fn held_timeline(&self) -> u32 {
-        let names = std::fs::read_dir(self.volume.data().join("pg_wal")).into_iter().flatten().flatten();
-        let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        joining::newest_segment(names.iter().map(String::as_str))
+    /// The newest timeline, before `below`, of which this node holds a WAL segment.
+    pub(super) fn held_timeline(&self, below: u32) -> u32 {
+        joining::newest_segment(self.wal_names().iter().map(String::as_str), below)
     }
 
     async fn fetch_history(&self, node: u8, timeline: u32) -> Option<Vec<joining::Fork>> {

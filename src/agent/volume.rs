@@ -36,6 +36,8 @@ pub enum VolumeError {
 
 /// Name of the data directory.
 const DATA: &str = "pgdata";
+/// Name of the file in it that says whose copy it is.
+const NODE_FILE: &str = "pgpool_node.json";
 /// Name of the folder for configuration.
 pub(super) const CONF: &str = "conf";
 
@@ -93,6 +95,12 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), VolumeErro
     write_durably(path, &bytes)
 }
 
+/// Whether the volume holds another pool's copy. Asked beside whoever has the volume.
+pub fn is_another_pools(root: &Path, pool_uid: &str) -> bool {
+    let file: Option<NodeFile> = read_json(&root.join(DATA).join(NODE_FILE)).ok().flatten();
+    file.is_some_and(|file| file.pool_uid != pool_uid)
+}
+
 impl Volume {
     /// Takes the volume; refused while another process holds it.
     pub fn open(root: &Path) -> Result<Self, VolumeError> {
@@ -142,7 +150,7 @@ impl Volume {
     }
 
     fn node_path(&self) -> PathBuf {
-        self.data().join("pgpool_node.json")
+        self.data().join(NODE_FILE)
     }
 
     /// True when there is a data directory, whole or not.
@@ -155,20 +163,24 @@ impl Volume {
         read_json(&self.node_path())
     }
 
-    /// Notes the highest epoch seen.
-    pub fn note_epoch(&self, epoch: i64) -> Result<(), VolumeError> {
+    /// Notes the highest epoch of the pool's record that was seen; nothing in another pool's copy.
+    pub fn note_epoch(&self, pool_uid: &str, epoch: i64) -> Result<(), VolumeError> {
         match self.node()? {
-            Some(mut node) if node.epoch < epoch => {
-                node.epoch = epoch;
-                write_json(&self.node_path(), &node)
+            Some(node) if node.pool_uid == pool_uid && node.epoch < epoch => {
+                self.write_node(&NodeFile { epoch, ..node })
             }
             _ => Ok(()),
         }
     }
 
+    /// Says durably whose copy the data is.
+    pub fn write_node(&self, node: &NodeFile) -> Result<(), VolumeError> {
+        write_json(&self.node_path(), node)
+    }
+
     /// Turns `pgdata.new`, made by initdb, into the data: the node file last, then one rename.
     pub fn adopt_new(&self, node: &NodeFile) -> Result<(), VolumeError> {
-        write_json(&self.data_new().join("pgpool_node.json"), node)?;
+        write_json(&self.data_new().join(NODE_FILE), node)?;
         let (from, to) = (self.data_new(), self.data());
         fs::rename(&from, &to).map_err(file_error(&to))?;
         sync_dir(&self.root)
@@ -216,7 +228,7 @@ mod tests {
     use super::*;
 
     fn node(epoch: i64) -> NodeFile {
-        NodeFile { pool_uid: "p".into(), index: 1, incarnation: "abc".into(), epoch }
+        NodeFile { pool_uid: "p".into(), index: 1, incarnation: "abc".into(), epoch, taken_up: None }
     }
 
     #[test]
@@ -237,10 +249,13 @@ mod tests {
         assert_eq!(volume.node().unwrap(), None);
         fs::create_dir(volume.data_new()).unwrap();
         volume.adopt_new(&node(3)).unwrap();
-        volume.note_epoch(2).unwrap();
+        volume.note_epoch("p", 2).unwrap();
         assert_eq!(volume.node().unwrap(), Some(node(3)));
-        volume.note_epoch(7).unwrap();
+        volume.note_epoch("p", 7).unwrap();
         assert_eq!(volume.node().unwrap(), Some(node(7)));
+        volume.note_epoch("another", 9).unwrap();
+        assert_eq!(volume.node().unwrap(), Some(node(7)), "another pool's copy isn't touched");
+        assert!(is_another_pools(dir.path(), "another") && !is_another_pools(dir.path(), "p"));
     }
 
     #[test]

@@ -9,9 +9,11 @@ use crate::model::{Login, Memory, Observed, Sensitive, ValidPool};
 use crate::observe::Agents;
 use crate::pki;
 use crate::plan::{Action, EnsureOrder, Happening, Plan};
-use crate::resources::{JobOrder, MANAGER, Manifest, Runtime, login_secret, membership, recovery_job};
+use crate::resources::{
+    ANNOTATION_LAST_RECORD, JobOrder, MANAGER, Manifest, Runtime, login_secret, membership, recovery_job,
+};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -81,6 +83,7 @@ impl Executor {
             Action::CreateJob(order) => create_job(context, runtime, seen, order).await,
             Action::Delete { kind, name, uid } => objects::delete(context, kind, name, uid.as_deref()).await,
             Action::LabelPod { pod, role } => label(context, pod, role).await,
+            Action::NoteClaim { claim, text } => note_claim(context, claim, text).await,
             Action::RemoveAnnotation(request) => objects::unannotate(context, &request.annotation).await,
             // Has an answer of its own, see `ensure`.
             Action::Ensure(_) => Ok(()),
@@ -163,8 +166,17 @@ async fn create_job(
 
 async fn label(context: Context<'_>, pod: &str, role: &str) -> Result<(), ApplyError> {
     let patch = json!({"metadata": {"labels": {crate::names::LABEL_ROLE: role}}});
-    match objects::merge::<Pod>(context, pod, &patch).await {
-        // It was deleted meanwhile; its successor is labelled when it is seen.
+    // It was deleted meanwhile; its successor is labelled when it is seen.
+    unless_gone(objects::merge::<Pod>(context, pod, &patch).await)
+}
+
+async fn note_claim(context: Context<'_>, claim: &str, text: &str) -> Result<(), ApplyError> {
+    let patch = json!({"metadata": {"annotations": {ANNOTATION_LAST_RECORD: text}}});
+    unless_gone(objects::merge::<PersistentVolumeClaim>(context, claim, &patch).await)
+}
+
+fn unless_gone(done: Result<(), ApplyError>) -> Result<(), ApplyError> {
+    match done {
         Err(ApplyError::Api { source, .. }) if is_code(&source, 404) => Ok(()),
         other => other,
     }

@@ -116,11 +116,23 @@ pub fn mock_nonce(text: &str) -> Option<String> {
     Some(line.trim().to_owned()).filter(|nonce| !nonce.is_empty())
 }
 
-/// The newest timeline of which there is a segment, by the names of the files in `pg_wal`; 0 when there is none
-/// (PostgreSQL source, `XLogFileName`).
-pub fn newest_segment<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
+/// The newest timeline, before `below`, of which there is a segment, by the names of the files in `pg_wal`; 0 when there
+/// is none (PostgreSQL source, `XLogFileName`).
+pub fn newest_segment<'a>(names: impl Iterator<Item = &'a str>, below: u32) -> u32 {
     let segments = names.filter(|name| name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit()));
-    segments.filter_map(|name| u32::from_str_radix(&name[..8], 16).ok()).max().unwrap_or(0)
+    segments.filter_map(named_timeline).filter(|timeline| *timeline < below).max().unwrap_or(0)
+}
+
+/// The newest timeline of which anything is there, by the names of files in `pg_wal` and of folders of an archive:
+/// segments, history files, unfinished ones. 0 when there is none.
+pub fn newest_named<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
+    names.filter_map(named_timeline).max().unwrap_or(0)
+}
+
+/// The timeline with which a name begins.
+fn named_timeline(name: &str) -> Option<u32> {
+    let digits = name.get(..8).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u32::from_str_radix(digits, 16).ok()
 }
 
 /// A line of a timeline history file: where a timeline was left for the next.
@@ -322,11 +334,14 @@ Min recovery ending loc's timeline:   1
         // The control file may say nothing of it yet, where segments do.
         let names =
             ["000000010000000000000003", "000000020000000000000003", "00000009.history", "archive_status"];
-        let (held, control) = (newest_segment(names.into_iter()), ControlData::parse(CONTROL).unwrap());
+        let held = newest_segment(names.into_iter(), u32::MAX);
+        let control = ControlData::parse(CONTROL).unwrap();
         assert_eq!(
             (held, control.newest_timeline(held), control.looked_from(held, &history)),
             (2, 2, 0x0300_0060)
         );
+        assert_eq!(newest_segment(names.into_iter(), 2), 1, "without those of a promotion that was cut off");
+        assert_eq!(newest_named(names.into_iter()), 9);
         let wal_end = Some(0x0300_0238);
         let past = JoinView { control, held, wal_end, primary_timeline: 3, history, ..view() };
         assert!(matches!(decide(&past), Join::NeedsCopy(why) if why.contains("past the fork")));

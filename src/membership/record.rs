@@ -1,4 +1,5 @@
 //! The record and its legal changes (docs/membership.md, "The record"; R1).
+use super::starting::TakenUp;
 use crate::api::v1alpha1::{Member, Phase, Record};
 
 /// Longest reason that the API server takes, in characters.
@@ -10,7 +11,10 @@ const MEMBERS: usize = 15;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Illegal {
     /// The first record is not the bootstrap node alone.
-    #[error("the first record has epoch 1 and holds node {bootstrap} alone, as the primary")]
+    #[error(
+        "the first record has epoch 1 (a later one where the pool adopts data) and holds node {bootstrap} alone, as the \
+         primary"
+    )]
     First {
         /// The node that starts the pool.
         bootstrap: u8,
@@ -114,6 +118,13 @@ pub fn first(member: Member, timeline: u32, fork_lsn: u64) -> Record {
     }
 }
 
+/// The first record of a pool that goes on with the data of an earlier one: epoch and timeline are above all that this
+/// data has seen.
+pub fn taken_up(member: Member, taken: &TakenUp, fork_lsn: u64) -> Record {
+    let reason = format!("node {} goes on with the data of an earlier pool", member.index);
+    Record { epoch: taken.epoch.saturating_add(1), reason, ..first(member, taken.timeline, fork_lsn) }
+}
+
 /// The record without node `index`.
 pub fn shrink(record: &Record, index: u8, reason: &str) -> Result<Record, Illegal> {
     shrink_all(record, &[index], reason)
@@ -186,14 +197,15 @@ pub fn elect(
 }
 
 fn checked(old: &Record, new: Record) -> Result<Record, Illegal> {
-    check(Some(old), &new, 0)?;
+    check(Some(old), &new, 0, false)?;
     Ok(new)
 }
 
-/// Whether the API server will take `new` in place of `old`. `bootstrap` matters for the first record only.
-pub fn check(old: Option<&Record>, new: &Record, bootstrap: u8) -> Result<(), Illegal> {
+/// Whether the API server will take `new` in place of `old`. `bootstrap` and `adopts`, of the spec, matter for the first
+/// record only.
+pub fn check(old: Option<&Record>, new: &Record, bootstrap: u8, adopts: bool) -> Result<(), Illegal> {
     well_formed(new)?;
-    let Some(old) = old else { return check_first(new, bootstrap) };
+    let Some(old) = old else { return check_first(new, bootstrap, adopts) };
     if old == new {
         return Ok(());
     }
@@ -234,9 +246,10 @@ fn well_formed(new: &Record) -> Result<(), Illegal> {
     Ok(())
 }
 
-fn check_first(new: &Record, bootstrap: u8) -> Result<(), Illegal> {
+fn check_first(new: &Record, bootstrap: u8, adopts: bool) -> Result<(), Illegal> {
     let alone = new.attached.len() == 1 && new.primary == bootstrap;
-    if new.epoch == 1 && new.phase == Phase::Serving && alone {
+    let epoch = new.epoch == 1 || (adopts && new.epoch > 1);
+    if epoch && new.phase == Phase::Serving && alone {
         return Ok(());
     }
     Err(Illegal::First { bootstrap })
@@ -276,13 +289,13 @@ mod tests {
         let old = two();
         let mut new = Record { epoch: old.epoch + 1, ..old.clone() };
         change(&mut new);
-        check(Some(&old), &new, 0)
+        check(Some(&old), &new, 0, false)
     }
 
     #[test]
     fn growing_and_shrinking_lead_back() {
         let one = first(member(0), 1, 0);
-        assert_eq!(check(None, &one, 0), Ok(()));
+        assert_eq!(check(None, &one, 0, false), Ok(()));
         assert_eq!(two().epoch, 2);
         let back = shrink(&two(), 1, &"x".repeat(600)).unwrap();
         assert_eq!((back.epoch, back.attached, back.reason.len()), (3, one.attached.clone(), 512));
@@ -296,9 +309,20 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_adopts_data_begins_above_all_that_it_has_seen() {
+        let new = taken_up(member(2), &TakenUp { epoch: 12, timeline: 5 }, 0);
+        assert_eq!((new.epoch, new.timeline, new.primary, new.attached.len()), (13, 5, 2, 1));
+        assert_eq!(check(None, &new, 2, true), Ok(()));
+        assert_eq!(check(None, &new, 2, false), Err(Illegal::First { bootstrap: 2 }));
+        assert_eq!(check(None, &new, 0, true), Err(Illegal::First { bootstrap: 0 }));
+        let none = Record { epoch: 0, ..new };
+        assert_eq!(check(None, &none, 2, true), Err(Illegal::First { bootstrap: 2 }));
+    }
+
+    #[test]
     fn illegal_changes_are_refused() {
-        assert_eq!(check(None, &two(), 0), Err(Illegal::First { bootstrap: 0 }));
-        assert_eq!(check(None, &first(member(1), 1, 0), 0), Err(Illegal::First { bootstrap: 0 }));
+        assert_eq!(check(None, &two(), 0, true), Err(Illegal::First { bootstrap: 0 }));
+        assert_eq!(check(None, &first(member(1), 1, 0), 0, true), Err(Illegal::First { bootstrap: 0 }));
         assert_eq!(changed(|r| r.epoch = 4), Err(Illegal::Epoch { old: 2, new: 4 }));
         assert_eq!(changed(|r| r.attached.clear()), Err(Illegal::Members));
         assert_eq!(changed(|r| r.attached.push(member(1))), Err(Illegal::Members));

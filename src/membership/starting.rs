@@ -18,6 +18,47 @@ pub struct NodeFile {
     pub incarnation: String,
     /// Highest epoch of the record that was seen with it; 0 before the first record.
     pub epoch: i64,
+    /// Where this copy is an earlier pool's that this one took up: what that had seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_up: Option<TakenUp>,
+}
+
+/// What a copy of an earlier pool's data had seen when this pool took it up, and where it goes on.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TakenUp {
+    /// Highest epoch of the earlier pool's record; the first record of this one is above it.
+    pub epoch: i64,
+    /// The timeline that it goes on with: of this one the copy, and the archive beside it, have seen nothing.
+    pub timeline: u32,
+}
+
+/// The node file of a copy of an earlier pool once this pool has taken it up, as another copy. `newest` is the newest
+/// timeline of which anything is in the volume.
+pub fn take_up(old: &NodeFile, pool_uid: &str, incarnation: String, newest: u32) -> NodeFile {
+    // That pool may itself have taken it up, and ended before its first record.
+    let before = old.taken_up.as_ref().map_or((0, 0), |taken| (taken.epoch, taken.timeline));
+    NodeFile {
+        pool_uid: pool_uid.to_owned(),
+        index: old.index,
+        incarnation,
+        // Of this pool it has seen no record: the first one that is lost is noticed.
+        epoch: 0,
+        taken_up: Some(TakenUp {
+            epoch: old.epoch.max(before.0),
+            timeline: newest.max(before.1).saturating_add(1),
+        }),
+    }
+}
+
+/// Why an earlier pool's copy isn't used.
+pub const EARLIER: &str = "the volume holds a copy of an earlier pool";
+
+/// Whether a volume holds a copy of an earlier pool that this one may take up or replace: the pool adopts such data, the
+/// copy is this very node's, and the record doesn't say that the node had another one since.
+pub fn is_earlier(me: u8, spec: &MembershipSpec, record: Option<&Record>, file: &NodeFile) -> bool {
+    let counted = record.is_some_and(|r| r.attached.iter().any(|m| m.index == me));
+    spec.adopts && file.pool_uid != spec.pool_uid && file.index == me && !counted
 }
 
 /// What is known when an agent starts.
@@ -52,8 +93,15 @@ pub struct StartView<'a> {
 pub enum Start {
     /// Make the first copy of the data.
     InitDb,
-    /// Write the first record: the copy was made, but the agent ended before it had said so.
-    WriteFirst(Member),
+    /// Make an earlier pool's copy this pool's.
+    TakeUp,
+    /// Write the first record: the copy is there, and nobody has been told so.
+    WriteFirst {
+        /// This node with its copy.
+        member: Member,
+        /// What an earlier pool's copy had seen; none of one that was made here.
+        taken_up: Option<TakenUp>,
+    },
     /// Start Postgres as the primary, behind the gate.
     StartPrimary,
     /// Give the word that the Postgres of this node's office has ended, and ask for an election (R5).
@@ -83,13 +131,27 @@ pub fn decide(view: &StartView<'_>) -> Start {
 
 /// [`decide`] under other rules; for tests.
 pub fn decide_with(view: &StartView<'_>, rules: Rules) -> Start {
-    if let Some(reason) = foreign(view).filter(|_| rules.has(Rule::SamePool)) {
-        return Start::CallPerson(reason);
+    if rules.has(Rule::SamePool) {
+        if view.file.is_some_and(|file| is_earlier(view.me, view.spec, view.record, file)) {
+            return earlier(view);
+        }
+        if let Some(reason) = foreign(view) {
+            return Start::CallPerson(reason);
+        }
     }
     match view.record {
         None => without_record(view),
         Some(record) => with_record(view, record, rules),
     }
+}
+
+/// What becomes of an earlier pool's copy. Only the bootstrap node, of which there is one for the whole life of a pool, goes
+/// on with it, and only as long as no record speaks of other data.
+fn earlier(view: &StartView<'_>) -> Start {
+    if view.record.is_none() && view.me == view.spec.bootstrap {
+        return Start::TakeUp;
+    }
+    Start::WaitForRecovery(EARLIER.to_owned())
 }
 
 /// Why the volume isn't one that this pool, as it is now, can have left here.
@@ -112,9 +174,16 @@ fn without_record(view: &StartView<'_>) -> Start {
         return Start::WaitForRecovery("the pool has no record yet".to_owned());
     }
     match (view.file, view.data) {
-        (Some(file), true) => {
-            Start::WriteFirst(Member { index: view.me, incarnation: file.incarnation.clone() })
-        }
+        (Some(file), true) => Start::WriteFirst {
+            member: Member { index: view.me, incarnation: file.incarnation.clone() },
+            taken_up: file.taken_up.clone(),
+        },
+        // A first copy of its own would be empty.
+        (None, false) if view.spec.adopts => Start::CallPerson(
+            "the volume holds no data of an earlier pool: delete this pool, whose volumes stay, make it again, and release \
+             another node"
+                .to_owned(),
+        ),
         (None, false) => Start::InitDb,
         _ => Start::CallPerson(
             "the volume holds data that this pool did not make: empty it or name its pool".to_owned(),
@@ -151,13 +220,22 @@ fn with_record(view: &StartView<'_>, record: &Record, rules: Rules) -> Start {
         // Also where the control file still speaks of a standby: nobody else writes this timeline, so the end of its own
         // recovery is on it, and a crash recovery follows (PostgreSQL source, `CreateEndOfRecoveryRecord` in xlog.c).
         Some(timeline) if timeline == record.timeline => Start::StartPrimary,
-        Some(timeline) if timeline < record.timeline && view.standby => Start::TakeOffice,
+        // A standby that was chosen, or the copy of an earlier pool, whatever it was there.
+        Some(timeline) if timeline < record.timeline && (view.standby || begins_with(record, file)) => {
+            Start::TakeOffice
+        }
         other => Start::CallPerson(format!(
             "the record has timeline {}, the volume of the primary {}",
             record.timeline,
             other.map_or_else(|| "none that can be read".to_owned(), |t| t.to_string())
         )),
     }
+}
+
+/// Whether the record's office is the one that the copy was taken up for.
+fn begins_with(record: &Record, file: Option<&NodeFile>) -> bool {
+    let taken = file.and_then(|file| file.taken_up.as_ref());
+    taken.is_some_and(|taken| taken.timeline == record.timeline)
 }
 
 fn follow(attached: bool, join: &Join) -> Start {
@@ -197,6 +275,7 @@ mod tests {
             pool_uid: "pool-uid".to_owned(),
             clustering_mode: ClusteringMode::StreamingReplication,
             bootstrap: 0,
+            adopts: false,
             nodes: 3,
             attach: vec![0, 1, 2],
             min_attached: 1,
@@ -229,7 +308,13 @@ mod tests {
     }
 
     fn file(index: u8) -> NodeFile {
-        NodeFile { pool_uid: "pool-uid".to_owned(), index, incarnation: format!("copy{index}"), epoch: 4 }
+        NodeFile {
+            pool_uid: "pool-uid".to_owned(),
+            index,
+            incarnation: format!("copy{index}"),
+            epoch: 4,
+            taken_up: None,
+        }
     }
 
     fn start(me: u8, record: Option<&Record>, file: Option<&NodeFile>, join: &Join) -> Start {
@@ -252,9 +337,10 @@ mod tests {
     #[test]
     fn the_first_copy_is_made_once_and_only_where_it_belongs() {
         let made = NodeFile { epoch: 0, ..file(0) };
-        let me = Member { index: 0, incarnation: "copy0".to_owned() };
+        let member = Member { index: 0, incarnation: "copy0".to_owned() };
+        let me = Start::WriteFirst { member, taken_up: None };
         assert_eq!(start(0, None, None, &Join::Unknown), Start::InitDb);
-        assert_eq!(start(0, None, Some(&made), &Join::Unknown), Start::WriteFirst(me));
+        assert_eq!(start(0, None, Some(&made), &Join::Unknown), me);
         assert!(matches!(start(1, None, None, &Join::Unknown), Start::WaitForRecovery(_)));
         let half = StartView {
             data: true,
@@ -282,6 +368,49 @@ mod tests {
         let other = NodeFile { pool_uid: "other".to_owned(), ..file(1) };
         assert!(matches!(start(1, Some(&r), Some(&other), &Join::Proved), Start::CallPerson(_)));
         assert!(matches!(start(1, Some(&r), Some(&file(2)), &Join::Proved), Start::CallPerson(_)));
+    }
+
+    /// An agent of a pool that adopts the data of node 2; the data was a primary's, on timeline 3.
+    fn adopting(me: u8, record: Option<&Record>, file: Option<&NodeFile>) -> Start {
+        let spec = MembershipSpec { bootstrap: 2, adopts: true, ..spec() };
+        let (data, standby, ended, word) = (file.is_some(), false, false, None);
+        let (join, timeline) = (&Join::Unknown, Some(3));
+        decide(&StartView { me, spec: &spec, record, file, data, timeline, standby, ended, word, join })
+    }
+
+    #[test]
+    fn one_node_takes_up_the_data_of_an_earlier_pool_and_the_others_wait_for_copies() {
+        let old = |index: u8| NodeFile { pool_uid: "earlier".to_owned(), ..file(index) };
+        let wait = Start::WaitForRecovery(EARLIER.to_owned());
+        assert_eq!(adopting(2, None, Some(&old(2))), Start::TakeUp);
+        assert_eq!(adopting(1, None, Some(&old(1))), wait);
+        assert!(matches!(adopting(1, None, None), Start::WaitForRecovery(_)));
+        assert!(matches!(adopting(2, None, None), Start::CallPerson(_)), "never a copy of its own");
+        assert!(matches!(adopting(2, None, Some(&old(1))), Start::CallPerson(_)), "another node's volume");
+        assert!(matches!(adopting(1, None, Some(&old(0))), Start::CallPerson(_)), "another node's volume");
+        assert!(
+            matches!(start(0, None, Some(&old(0)), &Join::Unknown), Start::CallPerson(_)),
+            "nobody asked"
+        );
+
+        let taken = take_up(&old(2), "pool-uid", "copy2".to_owned(), 4);
+        let goes_on = TakenUp { epoch: 4, timeline: 5 };
+        assert_eq!((taken.epoch, taken.index, taken.taken_up.as_ref()), (0, 2, Some(&goes_on)));
+        let member = Member { index: 2, incarnation: "copy2".to_owned() };
+        let first = Start::WriteFirst { member: member.clone(), taken_up: Some(goes_on.clone()) };
+        assert_eq!(adopting(2, None, Some(&taken)), first);
+
+        let r = super::super::record::taken_up(member, &goes_on, 0);
+        let seen = NodeFile { epoch: r.epoch, ..taken.clone() };
+        assert_eq!(adopting(2, Some(&r), Some(&seen)), Start::TakeOffice);
+        assert_eq!(adopting(1, Some(&r), Some(&old(1))), wait);
+        assert!(matches!(adopting(2, None, Some(&seen)), Start::CallPerson(_)), "the record is gone again");
+        assert!(matches!(adopting(2, Some(&r), Some(&old(2))), Start::CallPerson(_)), "another volume");
+        let later = Record { epoch: 9, timeline: 6, ..r.clone() };
+        assert!(matches!(adopting(2, Some(&later), Some(&seen)), Start::CallPerson(_)), "another office");
+        // Given up before its first record, and taken up once more.
+        let again = take_up(&taken, "third", "copy9".to_owned(), 3).taken_up;
+        assert_eq!(again, Some(TakenUp { epoch: 4, timeline: 6 }));
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub struct ClaimSeen {
     /// Its volume is known to be reached from one machine alone: there the lock of the volume keeps two pods apart
     /// for certain, whatever becomes of the machine.
     pub on_one_machine: bool,
+    /// What the record of the pool said of it when that was deleted.
+    pub last_record: Option<String>,
     /// Why its volume is proved lost, if it is.
     pub lost: Option<String>,
     /// How large the volume is and shall be.
@@ -186,8 +188,9 @@ pub struct Observed {
     pub proxy: Option<DeploymentSeen>,
     /// Every object with the pool's label, by kind and name.
     pub live: BTreeMap<(String, String), LiveObject>,
-    /// Names of all claims that carry the pool's name, also those of a pool that was before.
-    pub claims: Vec<String>,
+    /// All claims that carry the pool's name, also those of a pool that was before: by name, with what its record said of
+    /// them at the end.
+    pub claims: BTreeMap<String, Option<String>>,
     /// What stands in Secrets.
     pub secrets: SecretsSeen,
     /// Pods of the pool that are still there, in whatever state.

@@ -10,7 +10,7 @@ use super::ObserveError;
 use super::kubernetes::{Lists, error};
 use crate::model::{ClaimSeen, ClaimSize, NodeSeen, ValidPool, bytes};
 use crate::names;
-use crate::resources::{ANNOTATION_FILLED, ANNOTATION_GIVEN_UP};
+use crate::resources::{ANNOTATION_FILLED, ANNOTATION_GIVEN_UP, ANNOTATION_LAST_RECORD};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -26,10 +26,20 @@ pub(super) fn claim(pool: &ValidPool, lists: &Lists, index: u8) -> Option<ClaimS
         deleting: claim.metadata.deletion_timestamp.is_some(),
         filled: claim.annotations().get(ANNOTATION_FILLED).is_some_and(|value| value == "true"),
         given_up: claim.annotations().get(ANNOTATION_GIVEN_UP).cloned(),
+        last_record: last_record(claim),
         on_one_machine: false,
         lost: None,
         size: size(claim),
     })
+}
+
+fn last_record(claim: &PersistentVolumeClaim) -> Option<String> {
+    claim.annotations().get(ANNOTATION_LAST_RECORD).cloned()
+}
+
+/// All claims that carry the pool's name, and what stands on them of a pool that was deleted.
+pub(super) fn all(lists: &Lists) -> BTreeMap<String, Option<String>> {
+    lists.claims.iter().map(|claim| (claim.name_any(), last_record(claim))).collect()
 }
 
 fn size(claim: &PersistentVolumeClaim) -> ClaimSize {

@@ -74,7 +74,7 @@ pub async fn observe(
         jobs: workloads::jobs(&lists),
         proxy: workloads::proxy(pool, &lists),
         live: lists.live(pool),
-        claims: lists.claims.iter().filter_map(|claim| claim.metadata.name.clone()).collect(),
+        claims: claims::all(&lists),
         pods: lists.pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect(),
         secrets,
         nodes,

@@ -79,6 +79,13 @@ pub enum Action {
         /// The role.
         role: &'static str,
     },
+    /// Write on a claim that stays what the last record said of its node.
+    NoteClaim {
+        /// Name of the claim.
+        claim: String,
+        /// What it said.
+        text: String,
+    },
     /// Remove an annotation that was answered, if it still has that value.
     RemoveAnnotation(Requested),
 }

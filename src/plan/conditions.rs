@@ -159,15 +159,23 @@ fn recovering(draft: &Draft<'_>) -> String {
 }
 
 fn creating(draft: &Draft<'_>) -> String {
+    let first = draft.bootstrap();
+    if draft.seen.membership.is_none() && !draft.seen.claims.is_empty() {
+        return "volumes of an earlier pool are there, and a person has to say what becomes of them"
+            .to_owned();
+    }
     if let Some(trouble) =
-        draft.seen.nodes.get(&0).and_then(|n| n.pod.as_ref()).and_then(|pod| pod.trouble.clone())
+        draft.seen.nodes.get(&first).and_then(|n| n.pod.as_ref()).and_then(|pod| pod.trouble.clone())
     {
-        return format!("node 0: {trouble}");
+        return format!("node {first}: {trouble}");
+    }
+    if draft.record().is_none() && draft.adopts() {
+        return format!("node {first} takes up the data of an earlier pool");
     }
     if draft.record().is_none() {
-        return "the first copy of the data is being made on node 0".to_owned();
+        return format!("the first copy of the data is being made on node {first}");
     }
-    if is_down(draft.report(0)) || draft.primary().is_none() {
+    if is_down(draft.report(first)) || draft.primary().is_none() {
         return "the primary is starting".to_owned();
     }
     if !draft.plan.status.bootstrapped {

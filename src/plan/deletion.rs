@@ -1,13 +1,19 @@
-//! A deleted pool is taken apart in order: pods, volumes (where the spec says so), record, finalizer.
+//! A deleted pool is taken apart in order: pods, volumes (where the spec says so), record, finalizer. What the record said at
+//! the end is written on the volumes that stay: a later pool may go on with them.
 use super::draft::Draft;
 use super::{AT_ONCE, Action, Happening, UNDER_WAY};
+use crate::api::v1alpha1::{MembershipSpec, Record};
 use crate::names;
+
+/// Ends what is written on the claim of a node whose data may lack commits that were acknowledged.
+pub(super) const NOT_ATTACHED: &str = "not attached";
 
 pub(super) fn plan(draft: &mut Draft<'_>) {
     if !draft.pool.guarded {
         return;
     }
     draft.tell_once("deleting".to_owned(), Happening::normal("Deleting", said(draft)));
+    hold_record(draft);
     let workloads = delete_live(draft, &["StatefulSet", "Deployment", "Job"]);
     if workloads || !draft.seen.pods.is_empty() {
         draft.requeue(UNDER_WAY);
@@ -15,6 +21,10 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     }
     if draft.pool.deletes_volumes() && delete_claims(draft) {
         draft.requeue(UNDER_WAY);
+        return;
+    }
+    if !draft.pool.deletes_volumes() && note_claims(draft) {
+        draft.requeue(AT_ONCE);
         return;
     }
     if let Some(membership) = &draft.seen.membership {
@@ -25,6 +35,43 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         return;
     }
     draft.act(Action::Unguard);
+}
+
+/// Nobody leaves the record any more for being stopped: at the end it says whose data is complete.
+fn hold_record(draft: &mut Draft<'_>) {
+    let Some(membership) = &draft.seen.membership else { return };
+    let done = membership.deleting || membership.spec.suspend || draft.seen.pods.is_empty();
+    if !done && !draft.pool.deletes_volumes() {
+        let spec = MembershipSpec { suspend: true, ..membership.spec.clone() };
+        draft.act(Action::UpdateMembership(spec));
+    }
+}
+
+/// Writes on each claim what the last record said of its node; true while one of them lacks it. A pool that never had a
+/// record leaves what it found.
+fn note_claims(draft: &mut Draft<'_>) -> bool {
+    let Some(record) = draft.record() else { return false };
+    let mut lacking = false;
+    for (index, node) in &draft.seen.nodes {
+        let Some(claim) = node.claim.as_ref().filter(|claim| !claim.deleting) else { continue };
+        let text = last_words(record, *index);
+        if claim.last_record.as_ref() != Some(&text) {
+            lacking = true;
+            let claim = names::claim(draft.pool.name(), *index);
+            draft.plan.actions.push(Action::NoteClaim { claim, text });
+        }
+    }
+    lacking
+}
+
+fn last_words(record: &Record, index: u8) -> String {
+    let attached = record.attached.iter().any(|member| member.index == index);
+    let what = match attached {
+        true if record.primary == index => "primary",
+        true => "attached",
+        false => NOT_ATTACHED,
+    };
+    format!("epoch {}, {what}", record.epoch)
 }
 
 fn said(draft: &Draft<'_>) -> String {

@@ -9,6 +9,7 @@ use super::{AT_REST, Action, Happening, Plan};
 use crate::api::v1alpha1::{PgPoolStatus, Record, Restart};
 use crate::messages::{NodeReport, Role};
 use crate::model::{NodeSeen, Observed, ValidPool};
+use crate::names;
 use crate::resources::{BuildError, Manifest, Runtime};
 
 /// What the parts of the planner work on together.
@@ -141,6 +142,16 @@ impl<'a> Draft<'a> {
 
     pub fn pool_uid(&self) -> String {
         self.seen.membership.as_ref().map(|m| m.spec.pool_uid.clone()).unwrap_or_default()
+    }
+
+    /// The node that begins the pool.
+    pub fn bootstrap(&self) -> u8 {
+        self.seen.membership.as_ref().map_or(names::BOOTSTRAP, |m| m.spec.bootstrap)
+    }
+
+    /// Whether the pool goes on with the data of an earlier one.
+    pub fn adopts(&self) -> bool {
+        self.seen.membership.as_ref().is_some_and(|m| m.spec.adopts)
     }
 
     pub fn record(&self) -> Option<&'a Record> {

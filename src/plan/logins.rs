@@ -69,7 +69,9 @@ fn ensure(draft: &mut Draft<'_>, logins: Vec<(Login, Sensitive)>, sql: Option<Se
     // A database that was made a moment before its primary was lost may be missing on the next one.
     let timeline = draft.record().map_or(0, |record| record.timeline);
     let fingerprint = format!("{timeline}/{}", fingerprint(&logins, &databases, sql.as_ref()));
-    draft.status().bootstrapped = report.bootstrapped;
+    // The data of an earlier pool has the mark already, but not these passwords.
+    let told = draft.seen.status.bootstrapped || draft.seen.memory.ensured.is_some();
+    draft.status().bootstrapped = report.bootstrapped && told;
     if draft.seen.memory.ensured.as_ref() == Some(&fingerprint) && report.bootstrapped {
         return;
     }

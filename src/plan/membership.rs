@@ -2,34 +2,51 @@
 use std::collections::BTreeSet;
 
 use super::draft::Draft;
-use super::{AT_ONCE, Action, Happening};
-use crate::api::v1alpha1::MembershipSpec;
+use super::{AT_ONCE, Action, Happening, requests};
+use crate::api::v1alpha1::{MembershipSpec, annotations};
 use crate::names::BOOTSTRAP;
 
 /// Sees to it that there is a membership object; false while there is none.
 ///
-/// It is made only where no claim of a pool of this name is left: over old volumes a new record
-/// would begin at epoch 1 and could take the wrong data for the right one.
+/// Where a claim of a pool of this name is left it is made only once a person has said with whose data to go on: a new
+/// record could take the wrong data for the right one.
 pub(super) fn ensure(draft: &mut Draft<'_>) -> bool {
     if draft.seen.membership.is_some() {
         draft.untell("old-volumes");
         return true;
     }
     if draft.seen.claims.is_empty() {
-        let attach = BTreeSet::from([BOOTSTRAP]);
-        let spec = spec(draft, draft.seen.fresh_uid.clone(), &attach);
-        draft.act(Action::CreateMembership(spec));
-        draft.requeue(AT_ONCE);
+        create(draft, BOOTSTRAP, false);
         return false;
     }
+    match requests::answer_over_old_volumes(draft) {
+        Some(node) => create(draft, node, true),
+        None => tell_old_volumes(draft),
+    }
+    false
+}
+
+fn create(draft: &mut Draft<'_>, bootstrap: u8, adopts: bool) {
+    let made = Made { pool_uid: draft.seen.fresh_uid.clone(), bootstrap, adopts };
+    let spec = spec(draft, made, &BTreeSet::from([bootstrap]));
+    draft.act(Action::CreateMembership(spec));
+    draft.requeue(AT_ONCE);
+}
+
+fn tell_old_volumes(draft: &mut Draft<'_>) {
+    let claims = draft.seen.claims.iter().map(|(name, last)| match last {
+        Some(last) => format!("{name} ({last})"),
+        None => format!("{name} (nothing is noted)"),
+    });
     let message = format!(
-        "volumes of a pool of this name are still there ({}) and hold data that no record speaks for: \
-         delete these claims if the data may go, or give the new pool another name",
-        draft.seen.claims.join(", ")
+        "volumes of a pool of this name are still there, and hold data that no record speaks for: {}; annotate the pool \
+         with {}=K to go on with the data of node K (the others are copied from it), delete these claims if the data may \
+         go, or give the new pool another name",
+        claims.collect::<Vec<_>>().join(", "),
+        annotations::RELEASE
     );
     draft.tell_once("old-volumes".to_owned(), Happening::warning("OldVolumesFound", message.clone()));
     draft.troubles.push(("OldVolumesFound", message));
-    false
 }
 
 /// Brings the membership's spec in step.
@@ -41,7 +58,8 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     let (plan, attach) = (&draft.plan, &mut draft.attach);
     let out = |index: &u8| plan.status.detached_by_wish.contains(index) || plan.status.fenced.contains(index);
     attach.retain(|index| *index < nodes && !out(index));
-    let wanted = spec(draft, membership.spec.pool_uid.clone(), &draft.attach);
+    let MembershipSpec { pool_uid, bootstrap, adopts, .. } = membership.spec.clone();
+    let wanted = spec(draft, Made { pool_uid, bootstrap, adopts }, &draft.attach);
     if wanted != membership.spec {
         draft.act(Action::UpdateMembership(wanted));
         draft.requeue(AT_ONCE);
@@ -67,15 +85,25 @@ fn look_whether_enough(draft: &mut Draft<'_>) {
 
 /// Agents count the nodes that are being removed until these are gone.
 fn nodes(draft: &Draft<'_>) -> u8 {
-    draft.extras().last().map_or(draft.pool.nodes, |last| last.saturating_add(1))
+    let nodes = draft.extras().last().map_or(draft.pool.nodes, |last| last.saturating_add(1));
+    // Nor is there a pool without the node that has still to begin it.
+    if draft.record().is_none() { nodes.max(draft.bootstrap().saturating_add(1)) } else { nodes }
 }
 
-fn spec(draft: &Draft<'_>, pool_uid: String, attach: &BTreeSet<u8>) -> MembershipSpec {
+/// What never changes.
+struct Made {
+    pool_uid: String,
+    bootstrap: u8,
+    adopts: bool,
+}
+
+fn spec(draft: &Draft<'_>, made: Made, attach: &BTreeSet<u8>) -> MembershipSpec {
     let pool = draft.pool;
     MembershipSpec {
-        pool_uid,
+        pool_uid: made.pool_uid,
         clustering_mode: pool.mode,
-        bootstrap: BOOTSTRAP,
+        bootstrap: made.bootstrap,
+        adopts: made.adopts,
         nodes: nodes(draft),
         attach: attach.iter().copied().collect(),
         min_attached: pool.min_attached,

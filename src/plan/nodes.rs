@@ -6,7 +6,7 @@ use super::draft::Draft;
 use super::recovery::{GIVEN_UP, copying};
 use crate::api::v1alpha1::{CopyKind, RecoveryStage};
 use crate::model::{ClaimSeen, JobOutcome};
-use crate::names::{self, BOOTSTRAP};
+use crate::names;
 use crate::resources::{self as r, ANNOTATION_TEMPLATE, BuildError, NodeOrder};
 
 pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
@@ -29,7 +29,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
 
 /// Whether there is, or may be, data on the node's volume: only then has a pod a meaning.
 fn is_filled(draft: &Draft<'_>, index: u8) -> bool {
-    if index == BOOTSTRAP && draft.record().is_none() {
+    if index == draft.bootstrap() && draft.record().is_none() {
         return true;
     }
     let copied = draft.plan.status.recovery.as_ref().is_some_and(|recovery| {

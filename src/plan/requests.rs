@@ -16,6 +16,7 @@ enum Ask {
     Switchover,
     Restart,
     Fence,
+    Release,
 }
 
 impl Ask {
@@ -28,6 +29,7 @@ impl Ask {
             annotations::SWITCHOVER => Some(Self::Switchover),
             annotations::RESTART => Some(Self::Restart),
             annotations::FENCE => Some(Self::Fence),
+            annotations::RELEASE => Some(Self::Release),
             _ => None,
         }
     }
@@ -41,27 +43,72 @@ impl Ask {
             Self::Switchover => "switchover",
             Self::Restart => "restart",
             Self::Fence => "fence",
+            Self::Release => "release",
         }
     }
 }
 
 /// Answers every request that stands on the pool.
 pub(super) fn answer(draft: &mut Draft<'_>) {
-    draft.plan.memory.answered.retain(|old| draft.pool.requests.get(&old.annotation) == Some(&old.value));
-    note_removed(draft);
-    for name in annotations::REQUESTS {
-        let (Some(value), Some(ask)) = (draft.pool.requests.get(name), Ask::of(name)) else { continue };
-        let request = Requested { annotation: name.to_owned(), value: value.clone() };
+    for (ask, request) in standing(draft) {
         draft.act(Action::RemoveAnnotation(request.clone()));
-        if draft.seen.memory.answered.contains(&request) {
-            continue;
-        }
-        if !is_left_over(draft, ask, value) {
-            let result = take_on(draft, ask, value);
-            note(draft, ask, value, result);
+        if !is_answered(draft, ask, &request) {
+            let result = take_on(draft, ask, &request.value);
+            note(draft, ask, &request.value, result);
         }
         draft.plan.memory.answered.insert(request);
     }
+}
+
+/// Answers them where there are volumes of an earlier pool, and nothing yet of this one. Gives the node with whose data a
+/// person wants it to go on.
+///
+/// That request stands until the pool is there: wherever an operator dies, the next one still knows of it.
+pub(super) fn answer_over_old_volumes(draft: &mut Draft<'_>) -> Option<u8> {
+    let mut released = None;
+    for (ask, request) in standing(draft) {
+        let result = match ask {
+            Ask::Release => release(draft, &request.value),
+            _ => Err(NOTHING_YET.to_owned()),
+        };
+        let result = result.map(|(node, message)| {
+            released = Some(node);
+            message
+        });
+        if result.is_err() {
+            draft.act(Action::RemoveAnnotation(request.clone()));
+        }
+        if !is_answered(draft, ask, &request) {
+            note(draft, ask, &request.value, result);
+        }
+        draft.plan.memory.answered.insert(request);
+    }
+    released
+}
+
+const NOTHING_YET: &str =
+    "the pool has no node yet: volumes of an earlier pool are there, see the condition Degraded";
+
+fn release(draft: &Draft<'_>, value: &str) -> Result<(u8, String), String> {
+    let node = index(value, draft.pool.nodes)?;
+    let warning = guards::may_release(draft, node)?;
+    let message = format!("the pool goes on with the data of node {node}, the others are copied from it{warning}");
+    Ok((node, message))
+}
+
+/// The requests that stand on the pool.
+fn standing(draft: &mut Draft<'_>) -> Vec<(Ask, Requested)> {
+    draft.plan.memory.answered.retain(|old| draft.pool.requests.get(&old.annotation) == Some(&old.value));
+    note_removed(draft);
+    let asked = annotations::REQUESTS.into_iter().filter_map(|name| {
+        let value = draft.pool.requests.get(name)?.clone();
+        Some((Ask::of(name)?, Requested { annotation: name.to_owned(), value }))
+    });
+    asked.collect()
+}
+
+fn is_answered(draft: &Draft<'_>, ask: Ask, request: &Requested) -> bool {
+    draft.seen.memory.answered.contains(request) || is_left_over(draft, ask, &request.value)
 }
 
 /// The annotation that was answered last is gone: the same again is a new request, whoever sees it.
@@ -137,6 +184,9 @@ fn take_on(draft: &mut Draft<'_>, ask: Ask, value: &str) -> Result<String, Strin
         Ask::Fence => {
             let node = node.map_err(|why| format!("{why}, or off"))?;
             fence(draft, node)
+        }
+        Ask::Release => {
+            Err("it is for a new pool that finds volumes of an earlier one; this one has its data".to_owned())
         }
     }
 }

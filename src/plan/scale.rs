@@ -18,6 +18,11 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         return;
     };
     draft.requeue(UNDER_WAY);
+    if draft.record().is_none() {
+        // It may be the one whose data the pool is to begin with.
+        draft.changing(REASON, format!("node {node} is to be removed: the pool has no record yet"));
+        return;
+    }
     if draft.is_attached(node) {
         if let Some(wait) = leave(draft, node) {
             draft.changing(REASON, format!("node {node} is to be removed: {wait}"));

@@ -176,6 +176,18 @@ impl Volume {
         self.write(journal)
     }
 
+    /// Removes what another pool has left beside its data, before that data goes: its archive has WAL under names that
+    /// this pool's may have, and what its agent has noted is of offices that are over.
+    pub fn forget_other_pool(&self, pool_uid: &str) -> Result<(), RecoverError> {
+        let text = fs::read(self.data().join("pgpool_node.json")).unwrap_or_default();
+        let file: Option<NodeFile> = serde_json::from_slice(&text).ok();
+        if file.is_some_and(|file| file.pool_uid != pool_uid) {
+            self.discard(&self.root.join("archive"))?;
+            self.discard(&self.root.join("conf"))?;
+        }
+        Ok(())
+    }
+
     /// Makes the copy the node's data.
     pub fn swap(&self, journal: &mut Journal) -> Result<(), RecoverError> {
         let (data, new, old) = (self.data(), self.new_data(), self.old_data());

@@ -76,10 +76,15 @@ impl Job {
     }
 
     fn data(&self, folder: &str, incarnation: &str) {
+        self.data_of("u", folder, incarnation);
+    }
+
+    fn data_of(&self, pool: &str, folder: &str, incarnation: &str) {
         let path = self.root().join(folder);
         fs::create_dir_all(path.join("base")).unwrap();
         fs::write(path.join("base/1"), incarnation).unwrap();
-        let node = NodeFile { pool_uid: "u".into(), index: 2, incarnation: incarnation.into(), epoch: 3 };
+        let (pool_uid, incarnation) = (pool.into(), incarnation.into());
+        let node = NodeFile { pool_uid, index: 2, incarnation, epoch: 3, taken_up: None };
         fs::write(path.join("pgpool_node.json"), serde_json::to_vec(&node).unwrap()).unwrap();
     }
 
@@ -125,7 +130,8 @@ async fn a_copy_takes_the_place_of_the_old_data_which_stays() {
     assert_eq!(job.holds("pgdata.old").as_deref(), Some("old"));
     let node: NodeFile =
         serde_json::from_slice(&fs::read(job.root().join("pgdata/pgpool_node.json")).unwrap()).unwrap();
-    let expected = NodeFile { pool_uid: "u".into(), index: 2, incarnation: NEW.into(), epoch: 12 };
+    let (pool_uid, incarnation) = ("u".into(), NEW.into());
+    let expected = NodeFile { pool_uid, index: 2, incarnation, epoch: 12, taken_up: None };
     assert_eq!(node, expected);
     assert_eq!(fs::read_to_string(job.root().join("pgdata/base/1")).unwrap(), "data of the donor\n");
     let conninfo = fs::read_to_string(job.dir.path().join("pg_basebackup.conninfo")).unwrap();
@@ -183,6 +189,37 @@ async fn a_job_that_is_killed_anywhere_goes_on() {
         last += 1;
     }
     assert!(last > 8, "only {last} changes were seen");
+}
+
+/// WAL of another pool under the names of this one's must not outlive the data that it belongs to.
+#[tokio::test]
+async fn the_archive_of_an_earlier_pool_goes_with_its_data_and_not_before() {
+    let mut last = 0;
+    loop {
+        let job = Job::new(COPIES);
+        job.data_of("earlier", "pgdata", "old");
+        for folder in ["archive/00000002", "conf"] {
+            fs::create_dir_all(job.root().join(folder)).unwrap();
+            fs::write(job.root().join(folder).join("file"), "of the earlier pool").unwrap();
+        }
+        let killed = ends_before(&job, last).await;
+        let left = ["archive", "conf"].iter().any(|folder| job.root().join(folder).exists());
+        assert!(!left || job.holds("pgdata").as_deref() == Some("old"), "{last}");
+        job.run().await.unwrap();
+        assert_eq!(job.holds("pgdata").as_deref(), Some(NEW), "{last}");
+        assert_eq!(job.holds("pgdata.old").as_deref(), Some("old"), "{last}");
+        assert!(["archive", "conf"].iter().all(|folder| !job.root().join(folder).exists()), "{last}");
+        if !killed {
+            break;
+        }
+        last += 1;
+    }
+    // What this pool itself has archived stays.
+    let job = Job::new(COPIES);
+    job.data("pgdata", "old");
+    fs::create_dir_all(job.root().join("archive")).unwrap();
+    job.run().await.unwrap();
+    assert!(job.root().join("archive").exists());
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use crate::names;
 pub const ANNOTATION_FILLED: &str = "pgpool-operator.dev/filled";
 /// Id of the recovery for which a person gave the volume up.
 pub const ANNOTATION_GIVEN_UP: &str = "pgpool-operator.dev/given-up";
+/// What the record of the pool said of the node when the pool was deleted and its volumes stayed.
+pub const ANNOTATION_LAST_RECORD: &str = "pgpool-operator.dev/last-record";
 
 fn claim_spec(pool: &ValidPool, size: &str) -> PersistentVolumeClaimSpec {
     PersistentVolumeClaimSpec {

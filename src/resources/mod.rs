@@ -18,7 +18,7 @@ mod recovery_job;
 mod services;
 mod tls;
 
-pub use claim::{ANNOTATION_FILLED, ANNOTATION_GIVEN_UP, claim};
+pub use claim::{ANNOTATION_FILLED, ANNOTATION_GIVEN_UP, ANNOTATION_LAST_RECORD, claim};
 pub use disruption::{node_budget, proxy_budget};
 pub use labels::{MANAGED_BY, MANAGER, Part, object_labels, selector};
 pub use logins::{ROLE_KEYS, login_data, login_secret};

@@ -214,6 +214,7 @@ const BAD_FIRST: &[(&str, &str)] = &[
 const SPEC_CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("another uid", "{poolUid: ffffffff}", Some("the id of a pool never changes")),
     ("another bootstrap node", "{bootstrap: 1}", Some("the bootstrap node can't be changed")),
+    ("adopting afterwards", "{adopts: true}", Some("whether the pool adopts data can't be changed")),
     ("another mode", "{clusteringMode: NativeReplication}", Some("the clustering mode can't be changed")),
     ("a node wished twice", "{attach: [0, 1, 1]}", Some("each node stands in attach once")),
     ("a node wished that isn't there", "{attach: [0, 1, 3]}", Some("attach holds indices below nodes")),
@@ -252,12 +253,14 @@ pub async fn check(cluster: &Cluster, report: &mut Report) {
 /// The first record of a pool.
 async fn first_records(api: &Memberships, report: &mut Report) {
     let blank = create(api, "blank").await;
-    let message = "the first record has epoch 1 and holds the bootstrap node alone, as the primary";
+    let message = "the first record has epoch 1 (a later one where the pool adopts data) and holds the bootstrap node alone, \
+                   as the primary";
     for (case, change) in BAD_FIRST {
         let mut next = blank.clone();
         next.data["status"] = laid_over(LIFE[0].1, change);
         report.refused(case, replace_status(api, &next, true).await, message);
     }
+    adopting(api, report, message).await;
     let mut with_status = json!({
         "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPoolMembership",
         "metadata": {"name": "given"}, "spec": yaml(SPEC),
@@ -266,6 +269,61 @@ async fn first_records(api: &Memberships, report: &mut Report) {
     let given: DynamicObject = serde_json::from_value(with_status).unwrap();
     let made = api.create(&PostParams::default(), &given).await.unwrap();
     report.holds("a record isn't brought in with the object", made.data.get("status").is_none());
+}
+
+/// A pool that goes on with the data of node 2 of an earlier one may begin at any epoch, and in no other way than others.
+async fn adopting(api: &Memberships, report: &mut Report, message: &str) {
+    let given = |name: &str, change: &str| {
+        json!({
+            "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPoolMembership",
+            "metadata": {"name": name}, "spec": laid_over(SPEC, change),
+        })
+    };
+    let beyond = serde_json::from_value(given("beyond", "{bootstrap: 3, adopts: true}")).unwrap();
+    let got = api.create(&PostParams::default(), &beyond).await.map_err(|error| words(&error));
+    let wish = "until there is a record the bootstrap node is one of the nodes";
+    report.refused("a bootstrap node beyond the nodes", got, wish);
+    let object = serde_json::from_value(given("adopting", "{bootstrap: 2, adopts: true}")).unwrap();
+    let mut object: DynamicObject = api.create(&PostParams::default(), &object).await.unwrap();
+    let first = "{epoch: 13, phase: Serving, primary: 2, attached: [{index: 2, incarnation: a}], timeline: 5, forkLsn: 0/0}";
+    for (case, change) in [
+        ("adopting, while electing", "{phase: Electing}"),
+        ("adopting, two nodes", "{attached: [{index: 1, incarnation: b}, {index: 2, incarnation: a}]}"),
+        ("adopting, another node", "{primary: 0, attached: [{index: 0, incarnation: a}]}"),
+    ] {
+        object.data["status"] = laid_over(first, change);
+        report.refused(case, replace_status(api, &object, true).await, message);
+    }
+    object.data["status"] = laid_over(first, "{epoch: 0}");
+    let got = replace_status(api, &object, true).await;
+    report.refused("adopting, no epoch", got, "should be greater than or equal to 1");
+    object.data["status"] = yaml(first);
+    let Some(mut object) =
+        report.accepted("adopting, a later epoch", replace_status(api, &object, false).await)
+    else {
+        return;
+    };
+    report.refused(
+        "an epoch skipped after that",
+        write(api, &object, "{epoch: 15}", true).await,
+        "by exactly 1",
+    );
+    // Once there is a record any node may go, and the spec may have fewer than it began with.
+    for change in [
+        "{epoch: 14, attached: [{index: 0, incarnation: b}, {index: 2, incarnation: a}]}",
+        "{epoch: 15, phase: Electing}",
+        "{epoch: 16, phase: Serving, primary: 0, timeline: 6, attached: [{index: 0, incarnation: b}]}",
+    ] {
+        let case = format!("adopting, then {change}");
+        match report.accepted(&case, write(api, &object, change, false).await) {
+            Some(written) => object = written,
+            None => return,
+        }
+    }
+    object.data["spec"] = laid_over(SPEC, "{bootstrap: 2, adopts: true, nodes: 2, attach: [0]}");
+    let dry = PostParams { dry_run: true, ..Default::default() };
+    let got = api.replace("adopting", &dry, &object).await.map_err(|error| words(&error));
+    report.accepted("fewer nodes than it began with", got);
 }
 
 /// For each record of a life an object that stands there.
@@ -347,7 +405,7 @@ fn agents_take(from: &DynamicObject, change: &str) -> bool {
     for (field, value) in yaml(change).as_object().into_iter().flatten() {
         next[field] = value.clone();
     }
-    serde_json::from_value::<Record>(next).is_ok_and(|new| record::check(Some(&old), &new, 0).is_ok())
+    serde_json::from_value::<Record>(next).is_ok_and(|new| record::check(Some(&old), &new, 0, false).is_ok())
 }
 
 async fn replace_status(

@@ -273,6 +273,7 @@ fn ending() -> Vec<Step> {
         }),
         step("removal::deleted_pools_leave_nothing_but_volumes", |w| Box::pin(removal::pools(w))),
         step("removal::volumes_that_stayed_are_not_taken_up_unseen", |w| Box::pin(removal::old_volumes(w))),
+        step("removal::volumes_that_stayed_are_taken_up_when_asked", |w| Box::pin(removal::taken_up(w))),
         step("removal::uninstalling_keeps_definitions_and_data", |w| Box::pin(removal::uninstall(w))),
     ]
 }

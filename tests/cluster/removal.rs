@@ -3,9 +3,10 @@ use std::collections::BTreeSet;
 
 use pgpool_operator::names;
 use serde_json::json;
+use tokio::time::Instant;
 
-use super::failover::taken_over;
-use super::harness::{Failure, Outcome, ensure};
+use super::failover::{primary, taken_over};
+use super::harness::{Failure, Outcome, ensure, failed};
 use super::majors::{self, OTHER};
 use super::pool::{NODES, WHOLE, selector};
 use super::processes::kill_postgres;
@@ -128,11 +129,33 @@ fn kept() -> Vec<String> {
     NODES.map(|node| names::claim(POOL, node)).to_vec()
 }
 
+/// A digest of every row of every table in the application's database: what psql prints of it.
+const HELD: &str = "SELECT count(*), md5(string_agg(t.digest, '' ORDER BY t.digest)) FROM (
+    SELECT md5(c.oid::regclass::text || query_to_xml('TABLE ' || c.oid::regclass, true, true, '')::text) AS digest
+    FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace::regnamespace::text !~ '^(pg_|information_schema|pgpool_)') t";
+
+/// Notes what the pool holds before it is deleted; nobody writes any more.
+async fn note_held(world: &World) -> Outcome {
+    if world.here(&["get", "pgpool", POOL, "--ignore-not-found", "-o", "name"]).await?.is_empty() {
+        return Ok(());
+    }
+    let node = primary(world).await?;
+    // Also where no load has been.
+    let own =
+        "CREATE TABLE IF NOT EXISTS kept AS SELECT n, md5(n::text) AS said FROM generate_series(1, 1000) n";
+    world.psql(node, "app", own).await?;
+    let held = world.psql(node, "app", HELD).await?;
+    println!("    tables and their digest: {held}");
+    world.held.get_or_init(|| held);
+    Ok(())
+}
+
 /// Deleted pools leave nothing of any kind, or nothing but their volumes, by their policy.
 pub async fn pools(world: &World) -> Outcome {
     // What the steps before made, and left when they failed. A pool waits for every pod that carries its label.
     world.here(&["delete", "pod", "load", "client", "disguised", "witness", "--ignore-not-found"]).await?;
     world.here(&["delete", "secret", "half", majors::START, "--ignore-not-found"]).await?;
+    note_held(world).await?;
     world.here(&["delete", "pgpool", OTHER, POOL, "--ignore-not-found", "--timeout=100s"]).await?;
     let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();
     nothing_left_but(world, &claims).await?;
@@ -156,6 +179,69 @@ pub async fn old_volumes(world: &World) -> Outcome {
     world.here(&["delete", "pgpool", POOL, "--timeout=100s"]).await?;
     let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();
     nothing_left_but(world, &claims).await
+}
+
+/// What the last record said of each volume that stayed.
+async fn last_words(world: &World) -> Outcome<Vec<(u8, String)>> {
+    let mut all = Vec::new();
+    for node in NODES {
+        let path = "jsonpath={.metadata.annotations.pgpool-operator\\.dev/last-record}";
+        all.push((node, world.here(&["get", "pvc", &names::claim(POOL, node), "-o", path]).await?));
+    }
+    Ok(all)
+}
+
+/// A person says with which node's data to go on: it is all there, and the other nodes are copied from it.
+pub async fn taken_up(world: &World) -> Outcome {
+    let said = last_words(world).await?;
+    println!("    volumes: {said:?}");
+    let complete = |(_, last): &&(u8, String)| last.ends_with(", attached") || last.ends_with(", primary");
+    let chosen = said.iter().filter(complete).max_by_key(|(node, _)| *node);
+    let Some((chosen, last)) = chosen else { return failed(format!("no volume is complete: {said:?}")) };
+    ensure(*chosen != 0, || format!("only node 0 was attached at the end: {said:?}"))?;
+    world.apply(&install::pool()).await?;
+    let told = format!("{} ({last})", names::claim(POOL, *chosen));
+    world
+        .when("the old volumes to be told of", WHOLE, |status| {
+            status.conditions.iter().any(|c| c.reason == "OldVolumesFound" && c.message.contains(&told))
+        })
+        .await?;
+    let answer = world.ask("switchover", "1").await?;
+    ensure(!answer.accepted && answer.message.contains("no node yet"), || format!("{answer:?}"))?;
+    let since = Instant::now();
+    world.ask_for("release", &chosen.to_string()).await?;
+    let first = world.when_record("the first record", WHOLE, |_| true).await?;
+    ensure(first.primary == *chosen && first.timeline > 1, || format!("{first:?}"))?;
+    let before: i64 = last.split([' ', ',']).nth(1).and_then(|epoch| epoch.parse().ok()).unwrap_or(i64::MAX);
+    ensure(first.epoch > before, || format!("epoch {} after {last}", first.epoch))?;
+    world.whole(WHOLE).await?;
+    println!("    release to Ready: {:.1} s", since.elapsed().as_secs_f64());
+    let held = world.held.get().cloned().unwrap_or_default();
+    for node in NODES {
+        let found = world.psql(node, "app", HELD).await?;
+        ensure(found == held, || format!("node {node} holds {found}, the pool held {held}"))?;
+    }
+    let answer = world.ask("release", "0").await?;
+    ensure(!answer.accepted && answer.message.contains("has its data"), || format!("{answer:?}"))?;
+    written_through_the_service(world).await?;
+    world.here(&["delete", "pod", install::CLIENT]).await?;
+    world.here(&["delete", "pgpool", POOL, "--timeout=100s"]).await?;
+    let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();
+    nothing_left_but(world, &claims).await
+}
+
+/// The new password opens the old data, and what is written is on every node.
+async fn written_through_the_service(world: &World) -> Outcome {
+    install::client(world).await?;
+    let sql = "INSERT INTO again VALUES ('written') RETURNING said";
+    let said =
+        install::as_app(world, POOL, &format!("CREATE TABLE IF NOT EXISTS again (said text); {sql}")).await?;
+    ensure(said == "written", || format!("{POOL} answered {said:?}"))?;
+    for node in NODES {
+        let found = world.psql(node, "app", "SELECT said FROM again").await?;
+        ensure(found == "written", || format!("node {node}: {found:?}"))?;
+    }
+    Ok(())
 }
 
 /// Uninstalling the chart keeps the definitions and the data.

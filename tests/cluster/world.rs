@@ -42,6 +42,8 @@ pub struct World {
     pub scratch: tempfile::TempDir,
     /// Everything that stood in the pool's namespace before the pool.
     pub before: OnceLock<BTreeSet<String>>,
+    /// What the pool held when it was deleted.
+    pub held: OnceLock<String>,
 }
 
 impl World {
@@ -53,13 +55,14 @@ impl World {
             nodes: &NODES,
             scratch: tempfile::tempdir()?,
             before: OnceLock::new(),
+            held: OnceLock::new(),
         })
     }
 
     /// The same cluster, another pool of the same namespace being meant.
     pub fn of_pool(&self, pool: &'static str, nodes: &'static [u8]) -> Outcome<Self> {
         let (client, scratch) = (self.client.clone(), tempfile::tempdir()?);
-        Ok(Self { client, pool, nodes, scratch, before: OnceLock::new() })
+        Ok(Self { client, pool, nodes, scratch, before: OnceLock::new(), held: OnceLock::new() })
     }
 
     /// Runs kubectl; gives what it printed.

@@ -37,7 +37,7 @@ impl World {
     /// Whether the API server takes the change; it also guards the timelines.
     pub fn legal(&self, old: &Rec, new: &Rec) -> bool {
         let guarded = self.rules.has(Rule::TimelineReserved);
-        record::check(Some(&views::record(old)), &views::record(new), 0).is_ok() || !guarded
+        record::check(Some(&views::record(old)), &views::record(new), 0, false).is_ok() || !guarded
     }
 
     pub fn start(&self, s: &mut State, i: usize) {
@@ -153,6 +153,7 @@ impl World {
             index: views::index(i),
             incarnation: views::member(i, n.copy).incarnation,
             epoch: i64::from(n.view.epoch),
+            taken_up: None,
         };
         let join = self.join(s, i, &record);
         let view = StartView {
@@ -176,7 +177,8 @@ impl World {
         let (spec, n) = (self.spec(s), &s.nodes[0]);
         let incarnation = views::member(0, n.copy).incarnation;
         let epoch = i64::from(n.view.epoch);
-        let file = NodeFile { pool_uid: "the one before".to_owned(), index: 0, incarnation, epoch };
+        let pool_uid = "the one before".to_owned();
+        let file = NodeFile { pool_uid, index: 0, incarnation, epoch, taken_up: None };
         let view = StartView {
             me: 0,
             spec: &spec,
@@ -189,7 +191,7 @@ impl World {
             word: None,
             join: &Join::Unknown,
         };
-        let Start::WriteFirst(member) = starting::decide_with(&view, self.rules) else { return None };
+        let Start::WriteFirst { member, .. } = starting::decide_with(&view, self.rules) else { return None };
         s.api = views::rec(&record::first(member, u32::from(n.wal.timeline()), 0));
         s.left.remakes -= 1;
         for n in &mut s.nodes {
@@ -217,7 +219,11 @@ impl World {
             }
             Start::WaitForRecovery(_) => Self::rebuild(s, i),
             Start::CallPerson(_) => s.illegal = true,
-            Start::InitDb | Start::WriteFirst(_) | Start::DataGone(_) | Start::Wait(_) => {}
+            Start::InitDb
+            | Start::TakeUp
+            | Start::WriteFirst { .. }
+            | Start::DataGone(_)
+            | Start::Wait(_) => {}
         }
     }
 

@@ -71,7 +71,7 @@ impl World {
             }
             Action::CompareTable(joiner) => self.compare(s, i, usize::from(joiner.index)),
             Action::WriteRecord(new) => {
-                if record::check(Some(&view.record), &new, 0).is_err() {
+                if record::check(Some(&view.record), &new, 0, false).is_err() {
                     s.illegal = true;
                 }
                 self.write(s, i, views::rec(&new));

@@ -185,6 +185,7 @@ impl World {
             pool_uid: String::new(),
             clustering_mode: ClusteringMode::StreamingReplication,
             bootstrap: 0,
+            adopts: false,
             nodes: wish.nodes,
             attach: wish.attach,
             min_attached: wish.min_attached,

@@ -43,7 +43,7 @@ impl World {
             Action::CompareTable(m) => compare(s, usize::from(m.index)),
             Action::WriteRecord(new) => {
                 let rec = views::rec(&new);
-                if record::check(Some(&view.record), &new, 0).is_err() {
+                if record::check(Some(&view.record), &new, 0, false).is_err() {
                     s.illegal = true;
                 }
                 if rec.epoch <= self.max_epoch {

@@ -16,6 +16,7 @@ fn spec(s: &State) -> MembershipSpec {
         pool_uid: "pool-uid".to_owned(),
         clustering_mode: ClusteringMode::StreamingReplication,
         bootstrap: 0,
+        adopts: false,
         nodes: wish.nodes,
         attach: wish.attach,
         min_attached: wish.min_attached,
@@ -41,6 +42,7 @@ pub fn start(rules: Rules, s: &mut State, k: usize) {
         index: u8::try_from(k).expect("few nodes"),
         incarnation: views::member(k, n.copy).incarnation,
         epoch: 0,
+        taken_up: None,
     };
     let view = StartView {
         me: file.index,

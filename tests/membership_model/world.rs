@@ -227,7 +227,7 @@ impl World {
 
 fn land(s: &mut State, i: usize) {
     let (base, new) = s.writes.remove(i);
-    let legal = record::check(Some(&views::record(s.api)), &views::record(new), 0).is_ok();
+    let legal = record::check(Some(&views::record(s.api)), &views::record(new), 0, false).is_ok();
     if base == s.api.epoch && legal {
         s.api = new;
     }

@@ -64,7 +64,7 @@ proptest! {
     ) {
         let record = depose(&serving(&attached), None, false, "").unwrap();
         if let Some(new) = chosen(&record, &member(me, 1), &votes, waited) {
-            prop_assert_eq!(check(Some(&record), &new, 0), Ok(()));
+            prop_assert_eq!(check(Some(&record), &new, 0, false), Ok(()));
             prop_assert_eq!((new.primary, new.phase), (me, Phase::Serving));
             let given = |m: &Member| votes.iter().map(|h| &h.vote)
                 .find(|v| v.index == m.index && v.incarnation == m.incarnation && v.epoch == record.epoch);

@@ -5,4 +5,6 @@ mod elections;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod takeup;
+#[cfg(test)]
 mod views;

@@ -96,7 +96,7 @@ fn sound_joiner(view: &PrimaryView, m: &Member) -> Result<(), TestCaseError> {
 }
 
 fn sound_record(view: &PrimaryView, new: &Record) -> Result<(), TestCaseError> {
-    prop_assert_eq!(check(Some(&view.record), new, 0), Ok(()));
+    prop_assert_eq!(check(Some(&view.record), new, 0, false), Ok(()));
     prop_assert!(new.attached.contains(&view.me));
     let old = &view.record.attached;
     if let Some(added) = new.attached.iter().find(|m| !old.contains(m)) {

@@ -1,5 +1,6 @@
 //! Carries plans out in the world, and watches that no rule is broken.
 use jiff::SignedDuration;
+use pgpool_operator::api::v1alpha1::{MembershipSpec, annotations};
 use pgpool_operator::model::{
     AuthoritySeen, ClaimSeen, ClaimSize, JobOutcome, JobSeen, LeafSeen, LiveObject, LoginSeen,
     MembershipSeen, Observed, Sensitive, bytes,
@@ -67,6 +68,7 @@ impl World {
             deleting: false,
             filled: false,
             given_up: None,
+            last_record: None,
             on_one_machine: self.local,
             lost: None,
             size: ClaimSize::default(),
@@ -86,6 +88,9 @@ impl World {
 
     /// The rules that every action keeps, whatever led to it.
     fn watch(&mut self, seen: &Observed, action: &Action) {
+        if let Action::CreateMembership(spec) = action {
+            self.watch_beginning(spec);
+        }
         let marked = seen.status.recovery.as_ref().is_some_and(|recovery| recovery.may_destroy);
         let removed = seen.status.removing.is_some_and(|index| {
             index >= self.pool.nodes && action.destroys_claim(&names::claim(super::POOL, index))
@@ -125,21 +130,29 @@ impl World {
                     self.broken.push("two recoveries at once".to_owned());
                 }
             }
-            Action::UpdateMembership(spec)
-                if self.record().is_some_and(|record| {
-                    let told =
-                        seen.membership.as_ref().is_some_and(|m| m.spec.attach.contains(&record.primary));
-                    told && !spec.attach.contains(&record.primary)
-                }) =>
-            {
-                self.broken.push("the primary shall leave".to_owned());
-            }
-            Action::UpdateMembership(spec)
-                if self.record().is_some_and(|r| r.attached.iter().any(|m| m.index >= spec.nodes)) =>
-            {
-                self.broken.push("the API server refuses: an attached node is beyond spec.nodes".to_owned());
-            }
+            Action::UpdateMembership(spec) => self.watch_membership(seen, spec),
             _ => {}
+        }
+    }
+
+    /// What the primary is told, and what the API server refuses.
+    fn watch_membership(&mut self, seen: &Observed, spec: &MembershipSpec) {
+        let record = self.record();
+        let told = |node: u8| seen.membership.as_ref().is_some_and(|m| m.spec.attach.contains(&node));
+        if record.is_some_and(|r| told(r.primary) && !spec.attach.contains(&r.primary)) {
+            self.broken.push("the primary shall leave".to_owned());
+        } else if record.is_some_and(|r| r.attached.iter().any(|m| m.index >= spec.nodes)) {
+            self.broken.push("the API server refuses: an attached node is beyond spec.nodes".to_owned());
+        } else if record.is_none() && spec.bootstrap >= spec.nodes {
+            self.broken.push("the API server refuses: the bootstrap node is beyond spec.nodes".to_owned());
+        }
+    }
+
+    /// Over old volumes a pool begins only with the data of a node that somebody has named.
+    fn watch_beginning(&mut self, spec: &MembershipSpec) {
+        let named = self.pool.requests.get(annotations::RELEASE) == Some(&spec.bootstrap.to_string());
+        if spec.adopts == self.claims.is_empty() || (spec.adopts && !named) {
+            self.broken.push(format!("a pool begins with node {} over {:?}", spec.bootstrap, self.claims));
         }
     }
 
@@ -211,6 +224,13 @@ impl World {
                 self.act_on_logins(action);
             }
             Action::CreateJob(_) | Action::Delete { .. } => self.act_on_objects(action),
+            Action::NoteClaim { claim, text } => {
+                let found =
+                    self.claims.iter_mut().find(|(index, _)| names::claim(super::POOL, **index) == *claim);
+                if let Some((_, claim)) = found {
+                    claim.last_record = Some(text.clone());
+                }
+            }
             Action::RemoveAnnotation(request) => {
                 self.pool.requests.remove(&request.annotation);
             }

@@ -1,7 +1,7 @@
 //! What Kubernetes, the agents and the Jobs do by themselves, and what can happen to them.
 use std::collections::BTreeSet;
 
-use pgpool_operator::api::v1alpha1::{Member, Phase, Record};
+use pgpool_operator::api::v1alpha1::{Member, MembershipSpec, Phase, Record};
 use pgpool_operator::messages::RefusedHandover;
 use pgpool_operator::model::{JobOutcome, PodSeen, bytes};
 use pgpool_operator::names;
@@ -142,7 +142,7 @@ impl World {
     /// Whether an agent leaves the volume to a Job.
     pub fn is_unused(&self, index: u8) -> bool {
         let new = self.claims.get(&index).is_some_and(|claim| !claim.filled);
-        index != 0 && new && self.data[&index].incarnation.is_none()
+        ![0, self.bootstrap()].contains(&index) && new && self.data[&index].incarnation.is_none()
     }
 
     /// A Job takes the volume once the node's pod is gone or leaves it alone, works, and ends.
@@ -170,11 +170,7 @@ impl World {
         let running: Vec<u8> = (0..15).filter(|index| self.runs(*index) && !self.is_locked(*index)).collect();
         let Some(membership) = self.membership.clone() else { return };
         let Some(record) = membership.record else {
-            if running.contains(&0) {
-                let incarnation = "initdb000000".to_owned();
-                self.data.insert(0, Data { incarnation: Some(incarnation.clone()), good: true });
-                self.membership.as_mut().unwrap().record = Some(first(incarnation));
-            }
+            self.begin(&membership.spec, &running);
             return;
         };
         if let Some(restart) = &membership.spec.restart
@@ -194,6 +190,18 @@ impl World {
             return;
         }
         self.keep_record(&running);
+    }
+
+    /// The first record, over a copy that is made, or over that of an earlier pool; those on other nodes are of no use then.
+    fn begin(&mut self, spec: &MembershipSpec, running: &[u8]) {
+        let node = spec.bootstrap;
+        if !running.contains(&node) || self.data[&node].incarnation.is_some() != spec.adopts {
+            return;
+        }
+        self.data.values_mut().for_each(|data| data.good = false);
+        let (incarnation, epoch) = if spec.adopts { ("takenup00000", 40) } else { ("initdb000000", 1) };
+        self.data.insert(node, Data { incarnation: Some(incarnation.to_owned()), good: true });
+        self.membership.as_mut().unwrap().record = Some(first(node, incarnation.to_owned(), epoch));
     }
 
     /// Another primary takes over; the one before is left out.
@@ -219,6 +227,9 @@ impl World {
     fn keep_record(&mut self, pods: &[u8]) {
         let Some(membership) = &mut self.membership else { return };
         let Some(record) = &mut membership.record else { return };
+        if membership.spec.suspend {
+            return;
+        }
         let primary = record.primary;
         let data = &self.data;
         let fits = |member: &Member| {
@@ -248,7 +259,7 @@ impl World {
 
     /// Something happens. The primary's data is spared: whoever is the only one with it can't lose it.
     pub fn suffer(&mut self, fault: &Fault) {
-        let primary = self.record().map_or(0, |record| record.primary);
+        let primary = self.record().map_or(self.bootstrap(), |record| record.primary);
         match fault {
             Fault::OperatorForgets => self.memory = pgpool_operator::model::Memory::default(),
             Fault::Diverges(index) => {
@@ -309,12 +320,12 @@ impl World {
     }
 }
 
-fn first(incarnation: String) -> Record {
+fn first(index: u8, incarnation: String, epoch: i64) -> Record {
     Record {
-        epoch: 1,
+        epoch,
         phase: Phase::Serving,
-        primary: 0,
-        attached: vec![Member { index: 0, incarnation }],
+        primary: index,
+        attached: vec![Member { index, incarnation }],
         timeline: 1,
         fork_lsn: "0/3000028".to_owned(),
         successor: None,

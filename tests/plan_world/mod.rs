@@ -2,6 +2,7 @@
 //! planner can see of it. Plans are carried out in steps, so that an operator can die between any two.
 mod carry;
 mod changes;
+pub mod earlier;
 pub mod environment;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +137,11 @@ impl World {
         self.membership.as_ref().and_then(|membership| membership.record.as_ref())
     }
 
+    /// The node that begins the pool.
+    pub fn bootstrap(&self) -> u8 {
+        self.membership.as_ref().map_or(0, |membership| membership.spec.bootstrap)
+    }
+
     pub fn is_attached(&self, index: u8) -> bool {
         self.record().is_some_and(|record| record.attached.iter().any(|member| member.index == index))
     }
@@ -179,7 +185,11 @@ impl World {
                 .contains_key(&("Deployment".to_owned(), format!("{POOL}-proxy")))
                 .then_some(DeploymentSeen { ready: 2 }),
             live: self.live.clone(),
-            claims: self.claims.keys().map(|index| format!("data-{POOL}-{index}-0")).collect(),
+            claims: self
+                .claims
+                .iter()
+                .map(|(index, claim)| (format!("data-{POOL}-{index}-0"), claim.last_record.clone()))
+                .collect(),
             secrets,
             pods: self.pods.keys().map(|index| format!("{POOL}-{index}-0")).collect(),
             fresh_id: format!("{:08x}", self.counter),

@@ -15,5 +15,9 @@ pub const RESTART: &str = "pgpool-operator.dev/restart";
 /// `fence=N`: take node N out and keep its PostgreSQL stopped; `fence=off` lifts all fences.
 pub const FENCE: &str = "pgpool-operator.dev/fence";
 
+/// `release=N`: on a new pool over the volumes of an earlier one: go on with the data of node N.
+pub const RELEASE: &str = "pgpool-operator.dev/release";
+
 /// Every request annotation, in the order in which they are looked at.
-pub const REQUESTS: [&str; 7] = [RECOVER, DETACH, ATTACH, REPLACE_VOLUME, SWITCHOVER, RESTART, FENCE];
+pub const REQUESTS: [&str; 8] =
+    [RECOVER, DETACH, ATTACH, REPLACE_VOLUME, SWITCHOVER, RESTART, FENCE, RELEASE];

@@ -29,7 +29,8 @@ use super::{ClusteringMode, LoadBalancing};
     printcolumn(json_path = ".status.timeline", name = "TIMELINE", type_ = "integer"),
     printcolumn(json_path = ".status.reason", name = "REASON", type_ = "string"),
     validation = Rule::new("!has(oldSelf.status) || has(self.status)").message("the record can't be removed: delete the PgPool instead"),
-    validation = Rule::new("!has(self.status) || has(oldSelf.status) || (self.status.epoch == 1 && self.status.phase == 'Serving' && self.status.attached.size() == 1 && self.status.primary == self.spec.bootstrap)").message("the first record has epoch 1 and holds the bootstrap node alone, as the primary"),
+    validation = Rule::new("!has(self.status) || has(oldSelf.status) || ((self.status.epoch == 1 || self.spec.adopts) && self.status.phase == 'Serving' && self.status.attached.size() == 1 && self.status.primary == self.spec.bootstrap)").message("the first record has epoch 1 (a later one where the pool adopts data) and holds the bootstrap node alone, as the primary"),
+    validation = Rule::new("has(self.status) || self.spec.bootstrap < self.spec.nodes").message("until there is a record the bootstrap node is one of the nodes"),
     validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status == oldSelf.status || self.status.epoch == oldSelf.status.epoch + 1").message("every change of the record raises the epoch by exactly 1"),
     validation = Rule::new("!has(self.status) || self.status.attached.exists(m, m.index == self.status.primary)").message("the primary is an attached node"),
     validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status.primary == oldSelf.status.primary || (oldSelf.status.phase == 'Electing' && self.status.phase == 'Serving')").message("the primary changes only by an election"),
@@ -42,7 +43,7 @@ use super::{ClusteringMode, LoadBalancing};
     validation = Rule::new("!has(self.status) || !has(oldSelf.status) || self.status.timeline == oldSelf.status.timeline || oldSelf.status.phase == 'Electing'").message("a new timeline is handed out only by an election"),
     validation = Rule::new("!has(self.status) || self.status.phase == 'Electing' || (!has(self.status.successor) && !(has(self.status.stopped) && self.status.stopped))").message("successor and stopped belong to an election")
 )]
-#[x_kube(validation = Rule::new("self.bootstrap < self.nodes && self.minAttached <= self.nodes && self.attach.all(k, k < self.nodes)").message("attach holds indices below nodes, and neither bootstrap nor minAttached goes beyond"))]
+#[x_kube(validation = Rule::new("self.minAttached <= self.nodes && self.attach.all(k, k < self.nodes)").message("attach holds indices below nodes, and minAttached doesn't go beyond"))]
 #[serde(rename_all = "camelCase")]
 pub struct MembershipSpec {
     /// Random id of the pool; also stands in every volume, so that another pool's data is never taken for this one's.
@@ -53,11 +54,17 @@ pub struct MembershipSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the clustering mode can't be changed"))]
     pub clustering_mode: ClusteringMode,
-    /// The node that makes the first copy of the data (initdb) when there is no record yet.
+    /// The node that begins the pool when there is no record yet: it makes the first copy of the data (initdb), unless
+    /// `adopts` says that it has one.
     #[serde(default)]
     #[schemars(range(min = 0, max = 14))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the bootstrap node can't be changed"))]
     pub bootstrap: u8,
+    /// The pool goes on with the data of an earlier pool of its name, which stands in the volume of the bootstrap node. A
+    /// copy of such a pool in any other volume is replaced like one that is broken.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("whether the pool adopts data can't be changed"))]
+    pub adopts: bool,
     /// How many nodes the pool has; their indices are 0 to nodes - 1.
     #[schemars(range(min = 1, max = 15))]
     pub nodes: u8,
@@ -84,8 +91,9 @@ pub struct MembershipSpec {
     /// Seconds for which archived WAL is kept.
     #[schemars(range(min = 0))]
     pub archive_retention_seconds: i64,
-    /// While true the primary neither adds nodes nor removes any, so commits wait for one that fails. The operator
-    /// doesn't set it, and takes it back unless the pool is suspended: a person's last resort.
+    /// While true the primary neither adds nodes nor removes any, so commits wait for one that fails. The operator sets it
+    /// only when the pool is deleted and its volumes stay; it takes it back unless the pool is suspended: a person's last
+    /// resort.
     #[serde(default)]
     pub suspend: bool,
     /// The primary shall hand over (R14); carried out once, by the primary in office.

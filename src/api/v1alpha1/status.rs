@@ -336,7 +336,7 @@ pub struct LastFailover {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestAnswer {
-    /// `recover`, `detach`, `attach`, `replace-volume`, `switchover`, `restart` or `fence`.
+    /// `recover`, `detach`, `attach`, `replace-volume`, `switchover`, `restart`, `fence` or `release`.
     pub request: String,
     /// The value as it was given.
     pub value: String,

@@ -57,7 +57,8 @@ pub(super) fn begin_early(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
 }
 
 /// Whether the node's pod may stay through the copy: its volume has never had data, so that its agent leaves the volume
-/// alone until there is some (see the agent's `take_volume`), and no other machine has the volume. After a failure the
+/// alone until there is some (see the agent's `take_volume`; a node that may begin a pool doesn't), and no other machine
+/// has the volume. After a failure the
 /// usual way is gone; and a Job that doesn't come to work may lack the room that the pod takes.
 pub(in crate::plan) fn shares(draft: &Draft<'_>, recovery: &RecoveryStatus) -> bool {
     let node = recovery.node;
@@ -65,6 +66,7 @@ pub(in crate::plan) fn shares(draft: &Draft<'_>, recovery: &RecoveryStatus) -> b
     let new = claim.is_some_and(ClaimSeen::is_new);
     let empty = draft.report(node).is_none_or(|report| report.incarnation.is_none());
     node != BOOTSTRAP
+        && node != draft.bootstrap()
         && recovery.attempt == 0
         && new
         && empty

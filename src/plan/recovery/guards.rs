@@ -1,5 +1,7 @@
 //! What is refused, and why: the last good copy is never touched.
 use super::donor;
+use crate::names;
+use crate::plan::deletion::NOT_ATTACHED;
 use crate::plan::draft::Draft;
 use crate::plan::rest::other_major;
 use crate::plan::switchover;
@@ -164,6 +166,31 @@ pub fn detaches_primary(draft: &Draft<'_>, node: u8) -> Result<Option<u8>, Strin
         Some(to) => Ok(Some(to)),
         None => Err(format!("node {node} is the primary, and no node can take over now: ask again later")),
     }
+}
+
+/// Whether a pool that is to be made may go on with the data of a node of an earlier one; what is to be said of it.
+pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<&'static str, String> {
+    let name = names::claim(draft.pool.name(), node);
+    let claim = draft.node(node).and_then(|seen| seen.claim.as_ref());
+    let Some(claim) = claim else { return Err(format!("there is no claim {name}")) };
+    if claim.deleting {
+        return Err(format!("claim {name} is being deleted"));
+    }
+    if let Some(lost) = &claim.lost {
+        return Err(format!("the volume of claim {name} is lost: {lost}"));
+    }
+    if claim.given_up.is_some() || !claim.filled {
+        return Err(format!("claim {name} never had a whole copy of the data"));
+    }
+    Ok(match &claim.last_record {
+        Some(last) if last.ends_with(NOT_ATTACHED) => {
+            "; it was not attached at the end: commits that were acknowledged may be missing"
+        }
+        Some(_) => "",
+        None => {
+            "; whether it was attached at the end isn't known: commits that were acknowledged may be missing"
+        }
+    })
 }
 
 /// Whether a person may give up a node's volume.
