@@ -92,7 +92,8 @@ const NOTHING_YET: &str =
 fn release(draft: &Draft<'_>, value: &str) -> Result<(u8, String), String> {
     let node = index(value, draft.pool.nodes)?;
     let warning = guards::may_release(draft, node)?;
-    let message = format!("the pool goes on with the data of node {node}, the others are copied from it{warning}");
+    let message =
+        format!("the pool goes on with the data of node {node}, the others are copied from it{warning}");
     Ok((node, message))
 }
 

@@ -37,7 +37,8 @@ pub fn run(wishes: &[String], minutes: u64) -> Result<bool> {
     let _lock = paths::lock(&cache)?;
     let mut crashes = 0;
     for target in &targets {
-        let feed = Feed { target, programs: &programs, cache: &cache, dictionary: &root.join("protocol.dict") };
+        let feed =
+            Feed { target, programs: &programs, cache: &cache, dictionary: &root.join("protocol.dict") };
         let name = format!("fuzz {target} ({minutes} min)");
         crashes += u32::from(step(&name, || feed.run(minutes)).is_err());
     }

@@ -266,7 +266,8 @@ async fn a_node_that_says_something_before_tls_is_not_believed() {
         error
     };
     // In the clear, behind its yes (CVE-2021-23222).
-    let in_ = Box::leak([b"S".to_vec(), authentication(0, b""), encode(b'Z', b"I")].concat().into_boxed_slice());
+    let in_ =
+        Box::leak([b"S".to_vec(), authentication(0, b""), encode(b'Z', b"I")].concat().into_boxed_slice());
     assert!(matches!(answer(in_).await, Some(NodeError::Io(_))));
     for no in [b"N".as_slice(), b"E\0\0\0\x05\0", b"R\0\0\0\x08\0\0\0\0"] {
         assert!(matches!(answer(no).await, Some(NodeError::Unencrypted)));
