@@ -153,26 +153,23 @@ impl Lane {
 
     /// Finds what of the buffer may be sent, unless it is known; nothing may, as long as a message isn't whole.
     fn clear(&mut self, watch: &mut impl Watch) -> Result<(), Refused> {
-        let mut replaced = false;
-        while self.begin == self.cleared {
-            let Some(buffer) = self.buffer.as_deref_mut() else { return Ok(()) };
-            let seen = watch.screen(&buffer[self.begin..self.end], &self.walk);
-            self.cleared += seen.cleared;
-            match seen.then {
-                Then::Break if seen.cleared == 0 => return Err(Refused),
-                Then::Replace(..) if seen.cleared == 0 && replaced => return Err(Refused),
-                Then::Replace(total, instead) if seen.cleared == 0 => {
-                    self.replace(total, &instead);
-                    replaced = true;
-                }
-                Then::Nothing | Then::More | Then::Break | Then::Replace(..) => return Ok(()),
-            }
+        if self.begin < self.cleared {
+            return Ok(());
+        }
+        let seen = watch.screen(self.pending(), &self.walk);
+        self.cleared += seen.cleared;
+        match seen.then {
+            // What comes before it is sent first.
+            _ if seen.cleared > 0 => {}
+            Then::Nothing | Then::More => {}
+            Then::Replace(total, instead) => self.replace(total, &instead),
+            Then::Break => return Err(Refused),
         }
         Ok(())
     }
 
-    /// Puts something else in the place of the message that comes next. If there is no room for it the buffer grows, by
-    /// no more than that: it is sent before another message is replaced.
+    /// Puts something else, which may be sent, in the place of the message that comes next. If there is no room for it the
+    /// buffer grows, by no more than that: it is sent before another message is replaced.
     fn replace(&mut self, total: usize, instead: &[u8]) {
         let former = self.buffer.take().unwrap_or_else(borrow_buffer);
         let rest = former.get(self.begin + total..self.end).unwrap_or_default();
@@ -181,7 +178,7 @@ impl Lane {
         buffer[..instead.len()].copy_from_slice(instead);
         buffer[instead.len()..end].copy_from_slice(rest);
         give_back(former);
-        (self.buffer, self.begin, self.cleared, self.end) = (Some(buffer), 0, 0, end);
+        (self.buffer, self.begin, self.cleared, self.end) = (Some(buffer), 0, instead.len(), end);
     }
 
     /// True while nothing is under way here.

@@ -128,7 +128,9 @@ mod tests {
         tracker.wait().await;
         assert_eq!(threads.sessions(), [0, 0, 0]);
         let mut busy = HashMap::new();
-        places.into_values().for_each(|place| *busy.entry(place).or_insert(0) += 1);
+        for place in places.into_values() {
+            *busy.entry(place).or_insert(0) += 1;
+        }
         assert_eq!(busy.into_values().collect::<Vec<_>>(), [2, 2, 2]);
     }
 

@@ -67,7 +67,8 @@ impl Pool {
     fn decide(&self, me: u8) -> Start {
         let file = self.files[usize::from(me)].as_ref();
         let timeline = Some(self.timelines[usize::from(me)]);
-        let (data, standby, ended, word, join) = (file.is_some(), me % 2 == 0, false, None, &Join::Unknown);
+        let (data, standby, ended, word, join) =
+            (file.is_some(), me.is_multiple_of(2), false, None, &Join::Unknown);
         let (spec, record) = (&self.spec, self.record.as_ref());
         decide(&StartView { me, spec, record, file, data, timeline, standby, ended, word, join })
     }

@@ -85,6 +85,7 @@ pub struct Outcome {
 
 /// What is known of a session.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer of its own of the session's")]
 pub struct Stands {
     pub idle: bool,
     pub bare: bool,
@@ -214,38 +215,38 @@ fn refuses(message: &[u8], whole: bool) -> bool {
     Guard::default().refuses(&body[name.map_or(0, |end| end + 1)..])
 }
 
+/// What must hold where the client's own words end it: of what is refused nothing arrives but its header and the harmless
+/// pieces before.
+fn check_ended(outcome: &Outcome, due: &Due, end: &str) {
+    assert_eq!(outcome.end.as_deref(), Some(end));
+    let common = due.passes.len().min(outcome.to_node.len());
+    assert_eq!(outcome.to_node[..common], due.passes[..common]);
+    assert!(end != "Refused" || is_harmless(&outcome.to_node[common..]), "a refused text was sent");
+}
+
+/// What must hold where all that the client says is passed on.
+fn check_passed(outcome: &Outcome, due: &Due, said: &Dialogue) {
+    assert_eq!(outcome.to_node, due.passes, "what the node gets isn't what the client says");
+    let ended = outcome.end.as_deref();
+    assert!(matches!(ended, None | Some("Malformed")), "{ended:?}");
+    let common = said.node.len().min(outcome.to_client.len());
+    assert_eq!(outcome.to_client, said.node[..common], "what the client gets isn't what the node says");
+    if ended.is_none() {
+        assert_eq!(common, said.node.len(), "something is kept back");
+        assert_eq!(outcome.stands.room > 0, due.waits > 0, "{} bytes wait", due.waits);
+    }
+}
+
 /// What must hold of a dialogue, however it is cut.
 pub fn check(said: &Dialogue, cuts: &Cuts, doubt: bool) {
     let whole = pass(said, &Cuts::default(), Order::InTurn, doubt);
     let pieces = pass(said, cuts, Order::InTurn, doubt);
     let due = due(&said.client);
     for outcome in [&whole, &pieces] {
-        match due.end {
-            Some(end) => {
-                assert_eq!(outcome.end.as_deref(), Some(end));
-                let common = due.passes.len().min(outcome.to_node.len());
-                assert_eq!(outcome.to_node[..common], due.passes[..common]);
-                // Of what is refused nothing arrives but its header and the harmless pieces before.
-                assert!(
-                    end != "Refused" || is_harmless(&outcome.to_node[common..]),
-                    "a refused text was sent"
-                );
-            }
-            None => {
-                assert_eq!(outcome.to_node, due.passes, "what the node gets isn't what the client says");
-                let ended = outcome.end.as_deref();
-                assert!(matches!(ended, None | Some("Malformed")), "{ended:?}");
-                let common = said.node.len().min(outcome.to_client.len());
-                assert_eq!(
-                    outcome.to_client,
-                    said.node[..common],
-                    "what the client gets isn't what the node says"
-                );
-                if ended.is_none() {
-                    assert_eq!(common, said.node.len(), "something is kept back");
-                    assert_eq!(outcome.stands.room > 0, due.waits > 0, "{} bytes wait", due.waits);
-                }
-            }
+        if let Some(end) = due.end {
+            check_ended(outcome, &due, end);
+        } else {
+            check_passed(outcome, &due, said);
         }
     }
     assert_eq!(whole.end, pieces.end);

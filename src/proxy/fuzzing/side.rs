@@ -88,12 +88,12 @@ impl AsyncRead for Side<'_> {
         if left.is_empty() {
             return if side.closes { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
-        let size = side.reads.next().min(left.len()).min(room.remaining());
-        if size == 0 {
+        let count = side.reads.next().min(left.len()).min(room.remaining());
+        if count == 0 {
             return Poll::Pending;
         }
-        room.put_slice(&left[..size]);
-        side.said += size;
+        room.put_slice(&left[..count]);
+        side.said += count;
         Poll::Ready(Ok(()))
     }
 }
@@ -101,12 +101,12 @@ impl AsyncRead for Side<'_> {
 impl AsyncWrite for Side<'_> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let side = self.get_mut();
-        let size = side.writes.next().min(bytes.len());
-        if size == 0 {
+        let count = side.writes.next().min(bytes.len());
+        if count == 0 {
             return Poll::Pending;
         }
-        side.heard.extend_from_slice(&bytes[..size]);
-        Poll::Ready(Ok(size))
+        side.heard.extend_from_slice(&bytes[..count]);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -197,6 +197,34 @@ struct Pool {
     running: JoinHandle<()>,
 }
 
+impl Node {
+    /// A node that is heard; also the addresses of its agent and its Postgres.
+    async fn start(
+        authority: &Authority,
+        host: &str,
+        index: u8,
+        role: Role,
+    ) -> (Self, SocketAddr, SocketAddr) {
+        let (identity, dir) = authority.identity(&format!("u/node/{index}"), &[host]);
+        let (says, mute) =
+            (watch::Sender::new(report(index, role, 3, LEASE_MS)), Arc::new(AtomicBool::new(false)));
+        let (told, abandoned) = watch::channel(Vec::new());
+        let agent = Agent { says: says.subscribe(), mute: mute.clone(), abandoned: told };
+        let router = Router::new()
+            .route("/v1/report", get(one))
+            .route("/v1/watch", get(all))
+            .route("/v1/login", post(stored))
+            .route("/v1/abandoned", post(end))
+            .with_state(agent);
+        let ((agents, agent), (postgreses, postgres_at)) = (listen().await, listen().await);
+        let serving = serve(agents, identity.clone(), "u".into(), router, CancellationToken::new());
+        let (heard, ends) = (Heard::default(), watch::Sender::new(()));
+        let postgres = postgres(postgreses, identity, index, heard.clone(), ends.subscribe());
+        let tasks = [tokio::spawn(serving), tokio::spawn(postgres)].map(AbortOnDropHandle::new);
+        (Self { says, mute, heard, abandoned, ends, _tasks: tasks, _dir: dir }, agent, postgres_at)
+    }
+}
+
 impl Pool {
     async fn start(roles: &[Role], max_connections: u32) -> Self {
         Self::limited(roles, max_connections, None).await
@@ -207,35 +235,10 @@ impl Pool {
         let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
         for (index, role) in (0..).zip(roles) {
             let host = format!("rain-{index}-0.rain-nodes.weather.svc");
-            let (identity, dir) = authority.identity(&format!("u/node/{index}"), &[&host]);
-            let (says, mute) =
-                (watch::Sender::new(report(index, *role, 3, LEASE_MS)), Arc::new(AtomicBool::new(false)));
-            let (told, abandoned) = watch::channel(Vec::new());
-            let agent = Agent { says: says.subscribe(), mute: mute.clone(), abandoned: told };
-            let router = Router::new()
-                .route("/v1/report", get(one))
-                .route("/v1/watch", get(all))
-                .route("/v1/login", post(stored))
-                .route("/v1/abandoned", post(end))
-                .with_state(agent);
-            let (listener, address) = listen().await;
-            agents.insert(host.clone(), address);
-            let serving = serve(listener, identity.clone(), "u".into(), router, CancellationToken::new());
-            let (listener, address) = listen().await;
-            postgreses.insert(host, address);
-            let heard = Heard::default();
-            let ends = watch::Sender::new(());
-            let postgres = postgres(listener, identity, index, heard.clone(), ends.subscribe());
-            let tasks = [tokio::spawn(serving), tokio::spawn(postgres)];
-            nodes.push(Node {
-                says,
-                mute,
-                heard,
-                abandoned,
-                ends,
-                _tasks: tasks.map(AbortOnDropHandle::new),
-                _dir: dir,
-            });
+            let (node, agent, postgres) = Node::start(&authority, &host, index, *role).await;
+            agents.insert(host.clone(), agent);
+            postgreses.insert(host, postgres);
+            nodes.push(node);
         }
         let args = Args {
             of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },

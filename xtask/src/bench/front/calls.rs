@@ -129,11 +129,17 @@ impl Attached {
         let command = run::shown(&strace);
         strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = strace.spawn().map_err(|source| Error::Start { command: command.clone(), source })?;
-        until("strace to attach", ATTACH, || {
+        let mut attached = Self { child, command };
+        let all = until("strace to attach", ATTACH, || {
             let missing = processes.pids.iter().find(|pid| !is_traced(**pid));
             Ok(missing.map_or(Ok(()), |pid| Err(format!("process {pid} is not traced"))))
-        })?;
-        Ok(Self { child, command })
+        });
+        if all.is_err() {
+            // It must not go on when nobody waits for it.
+            let _ = attached.child.kill();
+            let _ = attached.child.wait();
+        }
+        all.map(|()| attached)
     }
 
     /// Lets go of them, upon which it writes its table.

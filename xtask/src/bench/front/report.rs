@@ -178,8 +178,8 @@ pub fn calls_json(counter: Counter, all: &[Calls]) -> Value {
 
 /// The table of the memory.
 pub fn memory(sessions: u32, all: &[Idle]) -> String {
-    let heads = ["before, PSS", "with, PSS", "before, RSS", "with, RSS", "a session adds", "all by sessions"];
-    let mut text = format!("\nMemory of {sessions} idle sessions, KiB; PSS\n  {:<30}", "");
+    let heads = ["before, PSS", "with, PSS", "before, RSS", "with, RSS", "a session adds", "all : sessions"];
+    let mut text = format!("\nMemory of {sessions} idle sessions, KiB\n  {:<30}", "");
     for head in heads {
         let _ = write!(text, " {head:>16}");
     }
