@@ -1,7 +1,8 @@
 //! One turn of pgbench over one way.
 //!
 //! Figures are taken between the first and the last line of its progress: logins, their keys and the first statements,
-//! which fill caches, come before.
+//! which fill caches, come before. Lines may come late from the pod, so the processor's share is taken by the clock here
+//! and the rate of transactions by the one of pgbench.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -9,6 +10,7 @@ use std::process::{Child, Stdio};
 use super::process::Processes;
 use super::stage::Stage;
 use super::way::Way;
+use crate::clock::Stopwatch;
 use crate::error::{Error, OnFile, Result, refused};
 use crate::{interrupt, run};
 
@@ -139,8 +141,17 @@ impl Progress {
     }
 }
 
-/// The turn between the first and the last line, with the processor seconds at each.
-fn between(lines: &[(Progress, f64)]) -> Option<Turn> {
+/// What had been used when a line came.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    /// Seconds by the clock here.
+    at: f64,
+    /// Processor seconds.
+    cpu: f64,
+}
+
+/// The turn between the first and the last line.
+fn between(lines: &[(Progress, Used)]) -> Option<Turn> {
     let ((first, begun), (last, ended)) = (lines.first()?, lines.last()?);
     let (mut count, mut spent) = (0.0, 0.0);
     for pair in lines.windows(2) {
@@ -152,12 +163,12 @@ fn between(lines: &[(Progress, f64)]) -> Option<Turn> {
             spent += done * to.latency;
         }
     }
-    let seconds = last.at - first.at;
-    (count > 0.0 && seconds > 0.0).then(|| Turn {
-        cpu: (ended - begun) * 1e6 / count,
-        latency: spent / count,
-        rate: count / seconds,
-    })
+    let (seconds, watched) = (last.at - first.at, ended.at - begun.at);
+    if count <= 0.0 || seconds <= 0.0 || watched <= 0.0 {
+        return None;
+    }
+    let rate = count / seconds;
+    Some(Turn { cpu: (ended.cpu - begun.cpu) / watched * 1e6 / rate, latency: spent / count, rate })
 }
 
 /// Runs pgbench for `seconds` and one more, and measures meanwhile.
@@ -188,13 +199,16 @@ pub fn turn(stage: &Stage<'_>, way: Way, cell: Cell, seconds: u32) -> Result<Tur
 }
 
 /// Reads pgbench's lines until it ends, and what has been used at each of its progress.
-fn watch(child: &mut Child, used: Option<&Processes>) -> Result<(Vec<(Progress, f64)>, String)> {
-    let (mut lines, mut said) = (Vec::new(), String::new());
+fn watch(child: &mut Child, watched: Option<&Processes>) -> Result<(Vec<(Progress, Used)>, String)> {
+    let (mut lines, mut said, clock) = (Vec::new(), String::new(), Stopwatch::start());
     let Some(out) = child.stdout.take() else { return Ok((lines, said)) };
     for line in BufReader::new(out).lines() {
         let line = line.on("read from", "pgbench")?;
         match Progress::parse(&line) {
-            Some(progress) => lines.push((progress, used.map_or(Ok(0.0), Processes::cpu)?)),
+            Some(progress) => {
+                let cpu = watched.map_or(Ok(0.0), Processes::cpu)?;
+                lines.push((progress, Used { at: clock.elapsed().as_secs_f64(), cpu }));
+            }
             None => said = said + &line + "\n",
         }
     }
@@ -217,19 +231,30 @@ mod tests {
         assert_eq!(Progress::parse("tps = 812.3 (without initial connection time)"), None);
     }
 
+    fn used(at: f64, cpu: f64) -> Used {
+        Used { at, cpu }
+    }
+
     #[test]
     fn what_comes_before_the_first_line_does_not_count() {
         let lines = [
-            (line(10.0, 9000.0, 9.0), 5.0),
-            (line(11.0, 1000.0, 1.0), 5.1),
-            (line(13.0, 500.0, 3.0), 5.2),
-            (line(14.0, 0.0, f64::NAN), 5.2),
+            (line(10.0, 9000.0, 9.0), used(1.0, 5.0)),
+            (line(11.0, 1000.0, 1.0), used(2.0, 5.1)),
+            (line(13.0, 500.0, 3.0), used(4.0, 5.2)),
+            (line(14.0, 0.0, f64::NAN), used(5.0, 5.2)),
         ];
         let turn = between(&lines).unwrap();
         assert!((turn.cpu - 100.0).abs() < 1e-6, "{turn:?}");
         assert!((turn.latency - 2.0).abs() < 1e-9 && (turn.rate - 500.0).abs() < 1e-9, "{turn:?}");
         assert_eq!(between(&lines[..1]), None);
         assert_eq!(between(&[]), None);
+    }
+
+    #[test]
+    fn a_line_that_comes_late_changes_no_share() {
+        let lines = [(line(10.0, 0.0, 0.0), used(1.5, 5.0)), (line(14.0, 1000.0, 1.0), used(4.5, 5.3))];
+        // A tenth of a processor, whenever it was looked at.
+        assert!((between(&lines).unwrap().cpu - 100.0).abs() < 1e-6);
     }
 
     #[test]
