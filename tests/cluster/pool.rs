@@ -105,7 +105,9 @@ impl World {
             let all = record.phase == Phase::Serving && record.attached.len() == self.nodes.len();
             let told = status.membership.as_ref().is_some_and(|view| view.epoch == record.epoch);
             ensure(all && told && is_whole(&status, self.nodes), || {
-                format!("{record:?}, {:?}", status.phase)
+                let last = status.last_recovery.as_ref();
+                let last = last.map(|last| (last.node, last.succeeded, last.failures, &last.message));
+                format!("{record:?}, {:?}, last recovery {last:?}", status.phase)
             })?;
             Ok(status)
         })
