@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use super::Name;
 use super::stage::Part;
@@ -18,6 +19,8 @@ use crate::{host, paths, run};
 const AT_ONCE: &str = "6";
 /// Integration tests that need a cluster; each is a step of its own.
 const INSIDE: [&str; 2] = ["api", "cluster"];
+/// Integration tests that mostly wait, as those of the library do: they run beside those that need the processors.
+const WAITING: [&str; 1] = ["selftest"];
 const CHART: &str = "charts/pgpool-operator";
 
 /// Runs a step that needs no cluster.
@@ -81,26 +84,37 @@ fn counted(command: &mut Command, label: &str) -> Result<Tally> {
 }
 
 fn unit(filters: &[String]) -> Result<Tally> {
-    let mut rest = cargo::command("test");
-    rest.args(SELECTION).args(["--no-fail-fast", "--lib", "--bins"]).env("RUST_TEST_THREADS", AT_ONCE);
-    for test in cargo::integration_tests()? {
-        if !INSIDE.contains(&test.as_str()) {
-            rest.args(["--test", &test]);
-        }
-    }
+    let tests = cargo::integration_tests()?;
+    let outside = tests.iter().map(String::as_str).filter(|test| !INSIDE.contains(test));
+    let (waiting, busy): (Vec<&str>, Vec<&str>) = outside.partition(|test| WAITING.contains(test));
     if !filters.is_empty() {
-        rest.env("PGPOOL_HELM", Programs::build()?.path("helm")?);
-        return counted(rest.arg("--").args(filters), "");
+        let mut all = unit_tests(&["--lib", "--bins"], &[waiting, busy].concat())?;
+        return counted(all.arg("--").args(filters), "");
     }
     let own = counted(cargo::command("test").args(["--package", "xtask"]), "")?;
     host::need_go()?;
     host::need_test_packages()?;
-    rest.env("PGPOOL_HELM", Programs::build()?.path("helm")?);
     let go = one(&mut programs::go_test()).unwrap_or_else(|e| {
         say(format!("error: {e}"));
         Tally::FAILURE
     });
-    Ok(counted(&mut rest, "")? + own + go)
+    let mut waits = unit_tests(&["--lib", "--bins"], &waiting)?;
+    let mut counts = unit_tests(&[], &busy)?;
+    let both = thread::scope(|scope| {
+        let waits = scope.spawn(move || counted(&mut waits, "parts    │ "));
+        let counts = counted(&mut counts, "whole    │ ");
+        Ok::<Tally, Error>(waits.join().unwrap_or(Ok(Tally::FAILURE))? + counts?)
+    })?;
+    Ok(both + own + go)
+}
+
+/// Tests of these targets, several at once.
+fn unit_tests(targets: &[&str], tests: &[&str]) -> Result<Command> {
+    let mut command = cargo::command("test");
+    command.args(SELECTION).arg("--no-fail-fast").args(targets);
+    command.args(tests.iter().flat_map(|test| ["--test", test]));
+    command.env("RUST_TEST_THREADS", AT_ONCE).env("PGPOOL_HELM", Programs::build()?.path("helm")?);
+    Ok(command)
 }
 
 /// The chart: `helm lint`, then a rendering with the default values, which must give something.
