@@ -94,6 +94,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let parts: Vec<Vec<Step>> = match act {
         None => quiet
             .into_iter()
+            .chain([shown()])
             .chain(recovery)
             .chain(failover)
             .chain([judgement(), others(), wishes(), ending()])
@@ -101,9 +102,11 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
         }
-        Some("failover") => {
-            [beginning(), loaded()].into_iter().chain(failover).chain([judgement(), wishes()]).collect()
-        }
+        Some("failover") => [beginning(), shown(), loaded()]
+            .into_iter()
+            .chain(failover)
+            .chain([judgement(), wishes()])
+            .collect(),
         Some(_) => return None,
     };
     Some(parts.into_iter().flatten().collect())
@@ -133,8 +136,12 @@ fn services() -> Vec<Step> {
         step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
         step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
         step("authority::secrets_that_are_spoilt_are_told_of", |w| Box::pin(authority::spoilt(w))),
-        step("sessions::a_certificate_of_ones_own_is_shown", |w| Box::pin(sessions::own_certificate(w))),
     ]
+}
+
+/// A certificate that the load wouldn't trust.
+fn shown() -> Vec<Step> {
+    vec![step("sessions::a_certificate_of_ones_own_is_shown", |w| Box::pin(sessions::own_certificate(w)))]
 }
 
 /// Requests and recoveries.
