@@ -64,7 +64,12 @@ impl Loss {
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// How the primary is lost
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "postgres,pod,force,machine,machine-with-front,switchover")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "postgres,pod,force,machine,machine-with-front,switchover"
+    )]
     loss: Vec<Loss>,
     /// Embedded cluster to use; one that is not up is started, and removed in the end
     #[arg(long, default_value = "bench")]
@@ -176,7 +181,8 @@ fn placed(pool: &Pool<'_>, client: &Client<'_>, loss: Loss) -> Result<u8> {
     let wanted = candidate(pool, client, loss == Loss::MachineWithFront)?;
     if wanted != primary {
         // A node that has just come back is attached a moment before it serves.
-        let ready = ["wait", "--for=condition=Ready", &format!("pod/{}", Pool::pod(wanted)), "--timeout=120s"];
+        let ready =
+            ["wait", "--for=condition=Ready", &format!("pod/{}", Pool::pod(wanted)), "--timeout=120s"];
         run::captured(&mut pool.kubectl(&ready)?)?;
         let mut record = Watcher::start(pool, &["pgpoolmembership", NAME], RECORD)?;
         switch_over(pool, wanted)?;
