@@ -20,7 +20,7 @@ use super::screen::{Screen, Screened, Then};
 use super::state::{self, Kept, State};
 use super::wire::{
     cycle::Cycle,
-    walk::{Part, Walk},
+    walk::{Header, Part, Walk},
 };
 use crate::clock;
 
@@ -166,10 +166,9 @@ impl Watch for Down<'_> {
 /// Bytes up to the end of the next answer, or all; the first `left` belong to a message that has begun.
 fn answer_end(bytes: &[u8], left: usize) -> usize {
     let mut at = left;
-    while let Some(&[tag, a, b, c, d]) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let body = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        at = at.saturating_add(body.max(4).saturating_add(1));
-        if tag == b'Z' {
+    while let Some(header) = bytes.get(at..).and_then(Header::of) {
+        at = at.saturating_add(header.total());
+        if header.tag == b'Z' {
             return at;
         }
     }

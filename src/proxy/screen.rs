@@ -1,10 +1,10 @@
 //! Looks at what a client sends before it is sent: texts of statements that may not reach a node.
 use super::guard::Guard;
 use super::refusal::SETTING;
-use super::wire::message::encode;
-
-/// Bytes of a header: tag and length.
-const HEADER: usize = 5;
+use super::wire::{
+    message::encode,
+    walk::{HEADER, Header},
+};
 
 /// In place of a text that is refused a node gets one that fails for that reason: so the error comes where the client
 /// expects it, and a transaction has failed as after any other error. Where it can't be run it fails all the same.
@@ -60,13 +60,12 @@ impl Screen {
             }
             at += piece.len();
             self.left -= piece.len();
-            let Some(&[tag, a, b, c, d]) = bytes[at..].first_chunk::<HEADER>() else { break };
-            let body = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-            let total = body.saturating_add(1).max(HEADER);
+            let Some(header) = Header::of(&bytes[at..]) else { break };
+            let (total, is_text) = (header.total(), matches!(header.tag, b'Q' | b'P'));
             self.guard = None;
-            if !matches!(tag, b'Q' | b'P') || total > room {
+            if !is_text || total > room {
                 (at, self.left) = (at + HEADER, total - HEADER);
-                self.guard = matches!(tag, b'Q' | b'P').then(Guard::default);
+                self.guard = is_text.then(Guard::default);
             } else {
                 let Some(message) = bytes.get(at..at + total) else { break };
                 if Guard::default().refuses(text(message)) {

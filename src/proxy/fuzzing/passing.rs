@@ -24,7 +24,7 @@ use crate::{
         screen::{Screen, Then},
         state::Kept,
         table::Entry,
-        wire::message::encode,
+        wire::{message::encode, walk::HEADER},
     },
 };
 
@@ -32,8 +32,6 @@ use crate::{
 pub const OF_CLIENTS: &[u8] = b"BCdcfDEHFPpQSX";
 /// Those of nodes.
 pub const OF_NODES: &[u8] = b"RK23CdcGHWDIEVvnNAtS1sZT";
-/// Bytes of a header: tag and length.
-const HEADER: usize = 5;
 /// Longest message that PostgreSQL takes, its length counted.
 const LONGEST: usize = 0x3fff_ffff + 4;
 

@@ -122,7 +122,7 @@ impl Running {
                     None => return Turn::Move,
                 },
                 Course::Drained => return Turn::End(End::ClientGone, Some(Refusal::Drained)),
-                Course::End => return Turn::End(End::NodeLost, Some(why_left(relay.flow()))),
+                Course::End => return Turn::End(End::NodeLost, Some(parted(relay.flow(), Refusal::NodeLeft))),
             };
             if wait.enters(mode, stands) {
                 front.hub.metrics.waits(kind, seat.index, reason(stands));
@@ -152,7 +152,7 @@ impl Running {
                     Pause::End(End::NodeLost) if relay.flow().is_movable() => wait.lost = true,
                     Pause::End(end) => {
                         let why = match end {
-                            End::NodeLost => Some(why_lost(relay.flow())),
+                            End::NodeLost => Some(parted(relay.flow(), Refusal::NodeLost)),
                             End::Malformed => Some(Refusal::Protocol),
                             End::Refused => Some(Refusal::Setting),
                             End::ClientGone | End::NodeSaid => None,
@@ -342,12 +342,7 @@ fn reason(standing: Standing) -> &'static str {
     if standing == Standing::Lapsed { "lapsed" } else { "leaving" }
 }
 
-/// What a session is told whose node is no longer what it came for.
-fn why_left(flow: &Flow) -> Refusal {
-    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { Refusal::NodeLeft }
-}
-
-/// What a session is told whose node broke off.
-fn why_lost(flow: &Flow) -> Refusal {
-    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { Refusal::NodeLost }
+/// What a session is told whose node has left or is lost; in one that is `busy` something may have been broken off.
+fn parted(flow: &Flow, busy: Refusal) -> Refusal {
+    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { busy }
 }
