@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{refusal::Refusal, route::Kind};
+use super::route::Kind;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Place {
@@ -172,8 +172,8 @@ impl Metrics {
         self.held.get_or_create(&Route { route: kind.name() }).inc();
     }
 
-    pub(super) fn refused(&self, kind: Kind, why: Refusal) {
-        self.refused.get_or_create(&Cause { route: kind.name(), reason: why.name() }).inc();
+    pub(super) fn refused(&self, kind: Kind, reason: &'static str) {
+        self.refused.get_or_create(&Cause { route: kind.name(), reason }).inc();
     }
 
     pub(super) fn dropped(&self, kind: Kind, node: u8) {

@@ -23,9 +23,9 @@ use super::super::{
     wire::message::encode,
 };
 use super::{
-    FAREWELL, HOLD, farewell,
+    FAREWELL,
     guest::{Credentials, Guest, Landing, is_passing},
-    last_words,
+    last_words, late,
 };
 
 /// A node that says that a session ends may say so of itself: its agent is heard no later than this.
@@ -76,7 +76,7 @@ impl Running {
     ) -> Result<Self, LoginError> {
         let Landing { mut seat, node, greeting: Greeting { said: told, key: theirs } } = landing;
         let key = guest.front.keys.register(seat.index, theirs);
-        login::admit(&mut guest.client, &told, &key.key).await?;
+        timeout(FAREWELL, login::admit(&mut guest.client, &told, &key.key)).await.map_err(late)??;
         seat.count(false);
         let flow = Flow::new(key.cancels.clone());
         Ok(Self { guest, place, credentials, seat, node, key, theirs, broken_off: false, told, flow })
@@ -111,7 +111,7 @@ impl Running {
         let traffic = front.hub.metrics.traffic(kind, seat.index);
         let mut standing = seat.tenure.watch();
         let mut relay = Relay::new(&mut guest.client, node, &seat.tenure, flow, traffic);
-        let mut wait = Waiting::default();
+        let mut wait = Waiting::new(front.limits.hold);
         loop {
             let stands = if wait.lost { Standing::Over } else { *standing.borrow_and_update() };
             let view = wait.view(stands, kind, relay.flow(), front.drain.is_cancelled());
@@ -175,6 +175,7 @@ impl Running {
                     Ok((node, _)) => break node,
                     // It is full: somebody will leave.
                     Err(NodeError::Refused(said)) if is_passing(&said.body, true) => sleep(AGAIN).await,
+                    Err(NodeError::Late) => {}
                     Err(error) => return Err(error),
                 }
             };
@@ -200,7 +201,7 @@ impl Running {
         let from = self.seat.index;
         self.part().await;
         let landing = tokio::select! {
-            found = timeout(HOLD, self.guest.find_node(&self.credentials, true)) => match found {
+            found = timeout(front.limits.hold, self.guest.find_node(&self.credentials, true)) => match found {
                 Ok(Ok(landing)) => landing,
                 // Its password was changed, or its database dropped: the node's own words.
                 Ok(Err(NodeError::Refused(said))) => return Err(Stranded::Node(said.bytes())),
@@ -253,7 +254,7 @@ impl Running {
         drop((node, place, seat));
         match why.filter(|_| flow.can_tell()) {
             Some(why) => {
-                farewell(&mut guest.client, why.fatal()).await;
+                last_words(&mut guest.client, &why.fatal().bytes()).await;
             }
             None => drop(timeout(FAREWELL, guest.client.shutdown()).await),
         }
@@ -273,8 +274,9 @@ fn break_off(front: &Front, seat: &Seat, node: &node::Secure, key: Key, done: &m
 }
 
 /// What a session waits for while it is at a node.
-#[derive(Default)]
 struct Waiting {
+    /// So long it may be held.
+    hold: Duration,
     /// The node's side has ended.
     lost: bool,
     /// The client has asked something that could not be sent.
@@ -286,6 +288,10 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn new(hold: Duration) -> Self {
+        Self { hold, lost: false, asked: false, since: None, over: None }
+    }
+
     fn view(&mut self, standing: Standing, kind: Kind, flow: &Flow, draining: bool) -> View {
         let now = Instant::now();
         if standing == Standing::Over {
@@ -298,7 +304,7 @@ impl Waiting {
             bare: flow.is_bare(),
             waiting: self.asked,
             draining,
-            tired: self.since.is_some_and(|since| now >= since + HOLD),
+            tired: self.since.is_some_and(|since| now >= since + self.hold),
             late: self.over.is_some_and(|since| now >= since + LATE),
         }
     }
@@ -319,7 +325,7 @@ impl Waiting {
     fn until(&self, standing: Standing) -> Instant {
         match (standing, self.over) {
             (Standing::Over, Some(since)) => since + LATE,
-            _ => self.since.unwrap_or_else(Instant::now) + HOLD,
+            _ => self.since.unwrap_or_else(Instant::now) + self.hold,
         }
     }
 }

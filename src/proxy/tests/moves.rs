@@ -154,13 +154,13 @@ async fn a_statement_waits_for_a_lease_that_lapsed() {
     let (mut writer, _) = pool.connect(pool.primary).await;
     begin(&mut writer).await;
     // Lines of the stream shorten a lease, and only answers lengthen it.
-    pool.nodes[0].mute.store(true, Ordering::SeqCst);
+    pool.nodes[0].manners.mute.store(true, Ordering::SeqCst);
     pool.say(0, |said| said.lease_ms = 0);
     pool.has_no_primary().await;
     writer.write_all(&encode(b'Q', b"COMMIT\0")).await.unwrap();
     pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"lapsed\"} 1").await;
     pool.say(0, |said| said.lease_ms = LEASE_MS);
-    pool.nodes[0].mute.store(false, Ordering::SeqCst);
+    pool.nodes[0].manners.mute.store(false, Ordering::SeqCst);
     assert_eq!((hear(&mut writer).await.tag, hear(&mut writer).await.body), (b'C', b"I".to_vec()));
 }
 
@@ -170,7 +170,7 @@ async fn silence_longer_than_that_ends_sessions() {
     let (mut writer, _) = pool.connect(pool.primary).await;
     keep_something(&mut writer).await;
     pool.say(0, |said| said.lease_ms = 1500);
-    pool.nodes[0].mute.store(true, Ordering::SeqCst);
+    pool.nodes[0].manners.mute.store(true, Ordering::SeqCst);
     let begun = clock::now();
     assert_eq!(ended(&mut writer).await, "57P01");
     let took = clock::now().since(begun);
