@@ -93,6 +93,7 @@ impl Running {
                     Err(Stranded::Node(said)) => {
                         return Box::pin(last_words(&mut self.guest.client, &said)).await;
                     }
+                    Err(Stranded::Deaf) => break (End::NodeLost, None),
                 },
                 Turn::Doubt => match Box::pin(self.prove()).await {
                     Ok(()) => self.flow.is_proved(),
@@ -221,7 +222,7 @@ impl Running {
             };
             match timeout(FAREWELL, telling).await {
                 Ok(Ok(())) => self.told = greeting.said,
-                Ok(Err(_)) | Err(_) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
+                Ok(Err(_)) | Err(_) => return Err(Stranded::Deaf),
             }
         }
         Ok(())
@@ -336,6 +337,8 @@ enum Stranded {
     Refusal(Refusal),
     /// The node that it was to go to said this.
     Node(Vec<u8>),
+    /// The client took nothing of it, or only a part: nothing can be said behind that.
+    Deaf,
 }
 
 /// Whether a node that takes leave of one session does so of all: it doesn't serve as before.

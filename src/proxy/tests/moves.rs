@@ -1,4 +1,6 @@
 //! What becomes of sessions whose node can't be spoken to, and of requests to cancel them.
+use rustix::net::sockopt;
+
 use super::*;
 use crate::messages::LAPSED_FOR;
 
@@ -79,6 +81,23 @@ async fn a_node_is_told_which_sessions_were_broken_off_until_they_are_gone() {
     let [session] = &first[..] else { panic!("{first:?}") };
     assert_eq!((session.pid, session.boot.as_str()), (i32::from(node), "b1"));
     assert!(session.port > 0);
+}
+
+#[tokio::test]
+async fn nothing_is_said_within_a_message_that_a_client_did_not_take() {
+    let pool = Pool::start(&[Role::Primary, Role::Standby], 100).await;
+    let (mut session, node) = pool.connect(pool.read).await;
+    sockopt::set_socket_recv_buffer_size(session.get_ref().0, 4096).unwrap();
+    let next = 1 - node;
+    // More than the kernel keeps for a client that doesn't read.
+    pool.nodes[usize::from(next)].manners.talks.store(220, Ordering::SeqCst);
+    pool.say(usize::from(node), |said| said.open = false);
+    session.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
+    pool.counts(&format!("pgpool_front_connections_dropped_total{{route=\"read\",node=\"{next}\"}} 1")).await;
+    let mut said = Vec::new();
+    timeout(PATIENCE, session.read_to_end(&mut said)).await.expect("it was left open").ok();
+    assert!(said.starts_with(b"S") && said.len() < 220 * 60_000, "{} bytes", said.len());
+    assert!(!said.windows(5).any(|text| text == b"57P01"), "behind a part of a message");
 }
 
 #[tokio::test]
