@@ -298,6 +298,11 @@ impl<'a, C, N> Relay<'a, C, N> {
         }
     }
 
+    /// The connection to the client.
+    pub fn client(&self) -> &C {
+        self.client
+    }
+
     /// The connection to the node.
     pub fn node(&self) -> &N {
         self.node

@@ -18,7 +18,12 @@ use super::super::{
     wait::Wait,
     wire::{message::error_texts, startup::Startup},
 };
-use super::{DIAL, dial, last_words, late, running::Running};
+use super::{
+    DIAL, dial,
+    held::{Unheld, held},
+    last_words, late,
+    running::Running,
+};
 use crate::messages::{LoginAnswer, LoginQuestion};
 
 /// A client that has said what it wants.
@@ -84,8 +89,10 @@ impl Guest {
         let hold = self.front.limits.hold;
         let nobody = if self.kind == Kind::Primary { Refusal::NoPrimary } else { Refusal::NoNode };
         let asked = Instant::now();
-        let Ok(answer) = timeout_at(asked + hold, self.ask_for_verifier()).await else {
-            return Err(self.turn_away(nobody).await);
+        let answer = match held(&self.client, hold, self.ask_for_verifier()).await {
+            Ok(answer) => answer,
+            Err(Unheld::Late) => return Err(self.turn_away(nobody).await),
+            Err(Unheld::Gone) => return Ok(None),
         };
         self.deadline += asked.elapsed();
         let Ok(verifier) = answer.verifier.parse::<Verifier>() else {
@@ -97,14 +104,15 @@ impl Guest {
             Err(why) => return Err(self.turn_away(why).await),
         };
         let credentials = Credentials { key, verifier };
-        match timeout(hold, self.find_node(&credentials, false)).await {
+        match held(&self.client, hold, self.find_node(&credentials, false)).await {
             Ok(Ok(landing)) => Ok(Some((place, credentials, landing))),
             Ok(Err(NodeError::Refused(said))) => {
                 self.front.hub.metrics.refused(self.kind, "node");
                 last_words(&mut self.client, &said.bytes()).await;
                 Ok(None)
             }
-            Ok(Err(_)) | Err(_) => Err(self.turn_away(nobody).await),
+            Err(Unheld::Gone) => Ok(None),
+            Ok(Err(_)) | Err(Unheld::Late) => Err(self.turn_away(nobody).await),
         }
     }
 

@@ -1,5 +1,6 @@
 //! One client: from its arrival to its end.
 mod guest;
+mod held;
 mod running;
 
 use std::{io, net, net::SocketAddr, sync::Arc, time::Duration};

@@ -1,6 +1,7 @@
 //! A session that has begun: bytes are passed, it waits where it must, and goes on at another node where it can.
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
+use futures::future::OptionFuture;
 use rustix::net::sockopt;
 use tokio::{
     io::AsyncWriteExt,
@@ -25,6 +26,7 @@ use super::super::{
 use super::{
     FAREWELL,
     guest::{Credentials, Guest, Landing, is_passing},
+    held::{Unheld, gone, held},
     last_words, late,
 };
 
@@ -94,10 +96,12 @@ impl Running {
                         return Box::pin(last_words(&mut self.guest.client, &said)).await;
                     }
                     Err(Stranded::Deaf) => break (End::NodeLost, None),
+                    Err(Stranded::Gone) => break (End::ClientGone, None),
                 },
                 Turn::Doubt => match Box::pin(self.prove()).await {
                     Ok(()) => self.flow.is_proved(),
-                    Err(why) => break (End::NodeLost, Some(why)),
+                    Err(Stranded::Refusal(why)) => break (End::NodeLost, Some(why)),
+                    Err(_) => break (End::ClientGone, None),
                 },
                 Turn::End(end, why) => break (end, why),
             }
@@ -133,7 +137,11 @@ impl Running {
                 seat.leave();
             }
             relay.set(mode);
+            // Who isn't read may have gone all the same.
+            let gone: Option<Gone> =
+                (mode == Mode::Answers).then(|| Box::pin(gone(relay.client().get_ref().0)) as _);
             tokio::select! {
+                Some(()) = OptionFuture::from(gone) => return Turn::End(End::ClientGone, None),
                 _ = standing.changed(), if !wait.lost => {}
                 () = sleep_until(wait.until(stands)), if mode == Mode::Answers
                     && (stands == Standing::Over || !view.tired) => {}
@@ -167,7 +175,7 @@ impl Running {
 
     /// R12: commits something in the same node, and waits until every attached node has it. Then they have all that was
     /// committed before, also what was acknowledged too early since its wait was cancelled.
-    async fn prove(&self) -> Result<(), Refusal> {
+    async fn prove(&self) -> Result<(), Stranded> {
         let front = &self.guest.front;
         front.hub.metrics.doubted(self.guest.kind, self.seat.index);
         let proof = async {
@@ -183,16 +191,17 @@ impl Running {
             node::barrier(&mut node, self.guest.kind == Kind::Primary).await
         };
         let proved = tokio::select! {
-            proved = timeout(BARRIER, proof) => proved,
-            () = front.stop.cancelled() => return Err(Refusal::Doubtful),
+            proved = held(&self.guest.client, BARRIER, proof) => proved,
+            () = front.stop.cancelled() => return Err(Stranded::Refusal(Refusal::Doubtful)),
         };
         match proved {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::warn!(node = self.seat.index, %error, "a cancelled statement could not be confirmed");
-                Err(Refusal::Doubtful)
+                Err(Stranded::Refusal(Refusal::Doubtful))
             }
-            Err(_) => Err(Refusal::Doubtful),
+            Err(Unheld::Late) => Err(Stranded::Refusal(Refusal::Doubtful)),
+            Err(Unheld::Gone) => Err(Stranded::Gone),
         }
     }
 
@@ -202,11 +211,12 @@ impl Running {
         let from = self.seat.index;
         self.part().await;
         let landing = tokio::select! {
-            found = timeout(front.limits.hold, self.guest.find_node(&self.credentials, true)) => match found {
+            found = held(&self.guest.client, front.limits.hold, self.guest.find_node(&self.credentials, true)) => match found {
                 Ok(Ok(landing)) => landing,
                 // Its password was changed, or its database dropped: the node's own words.
                 Ok(Err(NodeError::Refused(said))) => return Err(Stranded::Node(said.bytes())),
-                Ok(Err(_)) | Err(_) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
+                Err(Unheld::Gone) => return Err(Stranded::Gone),
+                Ok(Err(_)) | Err(Unheld::Late) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
             },
             () = front.stop.cancelled() => return Err(Stranded::Refusal(Refusal::Drained)),
         };
@@ -339,7 +349,12 @@ enum Stranded {
     Node(Vec<u8>),
     /// The client took nothing of it, or only a part: nothing can be said behind that.
     Deaf,
+    /// The client has gone meanwhile.
+    Gone,
 }
+
+/// The end of a client that isn't read; an idle session has no room for it.
+type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Whether a node that takes leave of one session does so of all: it doesn't serve as before.
 async fn is_news(standing: &mut watch::Receiver<Standing>) -> bool {

@@ -54,6 +54,30 @@ async fn a_client_is_held_until_there_is_a_primary_or_told_that_there_is_none() 
 }
 
 #[tokio::test]
+async fn whoever_goes_while_it_is_held_leaves_its_place() {
+    let hold = Duration::from_secs(3600);
+    let pool = Pool::with(&POOL[..2], 100, None, Limits { hold, ..Limits::default() }).await;
+    // One waits between two transactions, one for another node.
+    let (mut waiting, _) = pool.connect(pool.primary).await;
+    pool.say(0, |said| said.draining = true);
+    waiting.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
+    pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"leaving\"} 1").await;
+    let (mut homeless, node) = pool.connect(pool.read).await;
+    assert_eq!(node, 1, "nobody new goes to one that hands over");
+    pool.say(1, |said| said.open = false);
+    pool.counts("pgpool_front_connections{route=\"read\",node=\"1\"} 0").await;
+    homeless.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
+    pool.counts("pgpool_front_held_total{route=\"read\"} 1").await;
+    // And one has not even logged in.
+    let early = pool.knock(pool.primary, &[("user", "app")]).await;
+    pool.counts("pgpool_front_held_total{route=\"primary\"} 1").await;
+    drop((waiting, homeless, early));
+    pool.has_nobody().await;
+    assert_eq!(pool.front.arriving.available_permits(), 200);
+    assert!(!pool.front.places.is_full());
+}
+
+#[tokio::test]
 async fn a_node_that_takes_no_login_keeps_nobody_from_another_one() {
     let pool = Pool::start(&[Role::Primary, Role::Standby], 100).await;
     let (mut moving, node) = pool.connect(pool.read).await;
