@@ -69,7 +69,7 @@ pub struct Metrics {
     dropped: Family<Place, Counter>,
     questions: Family<Place, Counter>,
     bytes: Family<Way, Counter>,
-    cancels: Family<Route, Counter>,
+    cancels: Family<Place, Counter>,
     held: Family<Route, Counter>,
     waits: Family<Wait, Counter>,
     moved: Family<Place, Counter>,
@@ -91,10 +91,10 @@ impl Default for Metrics {
             dropped.clone(),
         );
         let (questions, bytes) = <(Family<Place, Counter>, Family<Way, Counter>)>::default();
-        let (cancels, held) = <(Family<Route, Counter>, Family<Route, Counter>)>::default();
+        let (cancels, held) = <(Family<Place, Counter>, Family<Route, Counter>)>::default();
         registry.register("statements", "Queries and batches that nodes were asked", questions.clone());
         registry.register("bytes", "Bytes that were passed on, unencrypted", bytes.clone());
-        registry.register("cancels", "Cancel requests that were passed on", cancels.clone());
+        registry.register("cancels", "Cancel requests that nodes were sent", cancels.clone());
         registry.register("held", "Times that a client had to wait for a node that serves", held.clone());
         let (waits, moved) = <(Family<Wait, Counter>, Family<Place, Counter>)>::default();
         registry.register(
@@ -164,8 +164,8 @@ impl Metrics {
         self.doubted.get_or_create(&Place { route: kind.name(), node }).inc();
     }
 
-    pub(super) fn cancelled(&self, kind: Kind) {
-        self.cancels.get_or_create(&Route { route: kind.name() }).inc();
+    pub(super) fn cancelled(&self, kind: Kind, node: u8) {
+        self.cancels.get_or_create(&Place { route: kind.name(), node }).inc();
     }
 
     pub(super) fn held(&self, kind: Kind) {

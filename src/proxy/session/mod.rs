@@ -88,7 +88,7 @@ async fn begin(
     };
     match arrived {
         Arrival::Cancel(message, mut held) => {
-            cancel::pass_on(front, kind, &message).await;
+            cancel::pass_on(front, &message).await;
             timeout(FAREWELL, held.shutdown()).await.ok();
             Ok(None)
         }

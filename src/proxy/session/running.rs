@@ -77,7 +77,7 @@ impl Running {
         landing: Landing,
     ) -> Result<Self, LoginError> {
         let Landing { mut seat, node, greeting: Greeting { said: told, key: theirs } } = landing;
-        let key = guest.front.keys.register(seat.index, theirs);
+        let key = guest.front.keys.register(guest.kind, seat.index, theirs);
         timeout(FAREWELL, login::admit(&mut guest.client, &told, &key.key)).await.map_err(late)??;
         seat.count(false);
         let flow = Flow::new(key.cancels.clone());

@@ -247,6 +247,34 @@ async fn success_after_a_cancel_request_is_believed_behind_a_barrier() {
 }
 
 #[tokio::test]
+async fn a_cancel_request_casts_doubt_until_its_node_has_taken_it() {
+    let pool = Pool::start(&POOL, 100).await;
+    let (mut session, _, key) = pool.log_in(pool.primary).await;
+    pool.nodes[0].manners.busy.send_replace(true);
+    // Its client waits for no more than a moment; the request may strike at any time.
+    cancel(&pool, key).await;
+    let insert = async |session: &mut Session, barriers| {
+        assert_eq!(ask(session, "INSERT 0 1").await.tag, b'C');
+        assert_eq!(hear(session).await.tag, b'Z');
+        pool.counts(&format!("pgpool_front_barriers_total{{route=\"primary\",node=\"0\"}} {barriers}")).await;
+    };
+    for barriers in [2, 4, 6] {
+        insert(&mut session, barriers).await;
+    }
+    pool.nodes[0].manners.busy.send_replace(false);
+    let taken = async {
+        while pool.front.keys.pending(key) > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, taken).await.expect("it is still on its way");
+    for barriers in [8, 8] {
+        insert(&mut session, barriers).await;
+    }
+    pool.counts("pgpool_front_cancels_total{route=\"primary\",node=\"0\"} 1").await;
+}
+
+#[tokio::test]
 async fn less_than_the_promise_is_refused() {
     let pool = Pool::start(&POOL, 100).await;
     let (mut session, _) = pool.connect(pool.primary).await;
