@@ -279,9 +279,22 @@ async fn less_than_the_promise_is_refused() {
     let pool = Pool::start(&POOL, 100).await;
     let (mut session, _) = pool.connect(pool.primary).await;
     let refused = ask(&mut session, "SET synchronous_commit = off").await;
-    assert_eq!((refused.tag, message::error_texts(&refused.body).0.as_str()), (b'E', "P0001"), "by the node");
+    let [code, text, _] = refusal::SETTING;
+    let why = (code.to_owned(), text.to_owned());
+    assert_eq!((refused.tag, message::error_texts(&refused.body)), (b'E', why.clone()));
     assert_eq!(hear(&mut session).await.tag, b'Z');
     assert_eq!(ask(&mut session, "SET synchronous_commit = remote_apply").await.tag, b'C');
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    // The same with parameters, though these fit nothing that the node could read; what follows is skipped.
+    let set = b"s1\0select set_config('synchronous_commit', $1, true)\0\0\x01\0\0\0\x19";
+    let bind = b"\0s1\0\0\0\0\x01\0\0\0\x03off\0\0";
+    let batch = [encode(b'P', set), encode(b'D', b"Ss1\0"), encode(b'B', bind), encode(b'S', b"")].concat();
+    session.write_all(&[batch, encode(b'Q', b"DO it\0")].concat()).await.unwrap();
+    let refused = hear(&mut session).await;
+    assert_eq!((refused.tag, message::error_texts(&refused.body)), (b'E', why));
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    let failed = hear(&mut session).await;
+    assert_eq!(message::error_texts(&failed.body).0, "P0001", "an error of another kind stays what it is");
     assert_eq!(hear(&mut session).await.tag, b'Z');
     let long = format!("{}; SET synchronous_commit = off\0", " ".repeat(40_000));
     session.write_all(&encode(b'Q', long.as_bytes())).await.unwrap();

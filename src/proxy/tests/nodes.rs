@@ -114,13 +114,14 @@ impl Postgres {
 }
 
 async fn echo(mut socket: tokio_rustls::server::TlsStream<TcpStream>, mut ends: watch::Receiver<()>) {
+    let mut skips = false;
     loop {
         let message = tokio::select! {
             message = message::read(&mut socket) => message.ok(),
             _ = ends.changed() => Some(Message { tag: b'E', body: b"C57P01\0Mby the node\0\0".to_vec() }),
         };
         let Some(message) = message else { break };
-        let sent = socket.write_all(&answer(&message)).await;
+        let sent = socket.write_all(&answer(&message, &mut skips)).await;
         if sent.is_err() || socket.flush().await.is_err() {
             break;
         }
@@ -130,17 +131,28 @@ async fn echo(mut socket: tokio_rustls::server::TlsStream<TcpStream>, mut ends: 
     }
 }
 
-/// A query is its command's tag; one without a tag stays unanswered. BEGIN opens a transaction, a block of code fails.
-/// All else is echoed.
-fn answer(message: &Message) -> Vec<u8> {
-    if message.tag != b'Q' || message.body.is_empty() {
-        return message.bytes();
+/// A query is its command's tag; one without a tag stays unanswered. BEGIN opens a transaction, a block of code fails, and
+/// so does what isn't SQL; behind that `skips` lasts to the next Sync. All else is echoed.
+fn answer(message: &Message, skips: &mut bool) -> Vec<u8> {
+    let Message { tag, body } = message;
+    let text = match tag {
+        b'P' => body.split(|byte| *byte == 0).nth(1).unwrap_or_default(),
+        _ => body.strip_suffix(b"\0").unwrap_or(body),
+    };
+    let ready = encode(b'Z', b"I");
+    match tag {
+        b'S' if std::mem::take(skips) => ready,
+        _ if *skips => Vec::new(),
+        b'Q' | b'P' if text.starts_with(b"\"") => {
+            let error = [b"C42601\0Msyntax error at or near \"", text, b"\"\0\0"].concat();
+            *skips = *tag == b'P';
+            [encode(b'E', &error), if *skips { Vec::new() } else { ready }].concat()
+        }
+        b'Q' if text.starts_with(b"DO ") => [encode(b'E', b"CP0001\0\0"), ready].concat(),
+        b'Q' if text == b"BEGIN" => [encode(b'C', body), encode(b'Z', b"T")].concat(),
+        b'Q' if !body.is_empty() => [encode(b'C', body), ready].concat(),
+        _ => message.bytes(),
     }
-    if message.body.starts_with(b"DO ") {
-        return [encode(b'E', b"CP0001\0\0"), encode(b'Z', b"I")].concat();
-    }
-    let state = if message.body == b"BEGIN\0" { b"T" } else { b"I" };
-    [encode(b'C', &message.body), encode(b'Z', state)].concat()
 }
 
 fn verifier(user: &str) -> String {
