@@ -74,7 +74,8 @@ pub struct Metrics {
     waits: Family<Wait, Counter>,
     moved: Family<Place, Counter>,
     doubted: Family<Place, Counter>,
-    added: Family<Route, Histogram, fn() -> Histogram>,
+    added: Family<Place, Histogram, fn() -> Histogram>,
+    lapsed: Family<Place, Counter>,
 }
 
 impl Default for Metrics {
@@ -109,11 +110,17 @@ impl Default for Metrics {
             "Answers after a cancel request that waited until all nodes had what was committed",
             doubted.clone(),
         );
-        let added = Family::<Route, Histogram, fn() -> Histogram>::new_with_constructor(added);
+        let added = Family::<Place, Histogram, fn() -> Histogram>::new_with_constructor(added);
         registry.register(
             "added_seconds",
             "What the front adds to a question and to the end of its answer",
             added.clone(),
+        );
+        let lapsed = Family::<Place, Counter>::default();
+        registry.register(
+            "leases_lapsed",
+            "Times that a node with sessions was without a lease, by the sessions' route",
+            lapsed.clone(),
         );
         Self {
             registry: Mutex::new(registry),
@@ -129,6 +136,7 @@ impl Default for Metrics {
             moved,
             doubted,
             added,
+            lapsed,
         }
     }
 }
@@ -152,12 +160,17 @@ impl Metrics {
             questions: self.questions.get_or_create_owned(&Place { route, node }),
             to_node: bytes("node"),
             to_client: bytes("client"),
-            added: self.added.get_or_create_owned(&Route { route }),
+            added: self.added.get_or_create_owned(&Place { route, node }),
         }
     }
 
     pub(super) fn waits(&self, kind: Kind, node: u8, reason: &'static str) {
         self.waits.get_or_create(&Wait { route: kind.name(), node, reason }).inc();
+    }
+
+    /// Counts each time that a node's lease has lapsed.
+    pub(super) fn lapses(&self, kind: Kind, node: u8) -> Counter {
+        self.lapsed.get_or_create_owned(&Place { route: kind.name(), node })
     }
 
     pub(super) fn doubted(&self, kind: Kind, node: u8) {

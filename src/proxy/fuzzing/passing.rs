@@ -6,6 +6,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use prometheus_client::metrics::counter::Counter;
+
 use super::{
     Input,
     side::{Cuts, Side},
@@ -134,7 +136,7 @@ pub fn pass(said: &Dialogue, cuts: &Cuts, order: Order, doubt: bool) -> Outcome 
 
 /// Passes on until nothing more comes; the reason, if there is an end.
 fn run(client: &mut Side<'_>, node: &mut Side<'_>, flow: &mut Flow, cuts: &Cuts) -> Option<String> {
-    let tenure = Tenure::new(&Entry {
+    let entry = Entry {
         tenure: (None, String::new()),
         epoch: 1,
         role: Role::Primary,
@@ -142,7 +144,8 @@ fn run(client: &mut Side<'_>, node: &mut Side<'_>, flow: &mut Flow, cuts: &Cuts)
         draining: false,
         weight: 1,
         lease: Moment::from_millis(u64::MAX),
-    });
+    };
+    let tenure = Tenure::new(&entry, Counter::default());
     let mut context = Context::from_waker(Waker::noop());
     let mut frank = false;
     let mut idle = 0;

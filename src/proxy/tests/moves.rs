@@ -181,6 +181,7 @@ async fn a_statement_waits_for_a_lease_that_lapsed() {
     pool.say(0, |said| said.lease_ms = LEASE_MS);
     pool.nodes[0].manners.mute.store(false, Ordering::SeqCst);
     assert_eq!((hear(&mut writer).await.tag, hear(&mut writer).await.body), (b'C', b"I".to_vec()));
+    pool.counts("pgpool_front_leases_lapsed_total{route=\"primary\",node=\"0\"} 1").await;
 }
 
 #[tokio::test]
