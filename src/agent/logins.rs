@@ -43,7 +43,7 @@ impl Logins {
             return Ok(answer(None, user, mock, rounds));
         }
         let client = self.session().await?;
-        let asked = async { Ok((self.rounds(&client).await?, look_up(&client, user).await?)) };
+        let asked = async { Ok::<_, SqlError>((self.rounds(&client).await?, look_up(&client, user).await?)) };
         match asked.await {
             Ok((rounds, stored)) => Ok(answer(stored, user, mock, rounds)),
             Err(error) => {

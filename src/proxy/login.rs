@@ -148,7 +148,11 @@ pub fn refused(startup: &Startup) -> Option<Fatal> {
     }
     if let Some(name) = startup.twice() {
         let name = String::from_utf8_lossy(name);
-        return Some(fatal(MALFORMED, format!("parameter {name:?} of the startup packet is given twice"), ""));
+        return Some(fatal(
+            MALFORMED,
+            format!("parameter {name:?} of the startup packet is given twice"),
+            "",
+        ));
     }
     if startup.parameters.iter().any(|(name, value)| guard::startup(name, value)) {
         let [code, message, hint] = SETTING;

@@ -143,7 +143,9 @@ mod tests {
     #[test]
     fn the_error_of_what_was_replaced_tells_why() {
         assert!(unreadable().len() < 2 + 63, "a longer identifier is cut, with a notice");
-        let of = |text: &str| [b"SERROR\0C42601\0Msyntax error at or near \"", text.as_bytes(), b"\"\0\0"].concat();
+        let of = |text: &str| {
+            [b"SERROR\0C42601\0Msyntax error at or near \"", text.as_bytes(), b"\"\0\0"].concat()
+        };
         let told = explained(&of(&unreadable())).unwrap();
         assert_eq!(error_texts(&told[5..]), (SETTING[0].to_owned(), SETTING[1].to_owned()));
         assert!(told[5..].starts_with(b"SERROR\0VERROR\0"));

@@ -217,7 +217,8 @@ fn due(mut said: &[u8]) -> Due {
 fn told(mut said: &[u8], refused: bool) -> (Vec<u8>, usize) {
     let mut passes = Vec::new();
     while refused && let Some(tag) = said.first() {
-        let length = said.get(1..HEADER).and_then(<[u8]>::first_chunk).map(|length| u32::from_be_bytes(*length));
+        let length =
+            said.get(1..HEADER).and_then(<[u8]>::first_chunk).map(|length| u32::from_be_bytes(*length));
         let length = length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         match length {
             None if *tag == b'E' => return (passes, said.len()),

@@ -193,7 +193,8 @@ impl Guest {
             let dialled = timeout(DIAL, dial(&self.front, seat.index)).await;
             let mut node = dialled.map_err(|_| NodeError::Late)??;
             let greeted = node::log_in(&mut node, &self.startup, login, &credentials.verifier);
-            let greeting = timeout(self.front.limits.greeting, greeted).await.map_err(|_| NodeError::Late)??;
+            let greeting =
+                timeout(self.front.limits.greeting, greeted).await.map_err(|_| NodeError::Late)??;
             Ok((node, greeting))
         };
         tokio::select! {

@@ -21,11 +21,7 @@ pub enum Unheld {
 }
 
 /// Waits for this, while the client is there and no longer than that. What the client says meanwhile stays unread.
-pub async fn held<T>(
-    client: &Secure,
-    limit: Duration,
-    what: impl Future<Output = T>,
-) -> Result<T, Unheld> {
+pub async fn held<T>(client: &Secure, limit: Duration, what: impl Future<Output = T>) -> Result<T, Unheld> {
     tokio::select! {
         biased;
         done = timeout(limit, what) => done.map_err(|_| Unheld::Late),

@@ -127,7 +127,9 @@ impl Running {
                     None => return Turn::Move,
                 },
                 Course::Drained => return Turn::End(End::ClientGone, Some(Refusal::Drained)),
-                Course::End => return Turn::End(End::NodeLost, Some(parted(relay.flow(), Refusal::NodeLeft))),
+                Course::End => {
+                    return Turn::End(End::NodeLost, Some(parted(relay.flow(), Refusal::NodeLeft)));
+                }
             };
             if wait.enters(mode, stands) {
                 front.hub.metrics.waits(kind, seat.index, reason(stands));
@@ -138,8 +140,8 @@ impl Running {
             }
             relay.set(mode);
             // Who isn't read may have gone all the same.
-            let gone: Option<Gone> =
-                (mode == Mode::Answers).then(|| Box::pin(gone(relay.client().get_ref().0)) as _);
+            let gone =
+                (mode == Mode::Answers).then(|| -> Gone { Box::pin(gone(relay.client().get_ref().0)) });
             tokio::select! {
                 Some(()) = OptionFuture::from(gone) => return Turn::End(End::ClientGone, None),
                 _ = standing.changed(), if !wait.lost => {}

@@ -1,6 +1,4 @@
 //! What becomes of sessions whose node can't be spoken to, and of requests to cancel them.
-use rustix::net::sockopt;
-
 use super::*;
 use crate::messages::LAPSED_FOR;
 
@@ -87,7 +85,6 @@ async fn a_node_is_told_which_sessions_were_broken_off_until_they_are_gone() {
 async fn nothing_is_said_within_a_message_that_a_client_did_not_take() {
     let pool = Pool::start(&[Role::Primary, Role::Standby], 100).await;
     let (mut session, node) = pool.connect(pool.read).await;
-    sockopt::set_socket_recv_buffer_size(session.get_ref().0, 4096).unwrap();
     let next = 1 - node;
     // More than the kernel keeps for a client that doesn't read.
     pool.nodes[usize::from(next)].manners.talks.store(220, Ordering::SeqCst);
