@@ -32,7 +32,7 @@ pub async fn held<T>(client: &Secure, limit: Duration, what: impl Future<Output 
 /// Waits until a client that isn't read has ended its side or broken off, as PostgreSQL does where it looks for that
 /// (`client_connection_check_interval`). With a registration of its own: that of the connection says nothing new as long as
 /// there is anything unread. Where there is none to be had, it isn't noticed.
-pub fn gone(client: &impl AsFd) -> impl Future<Output = ()> + Send + use<> {
+pub fn gone<S: AsFd>(client: &S) -> impl Future<Output = ()> + Send + use<S> {
     let socket = client.as_fd().try_clone_to_owned();
     async move {
         match socket.and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE)) {

@@ -106,7 +106,7 @@ impl Postgres {
         let index = self.index;
         let mut said = encode(b'S', format!("node\0{index}\0").as_bytes());
         for _ in 0..self.manners.talks.load(Ordering::SeqCst) {
-            said.extend(encode(b'S', &[b"filler\0".as_slice(), &[b'x'; 60_000], b"\0"].concat()));
+            said.extend(encode(b'S', format!("filler\0{}\0", "x".repeat(60_000)).as_bytes()));
         }
         login::admit(&mut socket, &said, &[0, 0, 0, index, 7, 7, 7, 7]).await.unwrap();
         echo(socket, self.ends).await;

@@ -290,7 +290,8 @@ async fn a_byte_now_and_then_wins_no_time() {
     let parameters = [b"user\0app\0x\0".as_slice(), &[b'y'; 9000], b"\0\0"].concat();
     let asks = startup_message([0, 3, 0, 0], &parameters);
     let (mut one, mut other) = (pool.encrypted(pool.dial().await).await, pool.asked("app").await);
-    tokio::join!(trickle(&mut one, &asks), trickle(&mut other, &encode(b'p', &[b'z'; 60_000])));
+    let proves = encode(b'p', "z".repeat(60_000).as_bytes());
+    tokio::join!(trickle(&mut one, &asks), trickle(&mut other, &proves));
     pool.has_nobody().await;
     pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"late\"} 2").await;
     assert_eq!(pool.front.arriving.available_permits(), 200);
