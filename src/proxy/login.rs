@@ -65,6 +65,8 @@ impl LoginError {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => Some("late"),
+            // What is no TLS, too.
+            Self::Io(error) if error.kind() == io::ErrorKind::InvalidData => Some("protocol"),
             Self::Io(_) | Self::Startup(StartupError::Io(_)) | Self::TurnedAway(_) => None,
             Self::Startup(_) | Self::Scram(_) => Some("protocol"),
             Self::Told(fatal) if fatal.code == WRONG_PASSWORD => Some("password"),
