@@ -58,7 +58,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     abandoned::Abandoned, cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub,
-    peers::Peers, places::Places, refusal::Refusal, route::Kind, threads::Threads,
+    peers::Peers, places::Places, refusal::Refusal, route::Kind, session::Limits, threads::Threads,
 };
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
@@ -130,6 +130,7 @@ pub(in crate::proxy) struct Front {
     certificate: Certificate,
     hub: Arc<Hub>,
     desk: Desk,
+    limits: Limits,
     /// For clients that have logged in.
     places: Arc<Places>,
     /// For clients that have not.
@@ -161,7 +162,8 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
     let certificate = Certificate::load(&[Path::new(names::SERVER_TLS_DIR), Path::new(names::TLS_DIR)])?;
     let link = Client::new(identity);
     let peers = Peers::new(names::peers_host(&args.of.pool, &args.of.namespace), Book::default());
-    let front = Front::new(&args, Book::Proved(link.proved()), peers, link, certificate);
+    let book = Book::Proved(link.proved());
+    let front = Front::new(&args, book, peers, link, certificate, Limits::default());
     let threads = Threads::for_each_core().map_err(ProxyError::Threads)?;
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -179,7 +181,14 @@ struct Doors {
 }
 
 impl Front {
-    fn new(args: &Args, book: Book, peers: Peers, link: Client, certificate: Certificate) -> Arc<Self> {
+    fn new(
+        args: &Args,
+        book: Book,
+        peers: Peers,
+        link: Client,
+        certificate: Certificate,
+        limits: Limits,
+    ) -> Arc<Self> {
         let count = |connections: u32| connections.try_into().unwrap_or(Semaphore::MAX_PERMITS);
         let places = count(args.max_connections);
         let arriving = places.saturating_mul(ARRIVING).clamp(ARRIVING_AT_LEAST, Semaphore::MAX_PERMITS);
@@ -193,6 +202,7 @@ impl Front {
             hub: Hub::new(args.nodes),
             desk: Desk::new(link.apart(), args.nodes),
             link,
+            limits,
             places: Places::new(places, args.max_connections_per_user.map(count)),
             arriving: Arc::new(Semaphore::new(arriving)),
             cancels: Semaphore::new(CANCELS.0),
@@ -266,7 +276,7 @@ impl Front {
 
     fn admit(self: &Arc<Self>, kind: Kind, client: TcpStream, from: SocketAddr, threads: &Threads) {
         let Ok(arriving) = self.arriving.clone().try_acquire_owned() else {
-            self.hub.metrics.refused(kind, Refusal::Crowd);
+            self.hub.metrics.refused(kind, Refusal::Crowd.name());
             return;
         };
         let session = session::serve(self.clone(), kind, client, from, arriving);
