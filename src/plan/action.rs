@@ -83,8 +83,8 @@ pub enum Action {
     NoteClaim {
         /// Name of the claim.
         claim: String,
-        /// What it said.
-        text: String,
+        /// What it said; none takes away what an earlier pool's record said, whose data it was.
+        text: Option<String>,
     },
     /// Remove an annotation that was answered, if it still has that value.
     RemoveAnnotation(Requested),

@@ -1,12 +1,10 @@
 //! A deleted pool is taken apart in order: pods, volumes (where the spec says so), record, finalizer. What the record said at
 //! the end is written on the volumes that stay: a later pool may go on with them.
 use super::draft::Draft;
+use super::last_words::LastWords;
 use super::{AT_ONCE, Action, Happening, UNDER_WAY};
-use crate::api::v1alpha1::{MembershipSpec, Record};
+use crate::api::v1alpha1::MembershipSpec;
 use crate::names;
-
-/// Ends what is written on the claim of a node whose data may lack commits that were acknowledged.
-pub(super) const NOT_ATTACHED: &str = "not attached";
 
 pub(super) fn plan(draft: &mut Draft<'_>) {
     if !draft.pool.guarded {
@@ -48,30 +46,23 @@ fn hold_record(draft: &mut Draft<'_>) {
 }
 
 /// Writes on each claim what the last record said of its node; true while one of them lacks it. A pool that never had a
-/// record leaves what it found.
+/// record leaves what it found, and so does one whose data never came onto the claim: what an earlier pool has noted there
+/// goes when it does ([`super::nodes`], [`super::recovery`]).
 fn note_claims(draft: &mut Draft<'_>) -> bool {
     let Some(record) = draft.record() else { return false };
     let mut lacking = false;
     for (index, node) in &draft.seen.nodes {
         let Some(claim) = node.claim.as_ref().filter(|claim| !claim.deleting) else { continue };
-        let text = last_words(record, *index);
-        if claim.last_record.as_ref() != Some(&text) {
+        let text = LastWords::of(record, *index).to_string();
+        let found = claim.last_record.as_ref();
+        let earlier = found.is_some() && !draft.is_attached(*index);
+        if !earlier && found != Some(&text) {
             lacking = true;
             let claim = names::claim(draft.pool.name(), *index);
-            draft.plan.actions.push(Action::NoteClaim { claim, text });
+            draft.plan.actions.push(Action::NoteClaim { claim, text: Some(text) });
         }
     }
     lacking
-}
-
-fn last_words(record: &Record, index: u8) -> String {
-    let attached = record.attached.iter().any(|member| member.index == index);
-    let what = match attached {
-        true if record.primary == index => "primary",
-        true => "attached",
-        false => NOT_ATTACHED,
-    };
-    format!("epoch {}, {what}", record.epoch)
 }
 
 fn said(draft: &Draft<'_>) -> String {

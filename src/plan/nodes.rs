@@ -24,6 +24,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
         plan_set(draft, index, replicas)?;
         label(draft, index);
     }
+    forget_earlier(draft);
     Ok(())
 }
 
@@ -124,6 +125,21 @@ fn hands_over(draft: &Draft<'_>, index: u8) -> bool {
             && recovery.stage == RecoveryStage::Copying
             && copying::hands_over(draft, recovery)
     })
+}
+
+/// What an earlier pool's record said of a node is said of that pool's data, and what an attached node has is this one's.
+fn forget_earlier(draft: &mut Draft<'_>) {
+    for (index, seen) in &draft.seen.nodes {
+        let noted = seen.claim.as_ref().is_some_and(|claim| claim.last_record.is_some());
+        if noted && draft.is_attached(*index) {
+            draft.act(forget_last_record(draft, *index));
+        }
+    }
+}
+
+/// Takes the note away from a node's claim.
+pub(super) fn forget_last_record(draft: &Draft<'_>, index: u8) -> Action {
+    Action::NoteClaim { claim: names::claim(draft.pool.name(), index), text: None }
 }
 
 fn label(draft: &mut Draft<'_>, index: u8) {

@@ -117,6 +117,9 @@ impl World {
                 if self.is_attached(order.node) {
                     self.broken.push(format!("attached node {} is copied over", order.node));
                 }
+                if self.claims.get(&order.node).is_some_and(|claim| claim.last_record.is_some()) {
+                    self.broken.push(format!("what is noted of node {}'s volume outlives its data", order.node));
+                }
                 let runs = self.pods.get(&order.node).is_some_and(|pod| !pod.deleting);
                 let there = self.pods.contains_key(&order.node);
                 if (runs && !self.is_unused(order.node)) || (there && !self.local) {
@@ -228,7 +231,7 @@ impl World {
                 let found =
                     self.claims.iter_mut().find(|(index, _)| names::claim(super::POOL, **index) == *claim);
                 if let Some((_, claim)) = found {
-                    claim.last_record = Some(text.clone());
+                    claim.last_record.clone_from(text);
                 }
             }
             Action::RemoveAnnotation(request) => {

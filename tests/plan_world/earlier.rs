@@ -27,17 +27,42 @@ pub fn left_by_a_pool(out: Option<u8>) -> World {
             old.live_on(1);
         }
     }
-    old.pool.deleting = true;
+    delete(&mut old);
+    made_anew(&old, 3)
+}
+
+/// Deletes a pool whose volumes stay.
+fn delete(world: &mut World) {
+    world.pool.deleting = true;
     for _ in 0..20 {
-        old.live_on(1);
+        world.live_on(1);
     }
-    assert!(!old.pool.guarded && old.membership.is_none() && old.broken.is_empty(), "{:?}", old.broken);
-    let mut world = World::new(3);
-    (world.claims, world.data) = (old.claims, old.data);
+    assert!(!world.pool.guarded && world.membership.is_none() && world.broken.is_empty(), "{:?}", world.broken);
+}
+
+/// A new pool over the volumes of another one, whatever became of that.
+fn made_anew(old: &World, nodes: u8) -> World {
+    let mut world = World::new(nodes);
+    (world.claims, world.data) = (old.claims.clone(), old.data.clone());
     for _ in 0..3 {
         world.live_on(1);
     }
     world
+}
+
+/// A pool that goes on with the data of a node, and is not to copy it to the others yet.
+fn gone_on_with(mut world: World, node: u8) -> World {
+    world.pool.automatic_recovery = false;
+    world.suffer(&Fault::Asks(annotations::RELEASE, node.to_string()));
+    for _ in 0..30 {
+        world.live_on(1);
+    }
+    assert!(world.record().is_some_and(|record| record.primary == node) && world.broken.is_empty());
+    world
+}
+
+fn notes(world: &World) -> Vec<Option<String>> {
+    world.claims.values().map(|claim| claim.last_record.clone()).collect()
 }
 
 fn degraded(world: &World) -> (String, String) {
@@ -119,6 +144,44 @@ fn a_node_that_was_not_attached_is_taken_with_a_warning() {
     world.claims.values_mut().for_each(|claim| claim.last_record = None);
     let (accepted, message) = ask(&mut world, annotations::RELEASE, "1");
     assert!(accepted && message.contains("isn't known"), "{message}");
+}
+
+#[test]
+fn what_is_noted_of_volumes_that_a_pool_never_touched_outlives_it() {
+    let earlier = left_by_a_pool(Some(2));
+    let before = notes(&earlier);
+    // The wrong node, and a person who notices in time.
+    let mut wrong = gone_on_with(earlier.clone(), 2);
+    delete(&mut wrong);
+    let after = notes(&wrong);
+    assert_eq!(after[..2], before[..2], "nothing of that pool came onto these");
+    assert!(after[2].as_ref().is_some_and(|note| note.ends_with(", primary")), "{after:?}");
+    for (node, words) in [("0", "has gone on since with other volumes"), ("2", "primary's of another record")] {
+        let (accepted, message) = ask(&mut made_anew(&wrong, 3), annotations::RELEASE, node);
+        assert!(accepted && message.contains(words) && message.contains("may be missing"), "{node}: {message}");
+    }
+    // A smaller pool: what lies beyond it stays as it is.
+    let mut smaller = made_anew(&earlier, 2);
+    smaller.suffer(&Fault::Asks(annotations::RELEASE, "1".to_owned()));
+    settle(&mut smaller);
+    delete(&mut smaller);
+    assert_eq!(notes(&smaller)[2], before[2]);
+    assert!(notes(&smaller)[..2].iter().all(|note| note.is_some() && !before.contains(note)));
+}
+
+#[test]
+fn what_is_noted_of_a_volume_goes_when_the_data_of_a_later_pool_comes() {
+    let mut world = gone_on_with(left_by_a_pool(None), 1);
+    let kept: Vec<bool> = notes(&world).iter().map(Option::is_some).collect();
+    assert_eq!(kept, [true, false, true]);
+    // Its record is lost, and nobody has taken it apart.
+    for (node, words) in [("0", "nothing is noted on claim data-orchard-1-0"), ("1", "isn't known")] {
+        let (accepted, message) = ask(&mut made_anew(&world, 3), annotations::RELEASE, node);
+        assert!(accepted && message.contains(words) && message.contains("may be missing"), "{node}: {message}");
+    }
+    world.pool.automatic_recovery = true;
+    settle(&mut world);
+    assert_eq!(notes(&world), [None, None, None]);
 }
 
 #[test]

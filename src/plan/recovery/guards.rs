@@ -1,8 +1,8 @@
 //! What is refused, and why: the last good copy is never touched.
 use super::donor;
 use crate::names;
-use crate::plan::deletion::NOT_ATTACHED;
 use crate::plan::draft::Draft;
+use crate::plan::last_words;
 use crate::plan::rest::other_major;
 use crate::plan::switchover;
 
@@ -169,7 +169,7 @@ pub fn detaches_primary(draft: &Draft<'_>, node: u8) -> Result<Option<u8>, Strin
 }
 
 /// Whether a pool that is to be made may go on with the data of a node of an earlier one; what is to be said of it.
-pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<&'static str, String> {
+pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<String, String> {
     let name = names::claim(draft.pool.name(), node);
     let claim = draft.node(node).and_then(|seen| seen.claim.as_ref());
     let Some(claim) = claim else { return Err(format!("there is no claim {name}")) };
@@ -182,15 +182,8 @@ pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<&'static str, String> 
     if claim.given_up.is_some() || !claim.filled {
         return Err(format!("claim {name} never had a whole copy of the data"));
     }
-    Ok(match &claim.last_record {
-        Some(last) if last.ends_with(NOT_ATTACHED) => {
-            "; it was not attached at the end: commits that were acknowledged may be missing"
-        }
-        Some(_) => "",
-        None => {
-            "; whether it was attached at the end isn't known: commits that were acknowledged may be missing"
-        }
-    })
+    let doubt = last_words::doubt(&draft.seen.claims, &name);
+    Ok(doubt.map_or_else(String::new, |why| format!("; {why}: commits that were acknowledged may be missing")))
 }
 
 /// Whether a person may give up a node's volume.
