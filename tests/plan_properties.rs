@@ -24,6 +24,10 @@ fn settle(world: &mut World) {
         world.status.detached_by_wish.clear();
         world.status.fenced.clear();
     }
+    if world.membership.is_none() && world.claims.is_empty() {
+        // Who wants data that isn't there has to take that back, too.
+        world.pool.requests.remove(annotations::RELEASE);
+    }
     for _ in 0..ENOUGH {
         let (seen, made) = world.plan();
         let wished = world.wished();

@@ -86,6 +86,13 @@ pub(super) fn answer_over_old_volumes(draft: &mut Draft<'_>) -> Option<u8> {
     released
 }
 
+/// What is to be said of a release while there is nothing to go on with.
+pub(super) fn release_over_nothing(draft: &Draft<'_>) -> Option<String> {
+    let value = draft.pool.requests.get(annotations::RELEASE).filter(|_| draft.seen.claims.is_empty())?;
+    let why = release(draft, value).err()?;
+    Some(format!("{}={}: {why}", annotations::RELEASE, short(value)))
+}
+
 const NOTHING_YET: &str =
     "the pool has no node yet: volumes of an earlier pool are there, see the condition Degraded";
 

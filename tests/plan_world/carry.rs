@@ -154,7 +154,9 @@ impl World {
     /// Over old volumes a pool begins only with the data of a node that somebody has named.
     fn watch_beginning(&mut self, spec: &MembershipSpec) {
         let named = self.pool.requests.get(annotations::RELEASE) == Some(&spec.bootstrap.to_string());
-        if spec.adopts == self.claims.is_empty() || (spec.adopts && !named) {
+        let asked = self.pool.requests.contains_key(annotations::RELEASE);
+        let wrong = if spec.adopts { !named } else { asked };
+        if wrong || spec.adopts == self.claims.is_empty() {
             self.broken.push(format!("a pool begins with node {} over {:?}", spec.bootstrap, self.claims));
         }
     }

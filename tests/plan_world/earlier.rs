@@ -185,6 +185,33 @@ fn what_is_noted_of_a_volume_goes_when_the_data_of_a_later_pool_comes() {
 }
 
 #[test]
+fn a_release_that_comes_before_the_claims_are_seen_begins_no_empty_pool() {
+    let left = left_by_a_pool(None);
+    let mut world = World::new(3);
+    for (value, words) in [("7", "there is no node 7"), ("1", "there is no claim data-orchard-1-0")] {
+        world.suffer(&Fault::Asks(annotations::RELEASE, value.to_owned()));
+        for _ in 0..5 {
+            world.live_on(1);
+        }
+        assert!(world.membership.is_none() && world.broken.is_empty(), "{value}: {:?}", world.broken);
+        let (reason, message) = degraded(&world);
+        assert!(reason == "NothingToRelease" && message.contains(words), "{message}");
+        assert!(world.pool.requests.contains_key(annotations::RELEASE), "it is left for when there are claims");
+    }
+    // Once they are seen.
+    let mut late = world.clone();
+    (late.claims, late.data) = (left.claims, left.data);
+    settle(&mut late);
+    let spec = &late.membership.as_ref().unwrap().spec;
+    assert_eq!((spec.bootstrap, spec.adopts), (1, true));
+    assert!(late.status.last_request.as_ref().is_some_and(|answer| answer.accepted));
+    // Or taken back.
+    world.pool.requests.clear();
+    settle(&mut world);
+    assert!(!world.membership.as_ref().unwrap().spec.adopts);
+}
+
+#[test]
 fn what_cannot_be_gone_on_with_is_refused_and_nothing_begins() {
     let mut world = left_by_a_pool(None);
     world.claims.get_mut(&0).unwrap().filled = false;
