@@ -84,7 +84,7 @@ impl Executor {
             Action::Delete { kind, name, uid } => objects::delete(context, kind, name, uid.as_deref()).await,
             Action::LabelPod { pod, role } => label(context, pod, role).await,
             Action::NoteClaim { claim, text } => note_claim(context, claim, text.as_deref()).await,
-            Action::RemoveAnnotation(request) => objects::unannotate(context, &request.annotation).await,
+            Action::RemoveAnnotations(annotations) => objects::unannotate(context, annotations).await,
             // Has an answer of its own, see `ensure`.
             Action::Ensure(_) => Ok(()),
         }

@@ -236,8 +236,8 @@ impl World {
                     claim.last_record.clone_from(text);
                 }
             }
-            Action::RemoveAnnotation(request) => {
-                self.pool.requests.remove(&request.annotation);
+            Action::RemoveAnnotations(annotations) => {
+                self.pool.requests.retain(|name, _| !annotations.contains(&name.as_str()));
             }
         }
     }

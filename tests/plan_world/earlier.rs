@@ -212,6 +212,23 @@ fn a_release_that_comes_before_the_claims_are_seen_begins_no_empty_pool() {
 }
 
 #[test]
+fn a_release_that_became_impossible_is_answered_once_more() {
+    let mut world = left_by_a_pool(None);
+    world.suffer(&Fault::Asks(annotations::RELEASE, "1".to_owned()));
+    let (_, made) = world.plan();
+    // It dies once its answer is written, and the volume is lost meanwhile.
+    (world.status, world.memory) = (made.status, Memory::default());
+    assert!(world.status.last_request.as_ref().is_some_and(|answer| answer.accepted));
+    world.claims.get_mut(&1).unwrap().lost = Some("its machine is gone".to_owned());
+    let (seen, made) = world.plan();
+    world.carry_out(&seen, &made, usize::MAX);
+    let answer = world.status.last_request.clone().unwrap();
+    assert!(!answer.accepted && answer.message.contains("its machine is gone"), "{answer:?}");
+    assert!(made.events.iter().any(|event| event.reason == "RequestRefused"), "{:?}", made.events);
+    assert!(world.membership.is_none() && world.pool.requests.is_empty());
+}
+
+#[test]
 fn what_cannot_be_gone_on_with_is_refused_and_nothing_begins() {
     let mut world = left_by_a_pool(None);
     world.claims.get_mut(&0).unwrap().filled = false;
