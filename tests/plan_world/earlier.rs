@@ -229,6 +229,34 @@ fn a_release_that_became_impossible_is_answered_once_more() {
 }
 
 #[test]
+fn a_volume_that_was_given_up_in_vain_is_as_good_as_before() {
+    let mut world = World::new(3);
+    settle(&mut world);
+    world.suffer(&Fault::Asks(annotations::DETACH, "2".to_owned()));
+    (0..5).for_each(|_| world.live_on(1));
+    world.suffer(&Fault::Asks(annotations::REPLACE_VOLUME, "2".to_owned()));
+    for _ in 0..3 {
+        let (seen, made) = world.plan();
+        world.carry_out(&seen, &made, usize::MAX);
+    }
+    assert!(world.claims[&2].given_up.is_some(), "{:?}", world.status.recovery);
+    let mut deleted = world.clone();
+    // Its pod doesn't stop.
+    world.pass_time(100_000);
+    let (seen, made) = world.plan();
+    world.carry_out(&seen, &made, usize::MAX);
+    assert!(world.status.last_recovery.as_ref().is_some_and(|last| !last.succeeded));
+    assert_eq!(world.claims[&2].given_up, None);
+    delete(&mut world);
+    let (accepted, message) = ask(&mut made_anew(&world, 3), annotations::RELEASE, "2");
+    assert!(accepted && message.contains("not attached at the end"), "{message}");
+    // Or the pool ends before.
+    delete(&mut deleted);
+    let (accepted, message) = ask(&mut made_anew(&deleted, 3), annotations::RELEASE, "2");
+    assert!(!accepted && message.contains("gave claim data-orchard-2-0 up"), "{message}");
+}
+
+#[test]
 fn what_cannot_be_gone_on_with_is_refused_and_nothing_begins() {
     let mut world = left_by_a_pool(None);
     world.claims.get_mut(&0).unwrap().filled = false;

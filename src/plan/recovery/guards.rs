@@ -5,6 +5,7 @@ use crate::plan::draft::Draft;
 use crate::plan::last_words;
 use crate::plan::rest::other_major;
 use crate::plan::switchover;
+use crate::resources::ANNOTATION_GIVEN_UP;
 
 /// One recovery at a time.
 pub fn no_recovery(draft: &Draft<'_>) -> Result<(), String> {
@@ -179,7 +180,13 @@ pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<String, String> {
     if let Some(lost) = &claim.lost {
         return Err(format!("the volume of claim {name} is lost: {lost}"));
     }
-    if claim.given_up.is_some() || !claim.filled {
+    if claim.given_up.is_some() {
+        return Err(format!(
+            "a person gave claim {name} up (replace-volume), and the pool was deleted before it was replaced: take away its \
+             annotation {ANNOTATION_GIVEN_UP} if its data shall be used all the same"
+        ));
+    }
+    if !claim.filled {
         return Err(format!("claim {name} never had a whole copy of the data"));
     }
     let doubt = last_words::doubt(&draft.seen.claims, &name);
