@@ -51,6 +51,8 @@ pub struct Memory {
     pub last_error: Option<(&'static str, String)>,
     /// Conditions of nodes that an event was made for, so that each is told once.
     pub told: BTreeSet<String>,
+    /// How often something was tried that a deletion can do without.
+    pub tries: BTreeMap<String, u32>,
     /// Nodes whose pods were deleted to be made anew, until they serve again.
     pub rolled: BTreeSet<u8>,
     /// Since when a change of all nodes can't go on.

@@ -201,7 +201,7 @@ impl World {
                 });
             }
             Action::UpdateMembership(spec) => {
-                if let Some(membership) = &mut self.membership {
+                if let Some(membership) = self.membership.as_mut().filter(|_| !self.conflicts) {
                     membership.spec = spec.clone();
                 }
             }
@@ -229,13 +229,14 @@ impl World {
                 self.act_on_logins(action);
             }
             Action::CreateJob(_) | Action::Delete { .. } => self.act_on_objects(action),
-            Action::NoteClaim { claim, text } => {
+            Action::NoteClaim { claim, text } if !self.fixed_notes => {
                 let found =
                     self.claims.iter_mut().find(|(index, _)| names::claim(super::POOL, **index) == *claim);
                 if let Some((_, claim)) = found {
                     claim.last_record.clone_from(text);
                 }
             }
+            Action::NoteClaim { .. } => {}
             Action::RemoveAnnotations(annotations) => {
                 self.pool.requests.retain(|name, _| !annotations.contains(&name.as_str()));
             }

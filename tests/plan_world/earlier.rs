@@ -97,8 +97,31 @@ fn a_pool_that_is_suspended_for_its_end_is_so_before_its_pods_go() {
     settle(&mut world);
     world.pool.deleting = true;
     let (_, made) = world.plan();
-    let first = made.actions.first().unwrap();
-    assert!(matches!(first, Action::UpdateMembership(spec) if spec.suspend), "{first:?}");
+    let [only] = made.actions.as_slice() else { panic!("{:?}", made.actions) };
+    assert!(matches!(only, Action::UpdateMembership(spec) if spec.suspend), "{only:?}");
+    // An agent writes the record in the same moment.
+    world.conflicts = true;
+    world.live_on(1);
+    assert_eq!(world.sets().values().sum::<i32>(), 3);
+    world.conflicts = false;
+    (0..2).for_each(|_| world.live_on(1));
+    assert!(world.membership.as_ref().unwrap().spec.suspend && world.sets().is_empty());
+}
+
+#[test]
+fn a_deletion_goes_on_without_what_it_can_do_without() {
+    let mut world = World::new(3);
+    settle(&mut world);
+    (world.conflicts, world.fixed_notes, world.pool.deleting) = (true, true, true);
+    let mut told = 0;
+    for _ in 0..40 {
+        let (seen, made) = world.plan();
+        told += made.events.iter().filter(|event| event.reason == "DeletionIncomplete").count();
+        world.carry_out(&seen, &made, usize::MAX);
+        world.environment();
+    }
+    assert!(!world.pool.guarded && world.membership.is_none(), "{:?}", world.memory);
+    assert_eq!(told, 2);
 }
 
 #[test]
