@@ -6,7 +6,7 @@ mod plan_world;
 
 use pgpool_operator::api::v1alpha1::{Health, annotations};
 use pgpool_operator::model::Memory;
-use pgpool_operator::plan::{Action, plan};
+use pgpool_operator::plan::plan;
 use plan_world::earlier::left_by_a_pool;
 use plan_world::environment::Fault;
 use plan_world::{World, runtime};
@@ -256,33 +256,6 @@ fn a_request_is_answered_once_by_whichever_operator_and_may_be_made_again() {
     world.memory = Memory::default();
     let (accepted, message) = ask(&mut world, annotations::DETACH, "1");
     assert!(!accepted && message.contains("node 1"), "{message}");
-}
-
-#[test]
-fn requests_that_come_together_are_each_answered_once_wherever_the_operator_dies() {
-    let mut world = made(3);
-    let asked = [(annotations::DETACH, "1"), (annotations::FENCE, "off"), (annotations::RESTART, "later")];
-    for (annotation, value) in asked {
-        world.suffer(&Fault::Asks(annotation, value.to_owned()));
-    }
-    let (_, made) = world.plan();
-    let requests = |made: &pgpool_operator::plan::Plan| {
-        made.events.iter().filter(|event| event.reason.starts_with("Request")).count()
-    };
-    assert_eq!(requests(&made), 3);
-    let removals = made.actions.iter().filter(|action| matches!(action, Action::RemoveAnnotations(_)));
-    assert_eq!(removals.count(), 1, "the second would be refused: the pool has changed by the first");
-    // It dies once its answers are written; the next one finds the pool suspended for a while.
-    (world.status, world.memory) = (made.status, Memory::default());
-    world.pool.suspend = true;
-    world.live_on(1);
-    world.pool.suspend = false;
-    let (seen, made) = world.plan();
-    assert_eq!(requests(&made), 0, "answered twice: {:?}", made.events);
-    world.carry_out(&seen, &made, usize::MAX);
-    assert!(world.pool.requests.is_empty());
-    settle(&mut world);
-    assert!(world.status.answered.is_empty());
 }
 
 #[test]

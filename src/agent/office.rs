@@ -10,9 +10,9 @@ use tokio_postgres::Client;
 
 use super::node::{Next, Node, StepError};
 use super::observe;
-use super::shared::millis;
 use super::postgres::PostgresError;
 use super::server::PROMOTE;
+use super::shared::millis;
 use super::sql;
 use super::volume::{VolumeError, read_json, sync_dir, write_durably, write_json};
 use crate::api::v1alpha1::{Member, Record};

@@ -66,7 +66,15 @@ impl Postgres {
         conf.write_gate(Gate::Shut)?;
         let server = Server::start(program, files)?;
         let boot = format!("{:016x}", rand::random::<u64>());
-        Ok(Self { server, boot, client: None, broken: None, silent: None, replaying: false, gate: Some(Gate::Shut) })
+        Ok(Self {
+            server,
+            boot,
+            client: None,
+            broken: None,
+            silent: None,
+            replaying: false,
+            gate: Some(Gate::Shut),
+        })
     }
 
     /// True while clients are let in.

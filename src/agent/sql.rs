@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_postgres_that_replays_is_told_from_one_that_starts() {
-        let refused = |code: &str, message: &str| SqlError::Refused { code: code.into(), message: message.into() };
+        let refused =
+            |code: &str, message: &str| SqlError::Refused { code: code.into(), message: message.into() };
         assert!(refused("57P03", "the database system is not yet accepting connections").is_replaying());
         for (code, message) in [
             ("57P03", "the database system is starting up"),

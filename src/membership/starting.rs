@@ -241,7 +241,8 @@ fn begins_with(record: &Record, file: Option<&NodeFile>) -> bool {
 /// Whether this node has still to take the office for which an earlier pool's copy was taken up, and nobody else is
 /// attached: then its Postgres may be promoted as soon as it replays.
 pub fn begins_alone(me: u8, record: &Record, file: Option<&NodeFile>) -> bool {
-    let own = |member: &Member| member.index == me && file.is_some_and(|f| f.incarnation == member.incarnation);
+    let own =
+        |member: &Member| member.index == me && file.is_some_and(|f| f.incarnation == member.incarnation);
     let alone = matches!(record.attached.as_slice(), [only] if own(only));
     record.phase == Phase::Serving && record.primary == me && alone && begins_with(record, file)
 }

@@ -48,7 +48,8 @@ fn hold_record(draft: &mut Draft<'_>) -> bool {
     }
     let spec = MembershipSpec { suspend: true, ..membership.spec.clone() };
     draft.act(Action::UpdateMembership(spec));
-    let otherwise = "the record can't be kept as it is while the nodes stop: it may leave out some that have everything";
+    let otherwise =
+        "the record can't be kept as it is while the nodes stop: it may leave out some that have everything";
     may_try(draft, "hold", otherwise)
 }
 
@@ -68,9 +69,9 @@ fn may_try(draft: &mut Draft<'_>, what: &str, otherwise: &str) -> bool {
     false
 }
 
-/// Writes on each claim what the last record said of its node; true while one of them lacks it, and it is worth trying. A pool that never had a
-/// record leaves what it found, and so does one whose data never came onto the claim: what an earlier pool has noted there
-/// goes when it does ([`super::nodes`], [`super::recovery`]).
+/// Writes on each claim what the last record said of its node; true while one of them lacks it, and it is worth trying. A
+/// pool that never had a record leaves what it found, and so does one whose data never came onto the claim: what an earlier
+/// pool has noted there goes when it does ([`super::nodes`], [`super::recovery`]).
 fn note_claims(draft: &mut Draft<'_>) -> bool {
     let Some(record) = draft.record() else { return false };
     let mut lacking = Vec::new();

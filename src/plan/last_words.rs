@@ -69,15 +69,21 @@ pub(super) fn doubt(claims: &BTreeMap<String, Option<String>>, name: &str) -> Op
     if own.standing == Standing::NotAttached {
         return Some("it was not attached at the end".to_owned());
     }
-    let others = || claims.iter().filter(|(other, _)| *other != name).map(|(other, text)| (other, read(text)));
-    if let Some((other, Some(last))) = others().find(|(_, last)| last.is_some_and(|last| last.epoch > own.epoch)) {
+    let others =
+        || claims.iter().filter(|(other, _)| *other != name).map(|(other, text)| (other, read(text)));
+    if let Some((other, Some(last))) =
+        others().find(|(_, last)| last.is_some_and(|last| last.epoch > own.epoch))
+    {
         return Some(format!("a pool has gone on since with other volumes: claim {other} is of {last}"));
     }
     if let Some((other, _)) = others().find(|(_, last)| last.is_none()) {
-        return Some(format!("a pool may have gone on since with other volumes: nothing is noted on claim {other}"));
+        return Some(format!(
+            "a pool may have gone on since with other volumes: nothing is noted on claim {other}"
+        ));
     }
     let before = |last: LastWords| last.standing == Standing::Primary && last.epoch != own.epoch;
-    let (other, last) = others().find_map(|(other, last)| Some((other, last.filter(|last| before(*last))?)))?;
+    let (other, last) =
+        others().find_map(|(other, last)| Some((other, last.filter(|last| before(*last))?)))?;
     Some(format!("claim {other} was the primary's of another record ({last}), whose data this may not be"))
 }
 
@@ -108,9 +114,15 @@ mod tests {
         assert_eq!(doubted([primary, Some("epoch 7, attached"), Some("epoch 7, not attached")]), None);
         assert_eq!(doubted([Some("epoch 7, attached"), primary, Some("epoch 7, attached")]), None);
         // The primary's own volume is lost.
-        assert_eq!(doubted([Some("epoch 7, attached"), Some("epoch 7, attached"), Some("epoch 7, not attached")]), None);
+        assert_eq!(
+            doubted([Some("epoch 7, attached"), Some("epoch 7, attached"), Some("epoch 7, not attached")]),
+            None
+        );
         // A pool went on with its data, and didn't come to copy the others'.
-        assert_eq!(doubted([Some("epoch 7, attached"), Some("epoch 9, primary"), Some("epoch 7, not attached")]), None);
+        assert_eq!(
+            doubted([Some("epoch 7, attached"), Some("epoch 9, primary"), Some("epoch 7, not attached")]),
+            None
+        );
     }
 
     #[test]

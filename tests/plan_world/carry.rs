@@ -118,7 +118,8 @@ impl World {
                     self.broken.push(format!("attached node {} is copied over", order.node));
                 }
                 if self.claims.get(&order.node).is_some_and(|claim| claim.last_record.is_some()) {
-                    self.broken.push(format!("what is noted of node {}'s volume outlives its data", order.node));
+                    self.broken
+                        .push(format!("what is noted of node {}'s volume outlives its data", order.node));
                 }
                 let runs = self.pods.get(&order.node).is_some_and(|pod| !pod.deleting);
                 let there = self.pods.contains_key(&order.node);

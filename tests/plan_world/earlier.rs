@@ -37,7 +37,11 @@ fn delete(world: &mut World) {
     for _ in 0..20 {
         world.live_on(1);
     }
-    assert!(!world.pool.guarded && world.membership.is_none() && world.broken.is_empty(), "{:?}", world.broken);
+    assert!(
+        !world.pool.guarded && world.membership.is_none() && world.broken.is_empty(),
+        "{:?}",
+        world.broken
+    );
 }
 
 /// A new pool over the volumes of another one, whatever became of that.
@@ -179,9 +183,13 @@ fn what_is_noted_of_volumes_that_a_pool_never_touched_outlives_it() {
     let after = notes(&wrong);
     assert_eq!(after[..2], before[..2], "nothing of that pool came onto these");
     assert!(after[2].as_ref().is_some_and(|note| note.ends_with(", primary")), "{after:?}");
-    for (node, words) in [("0", "has gone on since with other volumes"), ("2", "primary's of another record")] {
+    for (node, words) in [("0", "has gone on since with other volumes"), ("2", "primary's of another record")]
+    {
         let (accepted, message) = ask(&mut made_anew(&wrong, 3), annotations::RELEASE, node);
-        assert!(accepted && message.contains(words) && message.contains("may be missing"), "{node}: {message}");
+        assert!(
+            accepted && message.contains(words) && message.contains("may be missing"),
+            "{node}: {message}"
+        );
     }
     // A smaller pool: what lies beyond it stays as it is.
     let mut smaller = made_anew(&earlier, 2);
@@ -200,7 +208,10 @@ fn what_is_noted_of_a_volume_goes_when_the_data_of_a_later_pool_comes() {
     // Its record is lost, and nobody has taken it apart.
     for (node, words) in [("0", "nothing is noted on claim data-orchard-1-0"), ("1", "isn't known")] {
         let (accepted, message) = ask(&mut made_anew(&world, 3), annotations::RELEASE, node);
-        assert!(accepted && message.contains(words) && message.contains("may be missing"), "{node}: {message}");
+        assert!(
+            accepted && message.contains(words) && message.contains("may be missing"),
+            "{node}: {message}"
+        );
     }
     world.pool.automatic_recovery = true;
     settle(&mut world);
@@ -219,7 +230,10 @@ fn a_release_that_comes_before_the_claims_are_seen_begins_no_empty_pool() {
         assert!(world.membership.is_none() && world.broken.is_empty(), "{value}: {:?}", world.broken);
         let (reason, message) = degraded(&world);
         assert!(reason == "NothingToRelease" && message.contains(words), "{message}");
-        assert!(world.pool.requests.contains_key(annotations::RELEASE), "it is left for when there are claims");
+        assert!(
+            world.pool.requests.contains_key(annotations::RELEASE),
+            "it is left for when there are claims"
+        );
     }
     // Once they are seen.
     let mut late = world.clone();

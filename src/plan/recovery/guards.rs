@@ -190,7 +190,8 @@ pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<String, String> {
         return Err(format!("claim {name} never had a whole copy of the data"));
     }
     let doubt = last_words::doubt(&draft.seen.claims, &name);
-    Ok(doubt.map_or_else(String::new, |why| format!("; {why}: commits that were acknowledged may be missing")))
+    Ok(doubt
+        .map_or_else(String::new, |why| format!("; {why}: commits that were acknowledged may be missing")))
 }
 
 /// Whether a person may give up a node's volume.
