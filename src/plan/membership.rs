@@ -9,11 +9,19 @@ use crate::names::BOOTSTRAP;
 /// Sees to it that there is a membership object; false while there is none.
 ///
 /// Where a claim of a pool of this name is left it is made only once a person has said with whose data to go on: a new
-/// record could take the wrong data for the right one.
+/// record could take the wrong data for the right one. Where a person has said so and no claim is seen, claims may still
+/// be on their way: a pool that began empty could take none of them up any more.
 pub(super) fn ensure(draft: &mut Draft<'_>) -> bool {
     if draft.seen.membership.is_some() {
         draft.untell("old-volumes");
         return true;
+    }
+    let nothing_to_release = requests::release_over_nothing(draft).map(|why| {
+        format!("{why}; nothing is begun while that stands: take it away if the pool shall begin empty")
+    });
+    draft.warn("nothing-to-release", "NothingToRelease", nothing_to_release.clone());
+    if nothing_to_release.is_some() {
+        return false;
     }
     if draft.seen.claims.is_empty() {
         create(draft, BOOTSTRAP, false);
