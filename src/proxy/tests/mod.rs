@@ -1,4 +1,5 @@
 //! The front between fake agents, fake nodes and clients, on the loopback interface.
+mod events;
 mod moves;
 mod sessions;
 mod strangers;
@@ -231,6 +232,15 @@ impl Pool {
     }
 
     async fn limited(roles: &[Role], max_connections: u32, max_connections_per_user: Option<u32>) -> Self {
+        Self::at_intervals(roles, max_connections, max_connections_per_user, Intervals::USUAL).await
+    }
+
+    async fn at_intervals(
+        roles: &[Role],
+        max_connections: u32,
+        max_connections_per_user: Option<u32>,
+        intervals: Intervals,
+    ) -> Self {
         let authority = Authority::new();
         let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
         for (index, role) in (0..).zip(roles) {
@@ -253,7 +263,8 @@ impl Pool {
         let ((peers, c), (health, d)) = (listen().await, listen().await);
         let book = Book::Fixed(Arc::new(HashMap::from([(PEERS.to_owned(), c)])));
         let others = Peers::new(PEERS.to_owned(), book);
-        let front = Front::new(&args, Book::Fixed(Arc::new(postgreses)), others, link, certificate);
+        let front =
+            Front::new(&args, Book::Fixed(Arc::new(postgreses)), others, link, certificate, intervals);
         let (quit, quitting) = oneshot::channel();
         let hub = front.hub.clone();
         let threads = Arc::new(Threads::start(3).unwrap());
