@@ -307,6 +307,9 @@ pub struct Beat {
     pub longest_ms: u32,
     /// The primary's flush position, as bytes: a standby's first lease waits until it has applied this.
     pub flush_lsn: u64,
+    /// "Database system identifier" of the primary's data; none when it isn't known.
+    #[serde(default)]
+    pub system_id: Option<u64>,
 }
 
 /// A node's answer to a beat.

@@ -47,6 +47,9 @@ pub struct Inner {
     pub balance: LoadBalancing,
     /// This node's copy of the data.
     pub member: Option<Member>,
+    /// The database system that this copy is of, and that of the primary, as its last beat has it.
+    pub system_id: Option<u64>,
+    pub primary_system_id: Option<u64>,
     /// Read lease of this start of Postgres.
     pub lease: ReadLease,
     /// What a primary observes; none while this node's Postgres isn't up as a primary.
@@ -123,6 +126,8 @@ impl Shared {
             report: empty_report(&env, boot),
             record: None,
             balance: LoadBalancing::default(),
+            system_id: None,
+            primary_system_id: None,
             member: None,
             lease: ReadLease::new(boot),
             office: None,
@@ -255,6 +260,7 @@ impl Inner {
         let of_primary = self.record.as_ref().is_some_and(|r| r.primary == beat.from);
         let standby = self.report.role == Role::Standby && !self.ending;
         if of_primary {
+            self.primary_system_id = beat.system_id.or(self.primary_system_id);
             self.beaten = Some(now);
         }
         if known == beat.epoch {
@@ -303,7 +309,7 @@ impl Inner {
         }
         // A primary whose Postgres hangs falls silent, so that another takes over.
         let hangs = now.since(self.postgres_seen);
-        let (pool_uid, from) = (self.report.pool_uid.clone(), self.report.index);
+        let (pool_uid, from, system_id) = (self.report.pool_uid.clone(), self.report.index, self.system_id);
         let office = self.office_at(now)?;
         let starting = !office.open && now.since(office.started) < STARTING;
         if hangs > office.wish.timings.detach_after() && !starting {
@@ -316,6 +322,7 @@ impl Inner {
             echo: flush_lsn.and_then(|_| grants(office, index)),
             lease_ms: office.wish.timings.lease_ms,
             longest_ms: office.names.lease_ms,
+            system_id,
             flush_lsn: flush_lsn.unwrap_or(u64::MAX),
         };
         office.others.entry(index).or_default().contact.sent(now, &beat);

@@ -250,7 +250,16 @@ mod tests {
     }
 
     fn beat(echo: Option<Stamp>, flush_lsn: u64) -> Beat {
-        Beat { pool_uid: String::new(), epoch: 3, from: 0, echo, lease_ms: 2000, longest_ms: 2000, flush_lsn }
+        Beat {
+            pool_uid: String::new(),
+            epoch: 3,
+            from: 0,
+            echo,
+            lease_ms: 2000,
+            longest_ms: 2000,
+            flush_lsn,
+            system_id: None,
+        }
     }
 
     fn answer(stamp: Stamp, epoch: i64, serves_nobody: bool) -> Answer {

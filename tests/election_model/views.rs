@@ -216,6 +216,7 @@ impl World {
 
     /// What a node has said; what it says of its following is as of now.
     pub fn answer(s: &State, node: usize, said: Said) -> Answer {
+            system_id: None,
         let n = &s.nodes[node];
         Answer {
             pool_uid: String::new(),

@@ -93,6 +93,7 @@ pub fn beat(note: Note) -> Beat {
         lease_ms: lease_ms(),
         longest_ms: lease_ms(),
         flush_lsn: u64::from(note.flush),
+        system_id: None,
     }
 }
 

@@ -283,7 +283,7 @@ proptest! {
         let (sent, arrives) = (answered + sent, answered + sent + arrives);
         let mut lease = ReadLease::new("boot");
         let stamp = lease.answer(standby(answered), false);
-        let beat = Beat { pool_uid: String::new(), epoch: 1, from: 0, echo: Some(stamp), lease_ms: length, longest_ms: length, flush_lsn: 5 };
+        let beat = Beat { pool_uid: String::new(), epoch: 1, from: 0, echo: Some(stamp), lease_ms: length, longest_ms: length, flush_lsn: 5, system_id: None };
         let mut contact = Contact::default();
         contact.sent(primary(sent), &beat);
         lease.beat(standby(arrives), &beat, 1, Some(5));
