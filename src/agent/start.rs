@@ -386,7 +386,9 @@ impl Node {
         let me = record.attached.iter().find(|m| m.index == self.me())?.clone();
         // Every name in N counts as holding a lease given at this moment: what an earlier start gave is not known.
         let inherit = |index: u8| {
-            let contact = Contact::inherited(now, self.names.lease_ms);
+            let mut copies = self.names.listed.iter().map(|l| &l.member).filter(|m| m.index == index);
+            let copy = copies.next().filter(|_| copies.next().is_none()).map(|m| m.incarnation.clone());
+            let contact = Contact::inherited(copy, now, self.names.lease_ms);
             (index, Other { contact, ..Other::default() })
         };
         Some(PrimaryView {
