@@ -12,6 +12,7 @@ mod conf;
 mod election;
 mod env;
 mod epochs;
+pub mod files;
 mod finish;
 mod health;
 mod http;

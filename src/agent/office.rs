@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio_postgres::Client;
 
+use super::files::Opened;
 use super::node::{Next, Node, StepError};
 use super::observe;
 use super::shared::millis;
@@ -41,12 +41,6 @@ pub enum OfficeError {
         /// The one that it should.
         wanted: u32,
     },
-}
-
-/// The last office of this node in which clients were let in.
-#[derive(Serialize, Deserialize)]
-struct Opened {
-    timeline: u32,
 }
 
 impl Node {

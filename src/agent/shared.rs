@@ -17,7 +17,7 @@ use crate::membership::lease::{LongestLease, ReadLease};
 use crate::membership::primary::{PrimaryView, grants, own_lease};
 use crate::membership::rules::Rules;
 use crate::membership::standby;
-use crate::messages::{Answer, Beat, Join, NodeReport, PROTOCOL, Role, Stamp, Vote};
+use crate::messages::{Answer, Beat, Join, NodeReport, Role, Stamp, Vote};
 
 /// Everything that the tasks share.
 pub struct Shared {
@@ -83,7 +83,6 @@ const STARTING: Duration = Duration::from_secs(30);
 
 fn empty_report(env: &Env, boot: &str) -> NodeReport {
     NodeReport {
-        protocol: PROTOCOL,
         pool_uid: String::new(),
         index: env.index,
         incarnation: None,
@@ -126,9 +125,9 @@ impl Shared {
             report: empty_report(&env, boot),
             record: None,
             balance: LoadBalancing::default(),
+            member: None,
             system_id: None,
             primary_system_id: None,
-            member: None,
             lease: ReadLease::new(boot),
             office: None,
             beaten: None,
@@ -260,8 +259,8 @@ impl Inner {
         let of_primary = self.record.as_ref().is_some_and(|r| r.primary == beat.from);
         let standby = self.report.role == Role::Standby && !self.ending;
         if of_primary {
-            self.primary_system_id = beat.system_id.or(self.primary_system_id);
             self.beaten = Some(now);
+            self.primary_system_id = beat.system_id.or(self.primary_system_id);
         }
         if known == beat.epoch {
             self.longest.hear(beat.lease_ms.max(beat.longest_ms), now);
@@ -322,8 +321,8 @@ impl Inner {
             echo: flush_lsn.and_then(|_| grants(office, index)),
             lease_ms: office.wish.timings.lease_ms,
             longest_ms: office.names.lease_ms,
-            system_id,
             flush_lsn: flush_lsn.unwrap_or(u64::MAX),
+            system_id,
         };
         office.others.entry(index).or_default().contact.sent(now, &beat);
         Some(beat)
