@@ -176,3 +176,6 @@ pub async fn run(_: Args) -> Result<(), AgentError> {
     let _ = serving.await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,7 +56,7 @@ impl Node {
         Ok(())
     }
 
-    fn opened(&self) -> Result<Option<u32>, StepError> {
+    pub(super) fn opened(&self) -> Result<Option<u32>, StepError> {
         let opened: Option<Opened> = read_json(&self.opened_path())?;
         Ok(opened.map(|o| o.timeline))
     }
@@ -164,7 +164,7 @@ impl Node {
     /// Makes PostgreSQL take exactly the timeline that the record gave out: it takes the first one above its own
     /// that has no history file. A file without a line names no ancestor, so nothing ever follows it
     /// (streaming-facts: 8.2).
-    fn make_room(&self, timeline: u32) -> Result<(), StepError> {
+    pub(super) fn make_room(&self, timeline: u32) -> Result<(), StepError> {
         let folder = self.volume.data().join("pg_wal");
         let path = |n: u32| folder.join(format!("{n:08X}.history"));
         for n in 2..timeline {
@@ -223,7 +223,7 @@ impl Node {
         Ok(())
     }
 
-    async fn promoted(
+    pub(super) async fn promoted(
         &mut self,
         record: &Record,
         client: &Client,

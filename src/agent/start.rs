@@ -228,7 +228,7 @@ impl Node {
     }
 
     /// Whether the stopped copy may follow the record's primary (R9).
-    async fn examine(
+    pub(super) async fn examine(
         &mut self,
         record: Option<&Record>,
     ) -> Result<(Option<ControlData>, Join), StepError> {
@@ -414,7 +414,7 @@ impl Node {
     }
 
     /// N of a starting primary: what stood in the volume, and everyone in the record; fsynced before the start.
-    fn load_names(&mut self) -> Result<(), StepError> {
+    pub(super) fn load_names(&mut self) -> Result<(), StepError> {
         let path = self.names_path();
         let stored: Option<Names> = read_json(&path)?;
         if let Some((object, _)) = &self.object
