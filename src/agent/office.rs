@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio_postgres::Client;
 
+use super::files::Opened;
 use super::node::{Next, Node, StepError};
 use super::observe;
 use super::postgres::PostgresError;
@@ -46,12 +46,6 @@ pub enum OfficeError {
     },
 }
 
-/// The last office of this node in which clients were let in.
-#[derive(Serialize, Deserialize)]
-struct Opened {
-    timeline: u32,
-}
-
 impl Node {
     fn opened_path(&self) -> PathBuf {
         self.volume.conf().join("office.json")
@@ -65,7 +59,7 @@ impl Node {
         Ok(())
     }
 
-    fn opened(&self) -> Result<Option<u32>, StepError> {
+    pub(super) fn opened(&self) -> Result<Option<u32>, StepError> {
         let opened: Option<Opened> = read_json(&self.opened_path())?;
         Ok(opened.map(|o| o.timeline))
     }
@@ -192,7 +186,7 @@ impl Node {
     /// Makes PostgreSQL take exactly the timeline that the record gave out: it takes the first one above its own
     /// that has no history file. A file without a line names no ancestor, so nothing ever follows it
     /// (streaming-facts: 8.2).
-    fn make_room(&self, timeline: u32) -> Result<(), StepError> {
+    pub(super) fn make_room(&self, timeline: u32) -> Result<(), StepError> {
         let folder = self.volume.data().join("pg_wal");
         let path = |n: u32| folder.join(format!("{n:08X}.history"));
         for n in 2..timeline {
@@ -251,7 +245,7 @@ impl Node {
         Ok(())
     }
 
-    async fn promoted(
+    pub(super) async fn promoted(
         &mut self,
         record: &Record,
         client: &Client,

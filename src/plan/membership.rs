@@ -60,6 +60,7 @@ fn tell_old_volumes(draft: &mut Draft<'_>) {
 /// Brings the membership's spec in step.
 pub(super) fn plan(draft: &mut Draft<'_>) {
     look_whether_enough(draft);
+    draft.warn("left-out", "FirstNodeLeftOut", left_out(draft));
     let Some(membership) = &draft.seen.membership else { return };
     // Whatever was interrupted: who was detached by wish stays out, and so does who isn't there any more.
     let nodes = nodes(draft);
@@ -89,6 +90,20 @@ fn look_whether_enough(draft: &mut Draft<'_>) {
     );
     draft.tell_once(KEY.to_owned(), Happening::warning("CommitsWait", message.clone()));
     draft.troubles.push(("CommitsWait", message));
+}
+
+/// Why the pool doesn't begin, where the node that has to is none of the spec's any more, and hasn't been made.
+pub(super) fn left_out(draft: &Draft<'_>) -> Option<String> {
+    let (first, nodes) = (draft.bootstrap(), draft.pool.nodes);
+    let made = draft.node(first).is_some_and(|seen| seen.set.is_some());
+    let waits = draft.record().is_none() && first >= nodes && !made;
+    waits.then(|| {
+        format!(
+            "the pool begins with the data of node {first}, which spec.nodes ({nodes}) leaves out: set it to {} or more; \
+             once the pool is whole it may be lowered",
+            first.saturating_add(1)
+        )
+    })
 }
 
 /// Agents count the nodes that are being removed until these are gone.

@@ -119,6 +119,19 @@ pub enum ProxyError {
     Threads(io::Error),
 }
 
+/// How often is looked for what no event tells: a lease goes by, a question got lost.
+#[derive(Clone, Copy, Debug)]
+struct Intervals {
+    /// Bounds of the pause between two questions for a node's lease.
+    asks: (Duration, Duration),
+    /// The longest wait of a client for news.
+    look: Duration,
+}
+
+impl Intervals {
+    const USUAL: Self = Self { asks: feed::ASKS, look: wait::LOOK };
+}
+
 /// A running front.
 pub(in crate::proxy) struct Front {
     pool: String,
@@ -139,6 +152,7 @@ pub(in crate::proxy) struct Front {
     questions: Semaphore,
     keys: Arc<Keys>,
     abandoned: Arc<Abandoned>,
+    intervals: Intervals,
     /// Ends sessions as soon as they are idle.
     drain: CancellationToken,
     /// Ends all sessions.
@@ -162,8 +176,8 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
     let certificate = Certificate::load(&[Path::new(names::SERVER_TLS_DIR), Path::new(names::TLS_DIR)])?;
     let link = Client::new(identity);
     let peers = Peers::new(names::peers_host(&args.of.pool, &args.of.namespace), Book::default());
-    let book = Book::Proved(link.proved());
-    let front = Front::new(&args, book, peers, link, certificate, Limits::default());
+    let (book, limits) = (Book::Proved(link.proved()), Limits::default());
+    let front = Front::new(&args, book, peers, link, certificate, limits, Intervals::USUAL);
     let threads = Threads::for_each_core().map_err(ProxyError::Threads)?;
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -188,6 +202,7 @@ impl Front {
         link: Client,
         certificate: Certificate,
         limits: Limits,
+        intervals: Intervals,
     ) -> Arc<Self> {
         let count = |connections: u32| connections.try_into().unwrap_or(Semaphore::MAX_PERMITS);
         let places = count(args.max_connections);
@@ -209,6 +224,7 @@ impl Front {
             questions: Semaphore::new(CANCELS.1),
             keys: Arc::default(),
             abandoned: Arc::default(),
+            intervals,
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
@@ -231,7 +247,8 @@ impl Front {
         let hosts: Arc<[String]> = (0..args.nodes).map(|index| self.host(index)).collect();
         for (index, host) in (0..).zip(hosts.iter().cloned()) {
             let (pool_uid, abandoned) = (args.of.uid.clone(), self.abandoned.clone());
-            let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), abandoned };
+            let asks = self.intervals.asks;
+            let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), abandoned, asks };
             tasks.spawn(agent.follow(self.hub.clone(), self.link.clone()));
         }
         let hub = self.hub.clone();

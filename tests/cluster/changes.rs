@@ -169,9 +169,19 @@ async fn stopped(world: &World, before: &BTreeMap<u8, String>, first: u8) -> Out
     })
 }
 
+/// What the agent of each node is, by the bytes of the program that runs.
+async fn programs(world: &World) -> Outcome<BTreeMap<u8, String>> {
+    let mut all = BTreeMap::new();
+    for node in NODES {
+        all.insert(node, world.shell(node, "sha256sum < /proc/1/exe").await?.trim().to_owned());
+    }
+    Ok(all)
+}
+
 /// The operator is upgraded to another image: so is the agent of every node, one at a time.
 pub async fn operator(world: &World) -> Outcome {
     for tag in ["next", "dev"] {
+        let old = programs(world).await?;
         let before = uids(world).await?;
         install::helm_with(world, &[&format!("image.tag={tag}")]).await?;
         rolled(world, &before).await?;
@@ -179,6 +189,9 @@ pub async fn operator(world: &World) -> Outcome {
             let [agent, ..] = runs(world, node).await?;
             ensure(agent.ends_with(&format!(":{tag}")), || format!("node {node} has the agent of {agent}"))?;
         }
+        let new = programs(world).await?;
+        let changed = NODES.iter().all(|node| new.get(node) != old.get(node) && new.get(node) == new.get(&0));
+        ensure(changed, || format!("the agents that run: {old:?} became {new:?}"))?;
     }
     Ok(())
 }

@@ -272,7 +272,6 @@ impl World {
             wal_end: Some(u64::from(n.wal.end())),
             primary_timeline: record.timeline,
             history: history(p),
-            primary_system_id: Some(0),
         })
     }
 }

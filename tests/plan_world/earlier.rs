@@ -160,6 +160,36 @@ fn a_person_says_with_whose_data_to_go_on_and_the_operator_may_die_anywhere() {
 }
 
 #[test]
+fn a_pool_whose_first_node_is_left_out_says_so_until_it_is_there() {
+    let mut world = left_by_a_pool(None);
+    let (accepted, message) = ask(&mut world, annotations::RELEASE, "2");
+    assert!(accepted, "{message}");
+    // Before anything of the node is made.
+    world.pool.nodes = 2;
+    for _ in 0..20 {
+        world.live_on(1);
+    }
+    assert!(world.record().is_none() && world.broken.is_empty(), "{:?}", world.broken);
+    let (reason, message) = degraded(&world);
+    assert_eq!(reason, "FirstNodeLeftOut", "{message}");
+    assert!(message.contains("data of node 2") && message.contains("set it to 3 or more"), "{message}");
+    let ready = world.status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    assert!(
+        ready.status == "False" && ready.message.contains("spec.nodes (2) leaves out"),
+        "{}",
+        ready.message
+    );
+    world.pool.nodes = 3;
+    settle(&mut world);
+    assert_eq!(world.membership.as_ref().unwrap().spec.bootstrap, 2);
+    assert_eq!(degraded(&world).0, "AsWished");
+    // And then it may be lowered.
+    world.pool.nodes = 2;
+    settle(&mut world);
+    assert!(!world.is_attached(2) && world.is_attached(0) && world.is_attached(1));
+}
+
+#[test]
 fn a_node_that_was_not_attached_is_taken_with_a_warning() {
     for (out, words) in [(Some(1), "was not attached at the end"), (None, "the others are copied from it")] {
         let mut world = left_by_a_pool(out);

@@ -236,7 +236,6 @@ impl World {
             (None, _) => Join::NeedsCopy("its volume is empty".to_owned()),
         };
         NodeReport {
-            protocol: 1,
             pool_uid: self.membership.as_ref().map(|m| m.spec.pool_uid.clone()).unwrap_or_default(),
             index,
             incarnation: data.incarnation.clone(),

@@ -1,4 +1,5 @@
 //! The front between fake agents, fake nodes and clients, on the loopback interface.
+mod events;
 mod moves;
 mod nodes;
 mod sessions;
@@ -92,6 +93,16 @@ impl Pool {
         max_connections_per_user: Option<u32>,
         limits: Limits,
     ) -> Self {
+        Self::at(roles, max_connections, max_connections_per_user, limits, Intervals::USUAL).await
+    }
+
+    async fn at(
+        roles: &[Role],
+        max_connections: u32,
+        max_connections_per_user: Option<u32>,
+        limits: Limits,
+        intervals: Intervals,
+    ) -> Self {
         let authority = Authority::new();
         let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
         for (index, role) in (0..).zip(roles) {
@@ -115,7 +126,7 @@ impl Pool {
         let book = Book::Fixed(Arc::new(HashMap::from([(PEERS.to_owned(), c)])));
         let others = Peers::new(PEERS.to_owned(), book);
         let book = Book::Fixed(Arc::new(postgreses));
-        let front = Front::new(&args, book, others, link, certificate, limits);
+        let front = Front::new(&args, book, others, link, certificate, limits, intervals);
         let (quit, quitting) = oneshot::channel();
         let (hub, threads) = (front.hub.clone(), Arc::new(Threads::start(3).unwrap()));
         let (ours, running) = (threads.clone(), front.clone());
