@@ -89,7 +89,7 @@ impl Guest {
         let hold = self.front.limits.hold;
         let nobody = if self.kind == Kind::Primary { Refusal::NoPrimary } else { Refusal::NoNode };
         let asked = Instant::now();
-        let answer = match held(&self.client, hold, self.ask_for_verifier()).await {
+        let answer = match held(&self.client, hold, Box::pin(self.ask_for_verifier())).await {
             Ok(answer) => answer,
             Err(Unheld::Late) => return Err(self.turn_away(nobody).await),
             Err(Unheld::Gone) => return Ok(None),
@@ -104,7 +104,7 @@ impl Guest {
             Err(why) => return Err(self.turn_away(why).await),
         };
         let credentials = Credentials { key, verifier };
-        match held(&self.client, hold, self.find_node(&credentials, false)).await {
+        match held(&self.client, hold, Box::pin(self.find_node(&credentials, false))).await {
             Ok(Ok(landing)) => Ok(Some((place, credentials, landing))),
             Ok(Err(NodeError::Refused(said))) => {
                 self.front.hub.metrics.refused(self.kind, "node");

@@ -1,14 +1,7 @@
 //! Waiting in a client's place, as long as it is there.
-use std::{
-    future::pending,
-    os::fd::{AsFd, OwnedFd},
-    time::Duration,
-};
+use std::{future::pending, io, net, os::fd::AsFd, time::Duration};
 
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::timeout,
-};
+use tokio::{io::Interest, net::TcpStream, time::timeout};
 
 use super::super::login::Secure;
 
@@ -35,19 +28,23 @@ pub async fn held<T>(client: &Secure, limit: Duration, what: impl Future<Output 
 pub fn gone<S: AsFd>(client: &S) -> impl Future<Output = ()> + Send + use<S> {
     let socket = client.as_fd().try_clone_to_owned();
     async move {
-        match socket.and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE)) {
+        match socket.map(net::TcpStream::from).and_then(TcpStream::from_std) {
             Ok(socket) => ended(&socket).await,
             Err(_) => pending().await,
         }
     }
 }
 
-async fn ended(socket: &AsyncFd<OwnedFd>) {
+async fn ended(socket: &TcpStream) {
     loop {
-        match socket.readable().await {
-            Ok(guard) if guard.ready().is_read_closed() => return,
-            // It has said something.
-            Ok(mut guard) => guard.clear_ready(),
+        match socket.ready(Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => return,
+            // It has said something, which stays unread: only what comes next is news.
+            Ok(_) => {
+                drop(socket.try_io(Interest::READABLE, || -> io::Result<()> {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }));
+            }
             Err(_) => return pending().await,
         }
     }
@@ -55,10 +52,7 @@ async fn ended(socket: &AsyncFd<OwnedFd>) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::AsyncWriteExt,
-        net::{TcpListener, TcpStream},
-    };
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
 

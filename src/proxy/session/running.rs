@@ -162,12 +162,7 @@ impl Running {
                     Pause::Doubt => return Turn::Doubt,
                     Pause::End(End::NodeLost) if relay.flow().is_movable() => wait.lost = true,
                     Pause::End(end) => {
-                        let why = match end {
-                            End::NodeLost => Some(parted(relay.flow(), Refusal::NodeLost)),
-                            End::Malformed => Some(Refusal::Protocol),
-                            End::Refused => Some(Refusal::Setting),
-                            End::ClientGone | End::NodeSaid => None,
-                        };
+                        let why = why_ended(&end, relay.flow());
                         return Turn::End(end, why);
                     }
                 }
@@ -366,6 +361,16 @@ async fn is_news(standing: &mut watch::Receiver<Standing>) -> bool {
 
 fn reason(standing: Standing) -> &'static str {
     if standing == Standing::Lapsed { "lapsed" } else { "leaving" }
+}
+
+/// What a client is told of an end that it didn't wish for and that nobody else has told it of.
+fn why_ended(end: &End, flow: &Flow) -> Option<Refusal> {
+    match end {
+        End::NodeLost => Some(parted(flow, Refusal::NodeLost)),
+        End::Malformed => Some(Refusal::Protocol),
+        End::Refused => Some(Refusal::Setting),
+        End::ClientGone | End::NodeSaid => None,
+    }
 }
 
 /// What a session is told whose node has left or is lost; in one that is `busy` something may have been broken off.

@@ -196,7 +196,7 @@ impl Node {
             manners: manners.clone(),
         };
         let tasks = [tokio::spawn(serving), tokio::spawn(postgres.run(postgreses))];
-        let _tasks = tasks.map(AbortOnDropHandle::new);
-        (Self { says, manners, heard, abandoned, ends, _tasks, _dir: dir }, agent, postgres_at)
+        let tasks = tasks.map(AbortOnDropHandle::new);
+        (Self { says, manners, heard, abandoned, ends, _tasks: tasks, _dir: dir }, agent, postgres_at)
     }
 }
