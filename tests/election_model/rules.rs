@@ -45,7 +45,7 @@ fn two_nodes_with_leases() {
 fn beats_that_are_late() {
     let mut world = leased(2, 3, Budget { ticks: 1, ..budget() });
     world.late = true;
-    holds("leases, beats late and lost, a tick", world, &[SECOND]);
+    holds("leases, beats late, lost and doubled, a tick", world, &[SECOND]);
 }
 
 #[test]

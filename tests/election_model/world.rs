@@ -45,6 +45,8 @@ pub enum Step {
     Beat(usize, usize),
     /// It arrives; the answer does, or doesn't.
     Arrive(usize, usize, bool),
+    /// It arrives, and a copy of it is still on its way: it was sent again.
+    Double(usize, usize, bool),
     /// Beat and answer at once.
     Exchange(usize, usize),
     Tick,
@@ -67,7 +69,7 @@ pub struct World {
     pub leases: bool,
     /// L in ticks.
     pub lease: u8,
-    /// Beats and answers may be late or lost.
+    /// Beats may be late, lost or doubled, answers lost.
     pub late: bool,
     /// Nodes are added, and removed by wish.
     pub changes: bool,
@@ -196,8 +198,10 @@ impl World {
                 out.push(if self.late { Step::Beat(i, j) } else { Step::Exchange(i, j) });
             }
             if n.beats[j].is_some() {
-                out.push(Step::Arrive(j, i, true));
-                out.push(Step::Arrive(j, i, false));
+                for answered in [true, false] {
+                    out.push(Step::Arrive(j, i, answered));
+                    out.push(Step::Double(j, i, answered));
+                }
             }
         }
     }
@@ -269,6 +273,11 @@ impl World {
             }
             Step::Arrive(i, j, answered) => {
                 if let Some(note) = s.nodes[j].beats[i].take() {
+                    self.arrive(s, i, j, note, answered);
+                }
+            }
+            Step::Double(i, j, answered) => {
+                if let Some(note) = s.nodes[j].beats[i] {
                     self.arrive(s, i, j, note, answered);
                 }
             }

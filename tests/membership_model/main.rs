@@ -153,6 +153,14 @@ mod rules {
     }
 
     #[test]
+    fn leases_late_and_doubled() {
+        let left = Budget { wishes: 1, ticks: 2, ..budget() };
+        let mut world = world(2, 2, true, left);
+        (world.late, world.max_epoch) = (true, 2);
+        holds("leases, beats late and doubled", world, &[ALL, REMOVED]);
+    }
+
+    #[test]
     fn leases_and_a_crash() {
         let left = Budget { standby_crashes: 1, ticks: 3, ..budget() };
         let mut world = world(2, 2, true, left);
