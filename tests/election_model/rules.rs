@@ -36,6 +36,29 @@ fn switchover() {
 }
 
 #[test]
+fn switchover_with_leases() {
+    let name = pick("leases, switchover, a tick", "full: leases, switchover, growing, two ticks");
+    let mut world = leased(2, pick(3, 4), Budget { switches: 1, ticks: pick(1, 2), ..budget() });
+    world.changes = full();
+    holds(name, world, &[SECOND, NAMED]);
+}
+
+/// Node 1 may still answer under its lease when node 2 takes office without it, on the word of the primary.
+#[test]
+fn three_nodes_hand_over_with_leases() {
+    let name = pick(
+        "leases, switchover, one node left out, from the promotion on, two ticks",
+        "full: leases, switchover, from the word on, a tick",
+    );
+    let mut world = leased(3, 3, Budget { switches: 1, ticks: pick(2, 1), ..budget() });
+    world.script = vec![HandOver(0, 2), Land(0)];
+    if !full() {
+        world.script.extend([Read(2), Vote(2), Choose(2, 0b100, 1), Land(2), Read(2), Promote(2)]);
+    }
+    holds(name, world, &[SECOND, NAMED]);
+}
+
+#[test]
 fn two_nodes_with_leases() {
     let name = pick("leases, a crash, a tick", "full: leases, a crash, two ticks");
     holds(name, leased(2, 3, Budget { ticks: pick(1, 2), ..crash() }), &[SECOND]);
