@@ -85,6 +85,9 @@ impl Model for World {
             Property::sometimes(AGAIN, |_: &World, s: &State| {
                 s.api.primary != 0 && !s.api.electing && s.attached().any(|i| i == 0)
             }),
+            Property::sometimes(OUTSIDE, |w: &World, s: &State| {
+                (0..w.nodes).any(|i| s.readable(i) && s.api.attached[i] == 0)
+            }),
             Property::sometimes(NAMED, |w: &World, s: &State| {
                 let last = w.nodes - 1;
                 s.left.switches < w.left.switches && s.api.serving(last) && s.nodes[last].open
@@ -155,6 +158,7 @@ const LEGAL: &str = "only legal changes are proposed";
 const SECOND: &str = "a second primary has acknowledged";
 const AGAIN: &str = "the old primary is attached again";
 const NAMED: &str = "the named successor is open";
+const OUTSIDE: &str = "a node outside the record may be read";
 
 /// Node 1 takes office over itself and node 2.
 fn first_election() -> Vec<Step> {
@@ -172,7 +176,7 @@ fn elected_alone() -> Vec<Step> {
 /// Node 2 may still answer under its lease when node 1 takes office, on the word of the primary.
 fn removed_just_before() -> World {
     use Step::*;
-    let mut world = leased(3, 4, Budget { deaths: 1, wishes: 1, ..budget() });
+    let mut world = leased(3, 4, Budget { deaths: 1, wishes: 1, ticks: 2, ..budget() });
     world.changes = true;
     world.script = vec![Wish(2), Agent(0), Land(0), Die(0), Read(0), Run(0), Land(0), Read(1), Vote(1)];
     world.script.extend([Choose(1, 0b10, 0), Land(1), Read(1), Promote(1)]);
@@ -182,7 +186,7 @@ fn removed_just_before() -> World {
 /// Node 0 may still answer under its own lease when node 2 takes office, on the word of node 1.
 fn never_opened() -> World {
     use Step::*;
-    let mut world = leased(3, 5, Budget { deaths: 1, ..budget() });
+    let mut world = leased(3, 5, Budget { deaths: 1, ticks: 2, ..budget() });
     world.script = first_election();
     world.script.extend([Die(1), Read(1), Run(1), Land(1), Read(2), Vote(2), Choose(2, 0b100, 0)]);
     world.script.extend([Land(2), Read(2), Promote(2)]);

@@ -117,6 +117,18 @@ fn an_epoch_used_again() {
     misses(&[Rule::SamePool], KEPT, remade());
 }
 
+/// Of a node that was removed just before the election it looks at the election alone.
+#[test]
+fn only_the_last_office_is_waited_for() {
+    misses(&[Rule::EveryOffice], FRESH, removed_just_before());
+}
+
+/// So it does of the primary before an office that never opened.
+#[test]
+fn an_office_before_the_last_is_not_waited_for() {
+    misses(&[Rule::EveryOffice], FRESH, never_opened());
+}
+
 #[test]
 fn an_old_primary_follows_unproved() {
     let mut world = world(2, 4, Budget { crashes: 1, ..budget() });

@@ -55,7 +55,7 @@ fn three_nodes_hand_over_with_leases() {
     if !full() {
         world.script.extend([Read(2), Vote(2), Choose(2, 0b100, 1), Land(2), Read(2), Promote(2)]);
     }
-    holds(name, world, &[SECOND, NAMED]);
+    holds(name, world, &[SECOND, NAMED, OUTSIDE]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn three_nodes_with_leases() {
         pick("leases, from the choice of one node alone, two ticks", "full: leases, one election, a tick");
     let mut world = leased(3, 3, Budget { ticks: pick(2, 1), ..budget() });
     world.script = pick(elected_alone(), Vec::new());
-    holds(name, world, &[SECOND]);
+    holds(name, world, &[SECOND, OUTSIDE]);
 }
 
 #[test]
@@ -112,14 +112,14 @@ fn removal_for_silence_and_an_election() {
 
 #[test]
 fn a_node_was_removed_just_before() {
-    let name = "leases, a node removed just before, from the promotion on";
-    holds(name, removed_just_before(), &[]);
+    let name = "leases, a node removed just before, from the promotion on, two ticks";
+    holds(name, removed_just_before(), &[SECOND, OUTSIDE]);
 }
 
 #[test]
 fn an_office_never_opened() {
-    let name = "leases, an office that never opened, from the second promotion on";
-    holds(name, never_opened(), &[]);
+    let name = "leases, an office that never opened, from the second promotion on, two ticks";
+    holds(name, never_opened(), &[SECOND, OUTSIDE]);
 }
 
 #[test]
