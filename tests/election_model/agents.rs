@@ -10,7 +10,7 @@ use pgpool_operator::membership::rules::Rule;
 use pgpool_operator::membership::starting::{self, NodeFile, Start, StartView};
 use pgpool_operator::messages::{Join, Standing};
 
-use crate::state::{Ballot, Entry, Lease, Node, Office, Rec, State};
+use crate::state::{ANSWERS, Ballot, Entry, Lease, Node, Office, Rec, State};
 use crate::views;
 use crate::world::{PATIENCE, World};
 
@@ -44,7 +44,7 @@ impl World {
         (s.nodes[i].up, s.nodes[i].ended, s.nodes[i].vote) = (true, false, None);
         self.read(s, i);
         let n = &mut s.nodes[i];
-        n.answers = [None; 6];
+        n.answers = [None; ANSWERS];
         n.begun = Some(0).filter(|_| self.leases && self.rules.has(Rule::OfficeWaitSurvives));
         n.word = n.word.filter(|_| self.rules.has(Rule::WordSurvives));
         n.owed = (None, n.begun);

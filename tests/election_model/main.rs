@@ -9,6 +9,8 @@ mod agents;
 #[cfg(test)]
 mod beats;
 #[cfg(test)]
+mod dice;
+#[cfg(test)]
 #[path = "../common/explore.rs"]
 mod explore;
 #[cfg(test)]
@@ -23,6 +25,8 @@ mod rules;
 mod state;
 #[cfg(test)]
 mod views;
+#[cfg(test)]
+mod walks;
 #[cfg(test)]
 mod world;
 
@@ -80,7 +84,10 @@ impl Model for World {
             }),
             Property::always(LEGAL, |_: &World, s: &State| !s.illegal),
             Property::sometimes(SECOND, |_: &World, s: &State| {
-                s.acknowledged & s.nodes[usize::from(s.api.primary)].wal.later_commits() != 0
+                s.acknowledged & s.nodes[usize::from(s.api.primary)].wal.commits_after(1) != 0
+            }),
+            Property::sometimes(THIRD, |_: &World, s: &State| {
+                s.acknowledged & s.nodes[usize::from(s.api.primary)].wal.commits_after(2) != 0
             }),
             Property::sometimes(AGAIN, |_: &World, s: &State| {
                 s.api.primary != 0 && !s.api.electing && s.attached().any(|i| i == 0)
@@ -119,6 +126,7 @@ fn world(nodes: usize, max_epoch: u8, left: Budget) -> World {
         removes: false,
         max_epoch,
         max_wal: 8,
+        counts_steps: false,
         left,
         script: Vec::new(),
     }
@@ -156,6 +164,7 @@ const COVERED: &str = "N covers the record at an open primary";
 const LEGAL: &str = "only legal changes are proposed";
 
 const SECOND: &str = "a second primary has acknowledged";
+const THIRD: &str = "a commit has been acknowledged after two promotions";
 const AGAIN: &str = "the old primary is attached again";
 const NAMED: &str = "the named successor is open";
 const OUTSIDE: &str = "a node outside the record may be read";

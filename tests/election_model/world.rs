@@ -1,7 +1,7 @@
 //! What can happen, and what it does.
 use pgpool_operator::membership::rules::{Rule, Rules};
 
-use crate::state::{Ballot, Budget, NODES, OLD, Office, State, older};
+use crate::state::{ANSWERS, Ballot, Budget, NODES, OLD, Office, State, older};
 
 /// How long a voter has waited: not at all, for those who are missing, for those who are further.
 pub const PATIENCE: [u64; 4] = [0, 1001, 3001, 6001];
@@ -77,6 +77,8 @@ pub struct World {
     pub removes: bool,
     pub max_epoch: u8,
     pub max_wal: u8,
+    /// Steps make states different: a walk may come back to where it was.
+    pub counts_steps: bool,
     pub left: Budget,
     /// Steps that have been taken before the search begins.
     pub script: Vec<Step>,
@@ -252,7 +254,11 @@ impl World {
         }
         self.settle(&mut s, last);
         let fits = s.nodes.iter().all(|n| n.wal.end() <= self.max_wal);
-        (fits && s != *last).then_some(s)
+        if !fits || s == *last {
+            return None;
+        }
+        s.steps += u16::from(self.counts_steps);
+        Some(s)
     }
 
     fn after_postgres(&self, s: &mut State, step: Step) {
@@ -333,7 +339,7 @@ impl World {
         }
         let settled = n.opened >= n.wal.timeline() && n.running && n.primary;
         if settled {
-            (n.answers, n.begun) = ([None; 6], None);
+            (n.answers, n.begun) = ([None; ANSWERS], None);
         }
         if settled || !(n.view.serving(i) || (n.running && n.primary)) {
             n.owed = (None, None);
