@@ -254,9 +254,12 @@ impl World {
         }
         let p = &s.nodes[usize::from(n.view.primary)];
         let asked = p.running && p.primary && p.wal.timeline() == n.view.timeline;
-        if n.wal.timeline() < n.view.timeline && !asked {
+        let alone = n.wal.timeline() < n.view.timeline && !asked;
+        let noted = self.noted && !n.primary && n.view.counts(i, n.copy);
+        if alone && !noted {
             return Join::Unknown;
         }
+        let own = Fork { timeline: u32::from(n.wal.timeline()), at: u64::from(n.wal.end()) };
         let state = if n.primary { joining::State::InProduction } else { joining::State::InArchiveRecovery };
         joining::decide(&JoinView {
             control: ControlData {
@@ -271,7 +274,7 @@ impl World {
             fresh_copy: false,
             wal_end: Some(u64::from(n.wal.end())),
             primary_timeline: record.timeline,
-            history: history(p),
+            history: if alone { vec![own] } else { history(p) },
             primary_system_id: Some(0),
         })
     }

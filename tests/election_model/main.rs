@@ -22,6 +22,8 @@ mod office;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod settles;
+#[cfg(test)]
 mod state;
 #[cfg(test)]
 mod views;
@@ -124,6 +126,7 @@ fn world(nodes: usize, max_epoch: u8, left: Budget) -> World {
         late: false,
         changes: false,
         removes: false,
+        noted: false,
         max_epoch,
         max_wal: 8,
         counts_steps: false,
