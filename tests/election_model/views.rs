@@ -300,7 +300,8 @@ impl World {
         let begun = n.begun.map_or(Moment::ZERO, at);
         let (election, choice) = (record(election), record(&n.view));
         let answers: Answers = answered.collect();
-        let handover = Handover::new(&answers, begun, Some(&election), &choice, self.length());
+        let handover =
+            Handover::new_with(&answers, begun, Some(&election), &choice, self.length(), self.rules);
         let youngest = |wanted: Rest| {
             let waits = handover.waits.iter().filter(|w| w.0 == wanted && w.1 > Moment::ZERO);
             waits.map(|w| age(w.1)).min()
