@@ -104,6 +104,8 @@ async fn a_switchover_is_not_noticed_between_two_transactions() {
     let (mut busy, _) = pool.connect(pool.primary).await;
     begin(&mut busy).await;
     pool.say(0, |said| said.draining = true);
+    // Until the front has heard of it, a statement isn't held.
+    pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"leaving\"} 1").await;
     // The transaction may end; the next one waits.
     assert_eq!(ask(&mut busy, "COMMIT").await.tag, b'C');
     assert_eq!(hear(&mut busy).await.body, b"I");
