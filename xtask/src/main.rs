@@ -18,6 +18,7 @@ mod model;
 mod paths;
 mod programs;
 mod progress;
+mod regress;
 mod run;
 mod test;
 
@@ -59,6 +60,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             if down { demo::down(&target)? } else { demo::up(&target)? }
         }
         Command::Drivers(cluster) => drivers::run(&Cluster::named(&cluster.name)?)?,
+        Command::Regress(options) => regress::run(&options)?,
         Command::Bench(BenchCommand::Recovery(options)) => bench::recovery(&options)?,
         Command::Bench(BenchCommand::Failover(options)) => bench::failover(&options)?,
         Command::Bench(BenchCommand::Cost(options)) => bench::cost(&options)?,
