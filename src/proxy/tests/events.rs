@@ -53,8 +53,9 @@ async fn a_session_that_waits_goes_on_at_the_next_primary() {
     let (mut session, node) = pool.connect(pool.primary).await;
     assert_eq!(node, 0);
     pool.say(0, |said| said.draining = true);
-    session.write_all(&encode(b'Q', b"INSERT 0 1\0")).await.unwrap();
+    // Before the front has heard of it, the node would be asked.
     pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"leaving\"} 1").await;
+    session.write_all(&encode(b'Q', b"INSERT 0 1\0")).await.unwrap();
     pool.say(0, |said| (said.role, said.open) = (Role::Stopped, false));
     pool.say(1, |said| (said.role, said.epoch) = (Role::Primary, 5));
     assert_eq!(settled(&mut session).await, 1);
