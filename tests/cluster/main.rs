@@ -97,21 +97,23 @@ fn groundwork(name: &'static str, work: Work) -> Step {
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
-    let failover = [changes(), killed(), silent(), wishes(), elections(), outages()];
+    let failover = [changes(), killed(), silent(), elections(), outages()];
     let parts: Vec<Vec<Step>> = match act {
         None => quiet
             .into_iter()
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([judgement(), others(), ending()])
+            .chain([timed(), judgement(), others(), wishes(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
         }
-        Some("failover") => {
-            [beginning(), shown(), loaded()].into_iter().chain(failover).chain([judgement()]).collect()
-        }
+        Some("failover") => [beginning(), shown(), loaded()]
+            .into_iter()
+            .chain(failover)
+            .chain([judgement(), wishes()])
+            .collect(),
         Some(_) => return None,
     };
     Some(parts.into_iter().flatten().collect())
@@ -225,28 +227,12 @@ fn silent() -> Vec<Step> {
     ]
 }
 
-/// A pool with every wish.
-fn wishes() -> Vec<Step> {
-    vec![
-        beside("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
-        beside("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
-        beside("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
-        beside("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
-        beside("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
-        beside("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
-        beside("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
-    ]
-}
-
 /// More than one node at a time, or one in the middle of an election.
 fn elections() -> Vec<Step> {
     vec![
         step("elections::two_nodes_are_killed_within_a_second", |w| Box::pin(elections::two_killed(w))),
         step("elections::two_nodes_fall_silent_at_once", |w| Box::pin(elections::two_silent(w))),
         step("elections::a_voter_is_killed", |w| Box::pin(elections::voter_killed(w))),
-        step("elections::a_second_one_while_the_first_is_under_way", |w| {
-            Box::pin(elections::second_election(w))
-        }),
         step("elections::the_chosen_node's_postgres_is_killed", |w| {
             Box::pin(elections::chosen_postgres_killed(w))
         }),
@@ -255,6 +241,13 @@ fn elections() -> Vec<Step> {
             Box::pin(elections::all_at_once_and_one_for_good(w))
         }),
     ]
+}
+
+/// In no act: it needs the second vote within `detachAfter` of the first, which a busy machine doesn't give.
+fn timed() -> Vec<Step> {
+    vec![step("elections::a_second_one_while_the_first_is_under_way", |w| {
+        Box::pin(elections::second_election(w))
+    })]
 }
 
 /// Machines, networks and the API.
@@ -296,6 +289,19 @@ fn others() -> Vec<Step> {
             Box::pin(strangers::foreign_certificate(w))
         }),
         step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
+    ]
+}
+
+/// A pool with every wish.
+fn wishes() -> Vec<Step> {
+    vec![
+        step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
+        step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
+        step("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
+        step("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
+        step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
+        step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
+        step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
     ]
 }
 

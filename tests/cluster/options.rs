@@ -89,7 +89,7 @@ pub async fn granted(world: &World) -> Outcome {
         "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool", "metadata": metadata(POOL), "spec": spec(),
     });
     world.apply(&pool).await?;
-    here(world, &["wait", "--for=condition=Ready", "pgpool", POOL, "--timeout=110s"]).await?;
+    here(world, &["wait", "--for=condition=Ready", "pgpool", POOL, "--timeout=240s"]).await?;
     by_postgres(world).await?;
     by_kubernetes(world).await?;
     by_clients(world).await

@@ -211,7 +211,7 @@ async fn hopeless(world: &World, name: &str, spec: Value, words: &[&str]) -> Out
     })
     .await?;
     println!("    {name}: {told}");
-    world.here(&["delete", "pgpool", name, "--timeout=60s"]).await.map(drop)
+    world.here(&["delete", "pgpool", name, "--timeout=180s"]).await.map(drop)
 }
 
 /// What can't work says why where a person looks.
