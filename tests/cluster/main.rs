@@ -8,6 +8,7 @@
 
 mod authority;
 mod changes;
+mod clients;
 mod failover;
 mod faults;
 mod front;
@@ -257,16 +258,22 @@ fn others() -> Vec<Step> {
     ]
 }
 
-/// A pool with every wish.
+/// A pool with every wish; beside it the programs of PostgreSQL at the first one, which rests.
 fn wishes() -> Vec<Step> {
     vec![
         step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
         step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
+        beside("clients::log_in_as_at_the_primary", |w| Box::pin(clients::logins(w))),
         step("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
+        beside("clients::psql_says_the_same", |w| Box::pin(clients::psql(w))),
         step("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
+        beside("clients::pgbench_runs_in_each_protocol", |w| Box::pin(clients::pgbench(w))),
         step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
+        beside("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
         step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
+        beside("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
         step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
+        beside("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
     ]
 }
 

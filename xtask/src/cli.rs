@@ -62,8 +62,8 @@ pub enum Command {
         #[command(flatten)]
         cluster: Name,
     },
-    /// Try the drivers of several languages through the front of the demonstration's pool
-    Drivers(Name),
+    /// Try the drivers of several languages by the front of the demonstration's pool
+    Drivers(Drivers),
     /// Measure, and print a table and a line of JSON
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -105,6 +105,19 @@ pub enum Command {
         /// Which machine
         machine: String,
     },
+}
+
+/// Which pool the drivers are tried on, and how.
+#[derive(Debug, Clone, Args)]
+pub struct Drivers {
+    #[command(flatten)]
+    pub cluster: Name,
+    /// Namespace of the pool demo
+    #[arg(long, default_value = crate::demo::SPACE)]
+    pub namespace: String,
+    /// Also try them at the primary itself, past the front
+    #[arg(long)]
+    pub directly: bool,
 }
 
 /// What can be measured.
