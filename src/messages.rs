@@ -12,13 +12,15 @@
 //! | `POST /v1/login` | front | [`LoginQuestion`], answered by [`LoginAnswer`]; only a running Postgres has one |
 //! | `POST /v1/abandoned` | front | [`AbandonedSession`]s, answered by [`Leftover`]: how many of them are still there |
 //! | `POST /v1/roles` | operator | [`EnsureRoles`], answered by [`Ensured`]; only the primary takes it |
+//!
+//! During an upgrade parts of two versions speak to each other for as long as it takes, so messages only grow: what is not
+//! known is ignored, a new field has a default, an old one stays and keeps its meaning. A call that an older part doesn't
+//! have is answered with 404. An enum takes no new variant, which an older part could not read. tests/messages.rs holds
+//! all this against the oldest form of each message; the agents' files in the volumes, which an upgrade finds there, too.
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-/// Version of these messages; a program speaks this one and the one before.
-pub const PROTOCOL: u32 = 1;
 
 /// A read lease that has lapsed may come back for so long: a front holds the node's sessions meanwhile, and ends them
 /// then.
@@ -112,8 +114,6 @@ const fn usual_weight() -> u32 {
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::struct_excessive_bools, reason = "a message: each says something of its own")]
 pub struct NodeReport {
-    /// [`PROTOCOL`].
-    pub protocol: u32,
     /// Uid of the pool.
     pub pool_uid: String,
     /// Index of the node.
@@ -307,6 +307,9 @@ pub struct Beat {
     pub longest_ms: u32,
     /// The primary's flush position, as bytes: a standby's first lease waits until it has applied this.
     pub flush_lsn: u64,
+    /// "Database system identifier" of the primary's data; none when it isn't known.
+    #[serde(default)]
+    pub system_id: Option<u64>,
 }
 
 /// A node's answer to a beat.

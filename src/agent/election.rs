@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::files::Word;
 use super::node::{Next, Node, StepError};
 use super::observe;
 use super::shared::{Shared, millis};
@@ -271,12 +272,6 @@ impl Node {
         let word: Option<Word> = super::volume::read_json(&word_path(self))?;
         Ok(word.map(|w| w.epoch))
     }
-}
-
-/// What a primary has promised: in this epoch it serves no more.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Word {
-    epoch: i64,
 }
 
 fn word_path(node: &Node) -> std::path::PathBuf {

@@ -34,7 +34,8 @@ impl Node {
     async fn say_stopped(&mut self) {
         self.stale = true;
         let read = self.read_record().await;
-        if read.is_err() || self.stale || self.record().is_none_or(|record| record.attached.len() < 2) {
+        let alone = self.record().is_none_or(|record| record.attached.len() < 2);
+        if read.is_err() || self.stale || alone || self.is_held() {
             return;
         }
         if let Err(error) = self.give_word(&Wanted::for_the_pod()).await {
@@ -48,6 +49,7 @@ impl Node {
         self.stale = true;
         let read = self.read_record().await;
         let handed = match read {
+            Ok(()) if self.is_held() => Ok(Err("the record is held as it is".to_owned())),
             Ok(()) => self.hand_over(&Wanted::for_the_pod(), &client).await,
             Err(error) => Err(error),
         };
@@ -58,11 +60,17 @@ impl Node {
         }
     }
 
+    /// Whether the record shall stay as it is: the pool is being deleted, and its volumes stay. Whoever left it now would be
+    /// said to lack commits that it has.
+    fn is_held(&self) -> bool {
+        self.object.as_ref().is_some_and(|(object, _)| object.spec.suspend)
+    }
+
     async fn wait_until_removed(&mut self) {
         let patience =
             self.object.as_ref().map_or(IDLE, |(object, _)| object.spec.timings.detach_after() * 2);
         let limit = clock::now().after(patience);
-        while clock::now() < limit && self.shared.lock().attached() {
+        while clock::now() < limit && self.shared.lock().attached() && !self.is_held() {
             let _ = tokio::time::timeout(IDLE, self.shared.wake.notified()).await;
             self.stale = true;
             if self.read_record().await.is_err() {

@@ -42,11 +42,12 @@ pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
         .merge(crate::archive::router(archive).layer(own))
 }
 
-/// What an earlier pool has archived on this volume may have the name of other WAL of this pool's: it is nobody's here.
+/// What an earlier pool has archived on this volume may have the name of other WAL of this pool's: it is nobody's here, and
+/// whose it is where there is no copy, nobody knows.
 async fn own_archive(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let pool_uid = shared.lock().report.pool_uid.clone();
-    if volume::is_another_pools(&shared.env.volume, &pool_uid) {
-        return refuse(StatusCode::NOT_FOUND, "the archive here is an earlier pool's");
+    if !volume::holds_copy_of(&shared.env.volume, &pool_uid) {
+        return refuse(StatusCode::NOT_FOUND, "the archive here isn't known to be this pool's");
     }
     next.run(request).await
 }

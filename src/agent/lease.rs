@@ -1,18 +1,11 @@
 //! The longest lease that may be alive, kept in the volume for the next start of the agent (R4).
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use super::files::Longest;
 use super::node::{Node, StepError};
 use super::volume::{CONF, VolumeError, read_json, write_json};
 use crate::clock;
 use crate::membership::names::Names;
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Longest {
-    lease_ms: u32,
-}
 
 fn path(volume: &Path) -> PathBuf {
     volume.join(CONF).join("lease.json")

@@ -12,6 +12,7 @@ mod conf;
 mod election;
 mod env;
 mod epochs;
+pub mod files;
 mod finish;
 mod health;
 mod http;
@@ -175,3 +176,6 @@ pub async fn run(_: Args) -> Result<(), AgentError> {
     let _ = serving.await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use super::settings::UpstreamAddress;
 use super::shared::Shared;
 use super::sql::SqlError;
 use super::standby::Stuck;
-use super::volume::{Volume, VolumeError};
+use super::volume::{Volume, VolumeError, holds_copy_of};
 use crate::api::v1alpha1::{PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::link::Client;
@@ -326,7 +326,9 @@ impl Node {
             inner.report.archive_error = archive.error;
             inner.report.postgres_version = self.programs.as_ref().map(|p| p.major);
         }
-        if let Some((object, _)) = &self.object {
+        // What another pool has archived here isn't this one's to drop.
+        let own = holds_copy_of(&self.shared.env.volume, &self.pool_uid);
+        if let Some((object, _)) = self.object.as_ref().filter(|_| own) {
             super::wal::prune(&self.volume.archive(), &object.spec).await;
         }
         self.cared_at = Some(now);

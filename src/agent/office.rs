@@ -4,19 +4,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio_postgres::Client;
 
+use super::files::Opened;
 use super::node::{Next, Node, StepError};
 use super::observe;
+use super::postgres::PostgresError;
+use super::server::PROMOTE;
 use super::shared::millis;
 use super::sql;
-use super::volume::{read_json, sync_dir, write_durably, write_json};
+use super::volume::{VolumeError, read_json, sync_dir, write_durably, write_json};
 use crate::api::v1alpha1::{Member, Record};
 use crate::clock::{self, Moment};
 use crate::membership::handover::Handover;
 use crate::membership::names::Names;
+use crate::membership::starting;
 use crate::messages::{OfficeReport, Role};
 
 /// Between two looks at a promotion.
@@ -43,12 +46,6 @@ pub enum OfficeError {
     },
 }
 
-/// The last office of this node in which clients were let in.
-#[derive(Serialize, Deserialize)]
-struct Opened {
-    timeline: u32,
-}
-
 impl Node {
     fn opened_path(&self) -> PathBuf {
         self.volume.conf().join("office.json")
@@ -62,7 +59,7 @@ impl Node {
         Ok(())
     }
 
-    fn opened(&self) -> Result<Option<u32>, StepError> {
+    pub(super) fn opened(&self) -> Result<Option<u32>, StepError> {
         let opened: Option<Opened> = read_json(&self.opened_path())?;
         Ok(opened.map(|o| o.timeline))
     }
@@ -119,6 +116,25 @@ impl Node {
         Ok(Next::Again)
     }
 
+    /// Promotes the copy of an earlier pool that lets nobody in, not even this agent. It may do so for ever: a standby opens
+    /// by a list of the transactions that ran, and where each list since the last checkpoint was too long to be whole, it
+    /// waits for WAL that only a primary could write (PostgreSQL docs, "Hot Standby", Administrator's Overview).
+    ///
+    /// PostgreSQL replays all that there is first. Nobody but this node is attached, so nobody has to be told before, and
+    /// N still has the name of nobody in it: no commit is acknowledged until the office is taken in order.
+    pub(super) fn promote_unseen(&mut self, record: &Record) -> Result<(), StepError> {
+        let file = self.volume.node()?;
+        if !starting::begins_alone(self.me(), record, file.as_ref()) || !self.promotes_first(record.epoch) {
+            return Ok(());
+        }
+        let Some(pg) = &self.pg else { return Ok(()) };
+        tracing::info!(timeline = record.timeline, "promotes a copy that gives no session");
+        self.make_room(record.timeline)?;
+        let path = self.volume.data().join(PROMOTE);
+        fs::write(&path, b"").map_err(|source| VolumeError::File { path, source })?;
+        Ok(pg.server.promote().map_err(PostgresError::from)?)
+    }
+
     /// True once in each start of Postgres and each office: a promotion that is under way may have written its history file
     /// already, which must stay.
     fn promotes_first(&mut self, epoch: i64) -> bool {
@@ -170,7 +186,7 @@ impl Node {
     /// Makes PostgreSQL take exactly the timeline that the record gave out: it takes the first one above its own
     /// that has no history file. A file without a line names no ancestor, so nothing ever follows it
     /// (streaming-facts: 8.2).
-    fn make_room(&self, timeline: u32) -> Result<(), StepError> {
+    pub(super) fn make_room(&self, timeline: u32) -> Result<(), StepError> {
         let folder = self.volume.data().join("pg_wal");
         let path = |n: u32| folder.join(format!("{n:08X}.history"));
         for n in 2..timeline {
@@ -181,7 +197,7 @@ impl Node {
         // A promotion that was begun and never ended has left its file; nothing was written under it.
         match fs::remove_file(path(timeline)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(super::volume::VolumeError::File { path: path(timeline), source: error }.into());
+                return Err(VolumeError::File { path: path(timeline), source: error }.into());
             }
             _ => sync_dir(&folder)?,
         }
@@ -210,7 +226,7 @@ impl Node {
             if !(blank || (n == newest && chosen) || (taken && n > held)) {
                 break;
             }
-            fs::remove_file(&path).map_err(|source| super::volume::VolumeError::File { path, source })?;
+            fs::remove_file(&path).map_err(|source| VolumeError::File { path, source })?;
         }
         Ok(sync_dir(&folder)?)
     }
@@ -229,7 +245,7 @@ impl Node {
         Ok(())
     }
 
-    async fn promoted(
+    pub(super) async fn promoted(
         &mut self,
         record: &Record,
         client: &Client,

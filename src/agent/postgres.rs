@@ -54,6 +54,8 @@ pub struct Postgres {
     broken: Option<Moment>,
     /// Since when it neither gives a session nor refuses one.
     silent: Option<Moment>,
+    /// Whether it replays and lets nobody in yet.
+    replaying: bool,
     /// The gate that Postgres is known to keep, sessions included; none while it is being moved.
     gate: Option<Gate>,
 }
@@ -64,7 +66,15 @@ impl Postgres {
         conf.write_gate(Gate::Shut)?;
         let server = Server::start(program, files)?;
         let boot = format!("{:016x}", rand::random::<u64>());
-        Ok(Self { server, boot, client: None, broken: None, silent: None, gate: Some(Gate::Shut) })
+        Ok(Self {
+            server,
+            boot,
+            client: None,
+            broken: None,
+            silent: None,
+            replaying: false,
+            gate: Some(Gate::Shut),
+        })
     }
 
     /// True while clients are let in.
@@ -90,12 +100,13 @@ impl Postgres {
         }
         match sql::connect("postgres").await {
             Ok(client) => {
-                (self.broken, self.silent) = (None, None);
+                (self.broken, self.silent, self.replaying) = (None, None, false);
                 self.client = Some(Arc::new(client));
             }
             Err(error) => {
                 tracing::debug!(%error, "no session");
                 self.client = None;
+                self.replaying = error.is_replaying();
                 self.broken = error.is_broken().then(|| self.broken.unwrap_or_else(clock::now));
                 // One that is starting, or full, says so.
                 let says_why = matches!(error, SqlError::Refused { .. });
@@ -103,6 +114,11 @@ impl Postgres {
             }
         }
         self.client.clone()
+    }
+
+    /// Whether it refused the last session because it replays and lets nobody in yet.
+    pub fn is_replaying(&self) -> bool {
+        self.replaying
     }
 
     /// Whether sessions have been refused for so long that the data must be taken for unreadable.

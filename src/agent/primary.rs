@@ -174,7 +174,12 @@ impl Node {
         self.pay_reload().await
     }
 
-    async fn act(&mut self, action: Action, view: &PrimaryView, client: &Client) -> Result<Next, StepError> {
+    pub(super) async fn act(
+        &mut self,
+        action: Action,
+        view: &PrimaryView,
+        client: &Client,
+    ) -> Result<Next, StepError> {
         if !matches!(action, Action::Wait(_)) {
             tracing::info!(?action, "membership");
         }
@@ -324,7 +329,11 @@ impl Node {
         Ok(())
     }
 
-    async fn compare_table(&mut self, member: &Member, client: &Client) -> Result<Next, StepError> {
+    pub(super) async fn compare_table(
+        &mut self,
+        member: &Member,
+        client: &Client,
+    ) -> Result<Next, StepError> {
         let Some((object, _)) = &self.object else { return Ok(Next::Wait) };
         let host = names::node_host(&self.shared.env.pool, member.index, &object.spec.domain);
         let theirs: EpochTable =

@@ -49,6 +49,9 @@ pub struct Server {
     relays: Vec<JoinHandle<()>>,
 }
 
+/// The file in the data directory that [`Server::promote`] is about; PostgreSQL removes it.
+pub const PROMOTE: &str = "promote";
+
 /// Between two looks at a Postgres that stops; it tells nobody how far it is.
 const POLL: Duration = Duration::from_millis(5);
 /// An immediate stop takes no longer: after 5 s the postmaster kills its processes (PostgreSQL source, `postmaster.c`,
@@ -204,6 +207,12 @@ impl Server {
     /// Has Postgres read its configuration again.
     pub fn reload(&self) -> Result<(), ServerError> {
         self.signal(Signal::HUP)
+    }
+
+    /// Has a standby look whether there is the file [`PROMOTE`], and promote itself then: needs no session (PostgreSQL source,
+    /// `pg_ctl.c`, `do_promote`).
+    pub fn promote(&self) -> Result<(), ServerError> {
+        self.signal(Signal::USR1)
     }
 
     /// Asks Postgres to stop in order, and waits until nothing of it can serve anybody any more: its control file

@@ -17,7 +17,7 @@ use crate::membership::lease::{LongestLease, ReadLease};
 use crate::membership::primary::{PrimaryView, grants, own_lease};
 use crate::membership::rules::Rules;
 use crate::membership::standby;
-use crate::messages::{Answer, Beat, Join, NodeReport, PROTOCOL, Role, Stamp, Vote};
+use crate::messages::{Answer, Beat, Join, NodeReport, Role, Stamp, Vote};
 
 /// Everything that the tasks share.
 pub struct Shared {
@@ -47,6 +47,9 @@ pub struct Inner {
     pub balance: LoadBalancing,
     /// This node's copy of the data.
     pub member: Option<Member>,
+    /// The database system that this copy is of, and that of the primary, as its last beat has it.
+    pub system_id: Option<u64>,
+    pub primary_system_id: Option<u64>,
     /// Read lease of this start of Postgres.
     pub lease: ReadLease,
     /// What a primary observes; none while this node's Postgres isn't up as a primary.
@@ -80,7 +83,6 @@ const STARTING: Duration = Duration::from_secs(30);
 
 fn empty_report(env: &Env, boot: &str) -> NodeReport {
     NodeReport {
-        protocol: PROTOCOL,
         pool_uid: String::new(),
         index: env.index,
         incarnation: None,
@@ -124,6 +126,8 @@ impl Shared {
             record: None,
             balance: LoadBalancing::default(),
             member: None,
+            system_id: None,
+            primary_system_id: None,
             lease: ReadLease::new(boot),
             office: None,
             beaten: None,
@@ -256,6 +260,7 @@ impl Inner {
         let standby = self.report.role == Role::Standby && !self.ending;
         if of_primary {
             self.beaten = Some(now);
+            self.primary_system_id = beat.system_id.or(self.primary_system_id);
         }
         if known == beat.epoch {
             self.longest.hear(beat.lease_ms.max(beat.longest_ms), now);
@@ -303,7 +308,7 @@ impl Inner {
         }
         // A primary whose Postgres hangs falls silent, so that another takes over.
         let hangs = now.since(self.postgres_seen);
-        let (pool_uid, from) = (self.report.pool_uid.clone(), self.report.index);
+        let (pool_uid, from, system_id) = (self.report.pool_uid.clone(), self.report.index, self.system_id);
         let office = self.office_at(now)?;
         let starting = !office.open && now.since(office.started) < STARTING;
         if hangs > office.wish.timings.detach_after() && !starting {
@@ -317,6 +322,7 @@ impl Inner {
             lease_ms: office.wish.timings.lease_ms,
             longest_ms: office.names.lease_ms,
             flush_lsn: flush_lsn.unwrap_or(u64::MAX),
+            system_id,
         };
         office.others.entry(index).or_default().contact.sent(now, &beat);
         Some(beat)

@@ -41,6 +41,12 @@ impl SqlError {
             Self::Session(_) | Self::Unsafe(_) | Self::Late => false,
         }
     }
+
+    /// Whether a Postgres that was asked for a session replays WAL and lets nobody in yet. Before that it says that it is
+    /// starting up; by then it knows which timeline it follows (PostgreSQL source, `canAcceptConnections`, `StartupXLOG`).
+    pub fn is_replaying(&self) -> bool {
+        matches!(self, Self::Refused { code, message } if code == "57P03" && message.contains("not yet accepting"))
+    }
 }
 
 impl From<tokio_postgres::Error> for SqlError {
@@ -96,4 +102,25 @@ pub async fn connect(database: &str) -> Result<Client, SqlError> {
 /// A position, from a column cast to text.
 pub fn position(row: &Row, column: &str) -> Option<u64> {
     row.try_get::<_, Option<String>>(column).ok().flatten().and_then(|text| lsn::parse(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_postgres_that_replays_is_told_from_one_that_starts() {
+        let refused =
+            |code: &str, message: &str| SqlError::Refused { code: code.into(), message: message.into() };
+        assert!(refused("57P03", "the database system is not yet accepting connections").is_replaying());
+        for (code, message) in [
+            ("57P03", "the database system is starting up"),
+            ("57P03", "the database system is shutting down"),
+            ("57P03", "the database system is not accepting connections"),
+            ("53300", "sorry, too many clients already"),
+        ] {
+            assert!(!refused(code, message).is_replaying(), "{message}");
+        }
+        assert!(!SqlError::Late.is_replaying());
+    }
 }

@@ -49,7 +49,11 @@ impl Node {
                 self.failed_starts = super::start::BROKEN_AFTER;
                 return self.stop_and_think("no session can be made: the data can't be read").await;
             }
+            let replaying = pg.is_replaying();
             self.say("postgres is starting");
+            if replaying {
+                self.promote_unseen(&record)?;
+            }
             return Ok(Next::Wait);
         };
         self.failed_starts = 0;

@@ -14,7 +14,7 @@ use super::node::{Next, Node, StepError};
 use super::postgres::Postgres;
 use super::record::RecordError;
 use super::volume::{VolumeError, read_json, write_json};
-use crate::api::v1alpha1::{Member, MembershipSpec, PgPoolMembership, Phase};
+use crate::api::v1alpha1::{Member, MembershipSpec, PgPoolMembership, Phase, Record};
 use crate::clock;
 use crate::membership::handover::Handover;
 use crate::membership::joining::{self, ControlData, JoinView};
@@ -61,6 +61,12 @@ impl Node {
             Some(_) if self.volume.has_data() => self.examine(object.status.as_ref()).await?,
             _ => (None, Join::Unknown),
         };
+        if let Some(why) = self.of_another_system(object.status.as_ref(), control.as_ref()) {
+            // Nor is it copied over: this may be the data that is wanted.
+            self.set_join(Join::Unknown);
+            self.call_person(&why);
+            return Ok(Next::Wait);
+        }
         self.set_join(join.clone());
         let view = StartView {
             me: self.me(),
@@ -83,6 +89,20 @@ impl Node {
         let (record, spec) = (object.status.as_ref(), &object.spec);
         let waits = record.is_some() && starting::is_earlier(self.me(), spec, record, file);
         if waits { Join::NeedsCopy(starting::EARLIER.to_owned()) } else { Join::Unknown }
+    }
+
+    /// Why this copy can't be one of the primary's data, whatever the node file says. PostgreSQL refuses to stream then, in
+    /// its log alone (PostgreSQL source, `WalReceiverMain`).
+    pub(super) fn of_another_system(
+        &self,
+        record: Option<&Record>,
+        control: Option<&ControlData>,
+    ) -> Option<String> {
+        let own = control.filter(|_| record.is_some_and(|record| record.primary != self.me()))?.system_id;
+        let theirs = self.shared.lock().primary_system_id.filter(|theirs| *theirs != own)?;
+        Some(format!(
+            "the volume's data is of database system {own}, the primary's of {theirs}: it is no copy of this pool's data"
+        ))
     }
 
     /// Whether the word is to be given (R5): that waits for no look at the data.
@@ -202,13 +222,15 @@ impl Node {
         if let Some(nonce) = joining::mock_nonce(&text) {
             self.shared.mock.get_or_init(|| nonce);
         }
-        Ok(ControlData::parse(&text))
+        let control = ControlData::parse(&text);
+        self.shared.lock().system_id = control.as_ref().map(|control| control.system_id);
+        Ok(control)
     }
 
     /// Whether the stopped copy may follow the record's primary (R9).
-    async fn examine(
+    pub(super) async fn examine(
         &mut self,
-        record: Option<&crate::api::v1alpha1::Record>,
+        record: Option<&Record>,
     ) -> Result<(Option<ControlData>, Join), StepError> {
         let Ok(Some(control)) = self.control().await else {
             return Ok((None, Join::NeedsCopy("its control file can't be read".into())));
@@ -227,7 +249,6 @@ impl Node {
             wal_end: None,
             primary_timeline: record.timeline,
             history: Vec::new(),
-            primary_system_id: None,
         };
         let newest = control.newest_timeline(view.held);
         if self.lineage != Some(record.timeline) && newest == record.timeline {
@@ -261,7 +282,7 @@ impl Node {
 
     /// The history of the record's timeline: what this node has of it, else what the primary has, else any other
     /// attached node. A node that needed the primary for it could not vote once that is lost.
-    async fn history(&self, record: &crate::api::v1alpha1::Record) -> Option<Vec<joining::Fork>> {
+    async fn history(&self, record: &Record) -> Option<Vec<joining::Fork>> {
         if let Some(own) = self.streamed_history(record.timeline) {
             return Some(own);
         }
@@ -365,7 +386,9 @@ impl Node {
         let me = record.attached.iter().find(|m| m.index == self.me())?.clone();
         // Every name in N counts as holding a lease given at this moment: what an earlier start gave is not known.
         let inherit = |index: u8| {
-            let contact = Contact::inherited(now, self.names.lease_ms);
+            let mut copies = self.names.listed.iter().map(|l| &l.member).filter(|m| m.index == index);
+            let copy = copies.next().filter(|_| copies.next().is_none()).map(|m| m.incarnation.clone());
+            let contact = Contact::inherited(copy, now, self.names.lease_ms);
             (index, Other { contact, ..Other::default() })
         };
         Some(PrimaryView {
@@ -391,7 +414,7 @@ impl Node {
     }
 
     /// N of a starting primary: what stood in the volume, and everyone in the record; fsynced before the start.
-    fn load_names(&mut self) -> Result<(), StepError> {
+    pub(super) fn load_names(&mut self) -> Result<(), StepError> {
         let path = self.names_path();
         let stored: Option<Names> = read_json(&path)?;
         if let Some((object, _)) = &self.object

@@ -95,10 +95,11 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), VolumeErro
     write_durably(path, &bytes)
 }
 
-/// Whether the volume holds another pool's copy. Asked beside whoever has the volume.
-pub fn is_another_pools(root: &Path, pool_uid: &str) -> bool {
+/// Whether the volume is known to hold this pool's copy: else its archive may be another pool's. Asked beside whoever has
+/// the volume.
+pub fn holds_copy_of(root: &Path, pool_uid: &str) -> bool {
     let file: Option<NodeFile> = read_json(&root.join(DATA).join(NODE_FILE)).ok().flatten();
-    file.is_some_and(|file| file.pool_uid != pool_uid)
+    file.is_some_and(|file| file.pool_uid == pool_uid)
 }
 
 impl Volume {
@@ -255,7 +256,7 @@ mod tests {
         assert_eq!(volume.node().unwrap(), Some(node(7)));
         volume.note_epoch("another", 9).unwrap();
         assert_eq!(volume.node().unwrap(), Some(node(7)), "another pool's copy isn't touched");
-        assert!(is_another_pools(dir.path(), "another") && !is_another_pools(dir.path(), "p"));
+        assert!(holds_copy_of(dir.path(), "p") && !holds_copy_of(dir.path(), "another"));
     }
 
     #[test]
@@ -265,5 +266,6 @@ mod tests {
         fs::create_dir(volume.data()).unwrap();
         fs::write(volume.data().join("pgpool_node.json"), "{").unwrap();
         assert!(matches!(volume.node(), Err(VolumeError::Content { .. })));
+        assert!(!holds_copy_of(dir.path(), "p"), "nor is what lies beside it known to be anybody's");
     }
 }

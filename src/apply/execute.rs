@@ -83,8 +83,8 @@ impl Executor {
             Action::CreateJob(order) => create_job(context, runtime, seen, order).await,
             Action::Delete { kind, name, uid } => objects::delete(context, kind, name, uid.as_deref()).await,
             Action::LabelPod { pod, role } => label(context, pod, role).await,
-            Action::NoteClaim { claim, text } => note_claim(context, claim, text).await,
-            Action::RemoveAnnotation(request) => objects::unannotate(context, &request.annotation).await,
+            Action::NoteClaim { claim, text } => note_claim(context, claim, text.as_deref()).await,
+            Action::RemoveAnnotations(annotations) => objects::unannotate(context, annotations).await,
             // Has an answer of its own, see `ensure`.
             Action::Ensure(_) => Ok(()),
         }
@@ -170,7 +170,7 @@ async fn label(context: Context<'_>, pod: &str, role: &str) -> Result<(), ApplyE
     unless_gone(objects::merge::<Pod>(context, pod, &patch).await)
 }
 
-async fn note_claim(context: Context<'_>, claim: &str, text: &str) -> Result<(), ApplyError> {
+async fn note_claim(context: Context<'_>, claim: &str, text: Option<&str>) -> Result<(), ApplyError> {
     let patch = json!({"metadata": {"annotations": {ANNOTATION_LAST_RECORD: text}}});
     unless_gone(objects::merge::<PersistentVolumeClaim>(context, claim, &patch).await)
 }

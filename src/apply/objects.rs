@@ -2,7 +2,7 @@
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{ApplyError, Context, is_code};
 use crate::model::Observed;
@@ -109,11 +109,12 @@ pub(super) async fn finalizer(context: Context<'_>, guarded: bool) -> Result<(),
     }
 }
 
-/// Removes an annotation that was answered, unless the object has changed since it was read: another
+/// Removes annotations that were answered, unless the object has changed since it was read: another
 /// value may stand there by now, which is a request for the next pass.
-pub(super) async fn unannotate(context: Context<'_>, annotation: &str) -> Result<(), ApplyError> {
+pub(super) async fn unannotate(context: Context<'_>, annotations: &[&str]) -> Result<(), ApplyError> {
     let version = context.raw.resource_version();
-    let patch = json!({"metadata": {"annotations": {annotation: null}, "resourceVersion": version}});
+    let gone: Map<String, Value> = annotations.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+    let patch = json!({"metadata": {"annotations": gone, "resourceVersion": version}});
     match merge::<crate::api::v1alpha1::PgPool>(context, context.pool.name(), &patch).await {
         Err(error) if error.is_conflict() => Ok(()),
         other => other,

@@ -23,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    runtime::Handle,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -42,8 +43,12 @@ const KEPT: usize = 8;
 /// that finds all of them in use opens another; a call that finds one dead, or made under former certificates,
 /// opens another too. A message may arrive twice (it is sent again when the kept connection broke
 /// before the answer came), so all of [`crate::messages`] must bear that.
+///
+/// Its connections live on the runtime that it was made on, whoever calls from whatever other one: so none waits for a
+/// thread that has something else to do, and none ends with it.
 #[derive(Clone)]
 pub struct Client {
+    home: Option<Handle>,
     identity: Identity,
     book: Book,
     kept: Arc<Mutex<Kept>>,
@@ -117,13 +122,20 @@ impl Client {
 
     /// A client that finds hosts by `book`.
     pub fn with_book(identity: Identity, book: Book) -> Self {
-        Self { identity, book, kept: Arc::default(), proved: Proved::default(), hints: Arc::default() }
+        let home = Handle::try_current().ok();
+        Self { home, identity, book, kept: Arc::default(), proved: Proved::default(), hints: Arc::default() }
     }
 
     /// One that finds hosts as this one does, by connections of its own.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self { kept: Arc::default(), ..self.clone() }
+    }
+
+    /// One of the same home and the same certificates that finds hosts by `book`.
+    #[must_use]
+    pub fn with(&self, book: Book) -> Self {
+        Self { home: self.home.clone(), ..Self::with_book(self.identity.clone(), book) }
     }
 
     /// Where the hosts that were called are; goes on with each call.
@@ -280,6 +292,17 @@ impl Client {
     }
 
     async fn connect(&self, call: Call<'_>) -> Result<Connection, LinkError> {
+        let Some(home) = &self.home else { return self.connect_here(call).await };
+        let (client, port, (host, path)) = (self.clone(), call.port, call.names());
+        let work = async move { client.connect_here(Call { host: &host, port, path: &path }).await };
+        let connected = AbortOnDropHandle::new(home.spawn(work)).await;
+        connected.unwrap_or_else(|source| {
+            let host = call.host.to_owned();
+            Err(LinkError::Dial { host, port, source: io::Error::other(source) })
+        })
+    }
+
+    async fn connect_here(&self, call: Call<'_>) -> Result<Connection, LinkError> {
         let loaded = self.identity.current();
         let Call { host, port, .. } = call;
         let handshake = |source: io::Error| LinkError::Handshake { host: host.to_owned(), port, source };

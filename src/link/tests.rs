@@ -287,6 +287,24 @@ async fn a_caller_that_says_nothing_holds_nobody_up() {
     assert_eq!(mute.read(&mut [0]).await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn a_connection_outlives_the_runtime_that_asked_for_it() {
+    let authority = Authority::new();
+    let server = server(&authority, "u/node/1", "u").await;
+    let relay = Relay::start(server.address).await;
+    let (identity, _dir) = authority.identity("u/proxy", &[]);
+    let book = HashMap::from([(HOST.to_owned(), relay.address)]);
+    let client = Client::with_book(identity, Book::Fixed(Arc::new(book)));
+    let asks = client.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        other.block_on(asks.get_json::<String>(HOST, 5480, "/v1/who", LIMIT))
+    });
+    assert_eq!(asked.await.unwrap().unwrap(), "Proxy");
+    let who: String = client.get_json(HOST, 5480, "/v1/who", LIMIT).await.unwrap();
+    assert_eq!((who.as_str(), relay.accepted()), ("Proxy", 1));
+}
+
 /// Passes bytes on, counts connections and can cut them.
 struct Relay {
     address: SocketAddr,

@@ -90,9 +90,23 @@ impl Handover {
         choice: &Record,
         lease: Duration,
     ) -> Self {
+        Self::new_with(answers, started, election, choice, lease, Rules::ALL)
+    }
+
+    /// [`Self::new`] under other rules; for tests.
+    pub fn new_with(
+        answers: &Answers,
+        started: Moment,
+        election: Option<&Record>,
+        choice: &Record,
+        lease: Duration,
+        rules: Rules,
+    ) -> Self {
         let ended = |e: &&Record| e.phase == Phase::Electing && e.epoch + 1 == choice.epoch && e.stopped;
         let stopped = election.filter(ended).map(|e| e.primary);
-        let known = answers.all().iter().map(|a| (Rest::of(&a.record, stopped, choice), a.at));
+        let last = election.filter(|_| !rules.has(Rule::EveryOffice));
+        let known =
+            answers.all().iter().map(|a| (Rest::of(last.unwrap_or(&a.record), stopped, choice), a.at));
         Self { waits: known.chain([(Rest::Standbys, started)]).collect(), lease }
     }
 

@@ -179,8 +179,6 @@ pub struct JoinView {
     pub primary_timeline: u32,
     /// History of that timeline ([`parse_history`]); empty for timeline 1.
     pub history: Vec<Fork>,
-    /// The primary's "Database system identifier"; none when it isn't known.
-    pub primary_system_id: Option<u64>,
 }
 
 /// Whether the node may follow without a copy.
@@ -193,9 +191,6 @@ pub fn decide(view: &JoinView) -> Join {
 
 fn obstacle(view: &JoinView) -> Option<String> {
     let control = &view.control;
-    if view.primary_system_id.is_some_and(|id| id != control.system_id) {
-        return Some("it comes from another database system".to_owned());
-    }
     let timeline = control.newest_timeline(view.held);
     if timeline > view.primary_timeline {
         return Some(format!("it is on timeline {timeline}, the primary on {}", view.primary_timeline));
@@ -278,7 +273,6 @@ Min recovery ending loc's timeline:   1
             wal_end: None,
             primary_timeline: 1,
             history: Vec::new(),
-            primary_system_id: None,
         }
     }
 
@@ -352,8 +346,6 @@ Min recovery ending loc's timeline:   1
         assert_eq!(ControlData::parse("Database cluster state: shut down"), None);
         assert_eq!(parse_history("1\tnowhere"), None);
         assert_eq!(parse_wal_end("pg_waldump: error: could not find file"), None);
-        let other = JoinView { primary_system_id: Some(1), ..view() };
-        assert!(matches!(decide(&other), Join::NeedsCopy(why) if why.contains("another database system")));
         let unknown = JoinView { primary_timeline: 3, wal_end: Some(0x0300_0100), ..view() };
         assert!(matches!(decide(&unknown), Join::NeedsCopy(why) if why.contains("not in the history")));
         let later = JoinView { primary_timeline: 0, ..view() };

@@ -54,6 +54,9 @@ pub struct Grant {
     pub until: Moment,
     /// The stamp that the beat echoed; none for a lease given by an earlier start of this agent.
     pub echo: Option<Stamp>,
+    /// The copy of the data that it was given to; none where leases of several may be alive, so that the word of one
+    /// wouldn't do.
+    pub copy: Option<String>,
 }
 
 /// What a primary knows of another node by its beats; one for each index.
@@ -65,27 +68,32 @@ pub struct Contact {
     pub heard: Option<Moment>,
     /// When the newest beat was sent whose answer counts (R4: same epoch).
     pub counted: Option<Moment>,
+    /// The copy of the data that gave this answer.
+    pub counted_copy: Option<String>,
     /// The last lease given.
     pub granted: Option<Grant>,
 }
 
 impl Contact {
     /// A node whose name stood in N when this agent started: it counts as holding a lease given at
-    /// that moment, of the longest length that was in use ([`super::names::Names::lease_ms`]).
-    pub fn inherited(started: Moment, lease_ms: u32) -> Self {
+    /// that moment, of the longest length that was in use ([`super::names::Names::lease_ms`]). `copy` is the one that
+    /// the name was of, if there was but one.
+    pub fn inherited(copy: Option<String>, started: Moment, lease_ms: u32) -> Self {
         let length = Duration::from_millis(u64::from(lease_ms));
         let until = started.after(waited(length));
-        Self { granted: Some(Grant { sent: started, until, echo: None }), ..Self::default() }
+        Self { granted: Some(Grant { sent: started, until, echo: None, copy }), ..Self::default() }
     }
 
     /// Notes that a beat is about to be sent; called before it goes out.
     pub fn sent(&mut self, at: Moment, beat: &Beat) {
         if let Some(echo) = &beat.echo {
             let length = Duration::from_millis(u64::from(beat.lease_ms));
-            let before =
-                self.granted.as_ref().filter(|grant| !self.gave_word(grant)).map(|grant| grant.until);
-            let until = at.after(waited(length)).max(before.unwrap_or(Moment::ZERO));
-            self.granted = Some(Grant { sent: at, until, echo: Some(echo.clone()) });
+            let alive = |grant: &&Grant| grant.until > at && !self.gave_word(grant);
+            let before = self.granted.as_ref().filter(alive);
+            let until = at.after(waited(length)).max(before.map_or(Moment::ZERO, |grant| grant.until));
+            let copy = self.answer.as_ref().and_then(|answer| answer.incarnation.clone());
+            let copy = copy.filter(|copy| before.is_none_or(|grant| grant.copy.as_ref() == Some(copy)));
+            self.granted = Some(Grant { sent: at, until, echo: Some(echo.clone()), copy });
         }
     }
 
@@ -98,6 +106,7 @@ impl Contact {
     pub fn answered_with(&mut self, sent: Moment, epoch: i64, answer: Answer, rules: Rules) {
         if answer.epoch == epoch || !rules.has(Rule::AnswerOfThisEpoch) {
             self.counted = Some(sent);
+            self.counted_copy.clone_from(&answer.incarnation);
         }
         self.heard = Some(sent);
         self.answer = Some(answer);
@@ -115,8 +124,11 @@ impl Contact {
         if self.gave_word(grant) { Duration::ZERO } else { grant.until.since(now) }
     }
 
+    /// An agent that has not the volume yet, or has another, speaks for its own Postgres alone: the one that holds the lease
+    /// may be alive, on a machine that was cut off or beside it, until its pod has ended there too.
     fn gave_word(&self, grant: &Grant) -> bool {
-        let Some(answer) = self.answer.as_ref().filter(|a| a.serves_nobody) else { return false };
+        let same = |a: &&Answer| a.serves_nobody && a.incarnation.is_some() && a.incarnation == grant.copy;
+        let Some(answer) = self.answer.as_ref().filter(same) else { return false };
         match &grant.echo {
             None => true,
             Some(echo) => echo.boot != answer.stamp.boot || echo.millis < answer.stamp.millis,
@@ -250,7 +262,16 @@ mod tests {
     }
 
     fn beat(echo: Option<Stamp>, flush_lsn: u64) -> Beat {
-        Beat { pool_uid: String::new(), epoch: 3, from: 0, echo, lease_ms: 2000, longest_ms: 2000, flush_lsn }
+        Beat {
+            pool_uid: String::new(),
+            epoch: 3,
+            from: 0,
+            echo,
+            lease_ms: 2000,
+            longest_ms: 2000,
+            flush_lsn,
+            system_id: None,
+        }
     }
 
     fn answer(stamp: Stamp, epoch: i64, serves_nobody: bool) -> Answer {
@@ -258,7 +279,7 @@ mod tests {
             pool_uid: String::new(),
             epoch,
             index: 1,
-            incarnation: None,
+            incarnation: Some("copy1".to_owned()),
             stamp,
             role: Role::Standby,
             serves_nobody,
@@ -276,6 +297,7 @@ mod tests {
         let stamp = |millis| Stamp { boot: "b".to_owned(), millis };
         let long = Beat { lease_ms: 10_000, ..beat(Some(stamp(1)), 0) };
         let mut contact = Contact::default();
+        contact.answered(at(900), 3, answer(stamp(1), 3, false));
         contact.sent(at(1_000), &long);
         contact.sent(at(1_500), &beat(Some(stamp(2)), 0));
         assert_eq!(
@@ -348,6 +370,36 @@ mod tests {
         assert!(!contact.lease_over(at(7500 + 2019)) && contact.lease_over(at(7500 + 2020)));
     }
 
+    /// A pod that was deleted by force may be alive beside the one that took its place, with or without the volume.
+    #[test]
+    fn only_the_copy_that_holds_the_lease_can_give_the_word() {
+        let stamp = |boot: &str, millis| Stamp { boot: boot.to_owned(), millis };
+        let said = |copy: Option<&str>, stamp: Stamp, nobody| Answer {
+            incarnation: copy.map(str::to_owned),
+            ..answer(stamp, 3, nobody)
+        };
+        let mut contact = Contact::default();
+        contact.answered(at(1000), 3, said(Some("copy1"), stamp("b1", 1), false));
+        contact.sent(at(1000), &beat(Some(stamp("b1", 1)), 5));
+        for other in [None, Some("copy2")] {
+            contact.answered(at(1100), 3, said(other, stamp("b2", 2), true));
+            assert!(!contact.lease_over(at(3019)) && contact.lease_over(at(3020)), "{other:?}");
+        }
+        // The other copy is attached in the end, and gets leases: its word is not the first one's.
+        let mut both = contact.clone();
+        both.sent(at(1200), &beat(Some(stamp("b2", 2)), 5));
+        both.answered(at(1300), 3, said(Some("copy2"), stamp("b2", 3), true));
+        assert!(!both.lease_over(at(3219)) && both.lease_over(at(3220)));
+        // Once none of the first can be alive it is.
+        contact.sent(at(3020), &beat(Some(stamp("b2", 2)), 5));
+        contact.answered(at(3100), 3, said(Some("copy2"), stamp("b2", 3), true));
+        assert!(contact.lease_over(at(3100)));
+        let inherited = Contact::inherited(Some("copy1".to_owned()), at(1000), 2000);
+        let word = |copy| Contact { answer: Some(said(copy, stamp("b3", 9), true)), ..inherited.clone() };
+        assert!(word(Some("copy1")).lease_over(at(1100)));
+        assert!(!word(Some("copy2")).lease_over(at(1100)) && !word(None).lease_over(at(1100)));
+    }
+
     #[test]
     fn the_own_lease_ends_with_the_oldest_answer() {
         let length = Duration::from_secs(2);
@@ -360,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_restarted_primary_reckons_with_a_lease() {
-        let contact = Contact::inherited(at(1000), 2000);
+        let contact = Contact::inherited(None, at(1000), 2000);
         assert!(!contact.lease_over(at(3019)) && contact.lease_over(at(3020)));
     }
 }

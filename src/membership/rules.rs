@@ -71,6 +71,8 @@ pub enum Rule {
     SamePool = 1 << 31,
     /// R5: the word stands in the volume, and binds the agent that is started after it was given.
     WordSurvives = 1 << 32,
+    /// R4: a new primary waits for every office under which it has answered, not only for the last one.
+    EveryOffice = 1 << 33,
 }
 
 /// Which parts are in force. The product always uses [`Rules::ALL`].

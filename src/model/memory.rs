@@ -12,15 +12,6 @@ pub struct Backoff {
     pub last: Timestamp,
 }
 
-/// A request that was answered while its annotation still stood.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Requested {
-    /// Name of the annotation.
-    pub annotation: String,
-    /// Its value.
-    pub value: String,
-}
-
 /// Restarts of a node's Postgres for parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restarted {
@@ -52,8 +43,6 @@ pub struct Memory {
     pub needs_copy_since: BTreeMap<u8, Timestamp>,
     /// Failed recoveries, by node.
     pub backoff: BTreeMap<u8, Backoff>,
-    /// Requests answered whose annotation is still to be removed.
-    pub answered: BTreeSet<Requested>,
     /// Fingerprint of the roles and databases that the primary last confirmed.
     pub ensured: Option<String>,
     /// What the primary could not make of them, for a condition.
@@ -62,6 +51,8 @@ pub struct Memory {
     pub last_error: Option<(&'static str, String)>,
     /// Conditions of nodes that an event was made for, so that each is told once.
     pub told: BTreeSet<String>,
+    /// How often something was tried that a deletion can do without.
+    pub tries: BTreeMap<String, u32>,
     /// Nodes whose pods were deleted to be made anew, until they serve again.
     pub rolled: BTreeSet<u8>,
     /// Since when a change of all nodes can't go on.

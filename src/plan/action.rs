@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::v1alpha1::{Database, MembershipSpec};
-use crate::model::{Login, Requested, Sensitive};
+use crate::model::{Login, Sensitive};
 use crate::resources::{JobOrder, LeafOrder};
 
 /// A step of the certificate authority's life.
@@ -83,11 +83,11 @@ pub enum Action {
     NoteClaim {
         /// Name of the claim.
         claim: String,
-        /// What it said.
-        text: String,
+        /// What it said; none takes away what an earlier pool's record said, whose data it was.
+        text: Option<String>,
     },
-    /// Remove an annotation that was answered, if it still has that value.
-    RemoveAnnotation(Requested),
+    /// Remove annotations that were answered, unless the pool has changed since it was seen: another value may stand there.
+    RemoveAnnotations(Vec<&'static str>),
 }
 
 impl Action {

@@ -3,6 +3,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::draft::Draft;
+use super::membership::left_out;
 use super::status::{is_down, is_front_up};
 use crate::api::v1alpha1::conditions::{DEGRADED, PROGRESSING, READY};
 use crate::api::v1alpha1::{Health, PgPoolStatus, RecoveryStatus};
@@ -163,6 +164,9 @@ fn creating(draft: &Draft<'_>) -> String {
     if draft.seen.membership.is_none() && !draft.seen.claims.is_empty() {
         return "volumes of an earlier pool are there, and a person has to say what becomes of them"
             .to_owned();
+    }
+    if let Some(why) = left_out(draft) {
+        return why;
     }
     if let Some(trouble) =
         draft.seen.nodes.get(&first).and_then(|n| n.pod.as_ref()).and_then(|pod| pod.trouble.clone())

@@ -1,19 +1,20 @@
 //! A deleted pool is taken apart in order: pods, volumes (where the spec says so), record, finalizer. What the record said at
 //! the end is written on the volumes that stay: a later pool may go on with them.
 use super::draft::Draft;
+use super::last_words::LastWords;
 use super::{AT_ONCE, Action, Happening, UNDER_WAY};
-use crate::api::v1alpha1::{MembershipSpec, Record};
+use crate::api::v1alpha1::MembershipSpec;
 use crate::names;
-
-/// Ends what is written on the claim of a node whose data may lack commits that were acknowledged.
-pub(super) const NOT_ATTACHED: &str = "not attached";
 
 pub(super) fn plan(draft: &mut Draft<'_>) {
     if !draft.pool.guarded {
         return;
     }
     draft.tell_once("deleting".to_owned(), Happening::normal("Deleting", said(draft)));
-    hold_record(draft);
+    if hold_record(draft) {
+        draft.requeue(AT_ONCE);
+        return;
+    }
     let workloads = delete_live(draft, &["StatefulSet", "Deployment", "Job"]);
     if workloads || !draft.seen.pods.is_empty() {
         draft.requeue(UNDER_WAY);
@@ -37,41 +38,59 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     draft.act(Action::Unguard);
 }
 
-/// Nobody leaves the record any more for being stopped: at the end it says whose data is complete.
-fn hold_record(draft: &mut Draft<'_>) {
-    let Some(membership) = &draft.seen.membership else { return };
+/// Nobody leaves the record any more for being stopped: at the end it says whose data is complete. True while that doesn't
+/// stand yet: whoever writes the record in the same moment has this tried again.
+fn hold_record(draft: &mut Draft<'_>) -> bool {
+    let Some(membership) = &draft.seen.membership else { return false };
     let done = membership.deleting || membership.spec.suspend || draft.seen.pods.is_empty();
-    if !done && !draft.pool.deletes_volumes() {
-        let spec = MembershipSpec { suspend: true, ..membership.spec.clone() };
-        draft.act(Action::UpdateMembership(spec));
+    if done || draft.pool.deletes_volumes() {
+        return false;
     }
+    let spec = MembershipSpec { suspend: true, ..membership.spec.clone() };
+    draft.act(Action::UpdateMembership(spec));
+    let otherwise =
+        "the record can't be kept as it is while the nodes stop: it may leave out some that have everything";
+    may_try(draft, "hold", otherwise)
 }
 
-/// Writes on each claim what the last record said of its node; true while one of them lacks it. A pool that never had a
-/// record leaves what it found.
+/// How often something is tried that a deletion can do without.
+const TRIES: u32 = 5;
+
+/// Counts a try of something that a deletion can do without; false, and said so, once there were enough.
+fn may_try(draft: &mut Draft<'_>, what: &str, otherwise: &str) -> bool {
+    let tries = draft.plan.memory.tries.entry(what.to_owned()).or_default();
+    *tries = tries.saturating_add(1);
+    if *tries <= TRIES {
+        return true;
+    }
+    let why = draft.seen.memory.last_error.as_ref().map(|(_, why)| format!(" ({why})")).unwrap_or_default();
+    let note = format!("the deletion goes on, though {otherwise}{why}");
+    draft.tell_once(format!("vain/{what}"), Happening::warning("DeletionIncomplete", note));
+    false
+}
+
+/// Writes on each claim what the last record said of its node; true while one of them lacks it, and it is worth trying. A
+/// pool that never had a record leaves what it found, and so does one whose data never came onto the claim: what an earlier
+/// pool has noted there goes when it does ([`super::nodes`], [`super::recovery`]).
 fn note_claims(draft: &mut Draft<'_>) -> bool {
     let Some(record) = draft.record() else { return false };
-    let mut lacking = false;
+    let mut lacking = Vec::new();
     for (index, node) in &draft.seen.nodes {
         let Some(claim) = node.claim.as_ref().filter(|claim| !claim.deleting) else { continue };
-        let text = last_words(record, *index);
-        if claim.last_record.as_ref() != Some(&text) {
-            lacking = true;
-            let claim = names::claim(draft.pool.name(), *index);
-            draft.plan.actions.push(Action::NoteClaim { claim, text });
+        let text = LastWords::of(record, *index).to_string();
+        let found = claim.last_record.as_ref();
+        let earlier = found.is_some() && !draft.is_attached(*index);
+        if !earlier && found != Some(&text) {
+            lacking.push((names::claim(draft.pool.name(), *index), text));
         }
     }
-    lacking
-}
-
-fn last_words(record: &Record, index: u8) -> String {
-    let attached = record.attached.iter().any(|member| member.index == index);
-    let what = match attached {
-        true if record.primary == index => "primary",
-        true => "attached",
-        false => NOT_ATTACHED,
-    };
-    format!("epoch {}, {what}", record.epoch)
+    if lacking.is_empty() {
+        return false;
+    }
+    let all: Vec<String> = lacking.iter().map(|(claim, text)| format!("{claim} ({text})")).collect();
+    let actions = lacking.into_iter().map(|(claim, text)| Action::NoteClaim { claim, text: Some(text) });
+    draft.plan.actions.extend(actions);
+    may_try(draft, "note", &format!("what the last record said can't be noted on {}", all.join(", ")))
 }
 
 fn said(draft: &Draft<'_>) -> String {

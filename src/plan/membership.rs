@@ -9,11 +9,19 @@ use crate::names::BOOTSTRAP;
 /// Sees to it that there is a membership object; false while there is none.
 ///
 /// Where a claim of a pool of this name is left it is made only once a person has said with whose data to go on: a new
-/// record could take the wrong data for the right one.
+/// record could take the wrong data for the right one. Where a person has said so and no claim is seen, claims may still
+/// be on their way: a pool that began empty could take none of them up any more.
 pub(super) fn ensure(draft: &mut Draft<'_>) -> bool {
     if draft.seen.membership.is_some() {
         draft.untell("old-volumes");
         return true;
+    }
+    let nothing_to_release = requests::release_over_nothing(draft).map(|why| {
+        format!("{why}; nothing is begun while that stands: take it away if the pool shall begin empty")
+    });
+    draft.warn("nothing-to-release", "NothingToRelease", nothing_to_release.clone());
+    if nothing_to_release.is_some() {
+        return false;
     }
     if draft.seen.claims.is_empty() {
         create(draft, BOOTSTRAP, false);
@@ -52,6 +60,7 @@ fn tell_old_volumes(draft: &mut Draft<'_>) {
 /// Brings the membership's spec in step.
 pub(super) fn plan(draft: &mut Draft<'_>) {
     look_whether_enough(draft);
+    draft.warn("left-out", "FirstNodeLeftOut", left_out(draft));
     let Some(membership) = &draft.seen.membership else { return };
     // Whatever was interrupted: who was detached by wish stays out, and so does who isn't there any more.
     let nodes = nodes(draft);
@@ -81,6 +90,20 @@ fn look_whether_enough(draft: &mut Draft<'_>) {
     );
     draft.tell_once(KEY.to_owned(), Happening::warning("CommitsWait", message.clone()));
     draft.troubles.push(("CommitsWait", message));
+}
+
+/// Why the pool doesn't begin, where the node that has to is none of the spec's any more, and hasn't been made.
+pub(super) fn left_out(draft: &Draft<'_>) -> Option<String> {
+    let (first, nodes) = (draft.bootstrap(), draft.pool.nodes);
+    let made = draft.node(first).is_some_and(|seen| seen.set.is_some());
+    let waits = draft.record().is_none() && first >= nodes && !made;
+    waits.then(|| {
+        format!(
+            "the pool begins with the data of node {first}, which spec.nodes ({nodes}) leaves out: set it to {} or more; \
+             once the pool is whole it may be lowered",
+            first.saturating_add(1)
+        )
+    })
 }
 
 /// Agents count the nodes that are being removed until these are gone.

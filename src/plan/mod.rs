@@ -8,6 +8,7 @@ mod conditions;
 mod deletion;
 mod draft;
 mod events;
+mod last_words;
 mod logins;
 mod membership;
 mod nodes;

@@ -24,6 +24,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) -> Result<(), BuildError> {
         plan_set(draft, index, replicas)?;
         label(draft, index);
     }
+    forget_earlier(draft);
     Ok(())
 }
 
@@ -62,19 +63,21 @@ fn plan_claim(draft: &mut Draft<'_>, index: u8, filled: bool) -> Result<(), Buil
     if seen.is_none() && draft.is_attached(index) {
         return Ok(());
     }
-    let given_up = draft
-        .plan
-        .status
-        .recovery
-        .as_ref()
-        .filter(|r| r.node == index && r.reason == GIVEN_UP && r.stage < RecoveryStage::Copying)
-        .map(|recovery| recovery.id.clone())
-        .or_else(|| seen.and_then(|claim| claim.given_up.clone()));
+    let given_up = given_up(draft, index);
     // No record yet: the agent has still to say that it put data there.
     let filled = filled && (draft.record().is_some() || seen.is_some_and(|claim| claim.filled));
     let filled = filled && seen.is_some();
     let size = super::storage::size(draft, index);
     draft.want(&r::claim(draft.pool, index, &size, filled, given_up.as_deref()))
+}
+
+/// Id of the recovery for which the node's claim is given up. The mark lasts as long as that: where it has ended and the
+/// claim is still there, its data is what it was.
+fn given_up(draft: &Draft<'_>, index: u8) -> Option<String> {
+    let running = draft.plan.status.recovery.as_ref().filter(|recovery| recovery.node == index)?;
+    let marked = draft.node(index).and_then(|seen| seen.claim.as_ref()?.given_up.as_ref());
+    let begins = running.reason == GIVEN_UP && running.stage < RecoveryStage::Copying;
+    (begins || marked == Some(&running.id)).then(|| running.id.clone())
 }
 
 fn plan_set(draft: &mut Draft<'_>, index: u8, replicas: i32) -> Result<(), BuildError> {
@@ -124,6 +127,21 @@ fn hands_over(draft: &Draft<'_>, index: u8) -> bool {
             && recovery.stage == RecoveryStage::Copying
             && copying::hands_over(draft, recovery)
     })
+}
+
+/// What an earlier pool's record said of a node is said of that pool's data, and what an attached node has is this one's.
+fn forget_earlier(draft: &mut Draft<'_>) {
+    for (index, seen) in &draft.seen.nodes {
+        let noted = seen.claim.as_ref().is_some_and(|claim| claim.last_record.is_some());
+        if noted && draft.is_attached(*index) {
+            draft.act(forget_last_record(draft, *index));
+        }
+    }
+}
+
+/// Takes the note away from a node's claim.
+pub(super) fn forget_last_record(draft: &Draft<'_>, index: u8) -> Action {
+    Action::NoteClaim { claim: names::claim(draft.pool.name(), index), text: None }
 }
 
 fn label(draft: &mut Draft<'_>, index: u8) {

@@ -2,9 +2,8 @@
 use super::draft::Draft;
 use super::recovery::guards;
 use super::{Action, Happening};
-use crate::api::v1alpha1::{RequestAnswer, annotations};
+use crate::api::v1alpha1::{AnsweredRequest, RequestAnswer, annotations};
 use crate::messages::Join;
-use crate::model::Requested;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,25 +49,27 @@ impl Ask {
 
 /// Answers every request that stands on the pool.
 pub(super) fn answer(draft: &mut Draft<'_>) {
-    for (ask, request) in standing(draft) {
-        draft.act(Action::RemoveAnnotation(request.clone()));
-        if !is_answered(draft, ask, &request) {
-            let result = take_on(draft, ask, &request.value);
-            note(draft, ask, &request.value, result);
+    let asked = standing(draft);
+    for (ask, _, value) in &asked {
+        if answered(draft, *ask, value).is_none() {
+            let result = take_on(draft, *ask, value);
+            note(draft, *ask, value, result);
         }
-        draft.plan.memory.answered.insert(request);
     }
+    remove(draft, asked.into_iter().map(|(_, annotation, _)| annotation).collect());
 }
 
 /// Answers them where there are volumes of an earlier pool, and nothing yet of this one. Gives the node with whose data a
 /// person wants it to go on.
 ///
-/// That request stands until the pool is there: wherever an operator dies, the next one still knows of it.
+/// That request stands until the pool is there: wherever an operator dies, the next one still knows of it. What has become
+/// impossible meanwhile is answered once more.
 pub(super) fn answer_over_old_volumes(draft: &mut Draft<'_>) -> Option<u8> {
     let mut released = None;
-    for (ask, request) in standing(draft) {
+    let mut refused = Vec::new();
+    for (ask, annotation, value) in standing(draft) {
         let result = match ask {
-            Ask::Release => release(draft, &request.value),
+            Ask::Release => release(draft, &value),
             _ => Err(NOTHING_YET.to_owned()),
         };
         let result = result.map(|(node, message)| {
@@ -76,14 +77,28 @@ pub(super) fn answer_over_old_volumes(draft: &mut Draft<'_>) -> Option<u8> {
             message
         });
         if result.is_err() {
-            draft.act(Action::RemoveAnnotation(request.clone()));
+            refused.push(annotation);
         }
-        if !is_answered(draft, ask, &request) {
-            note(draft, ask, &request.value, result);
+        if answered(draft, ask, &value) != Some(result.is_ok()) {
+            note(draft, ask, &value, result);
         }
-        draft.plan.memory.answered.insert(request);
     }
+    remove(draft, refused);
     released
+}
+
+/// All at once: after the first removal, a second one of this pass would come too late.
+fn remove(draft: &mut Draft<'_>, annotations: Vec<&'static str>) {
+    if !annotations.is_empty() {
+        draft.act(Action::RemoveAnnotations(annotations));
+    }
+}
+
+/// What is to be said of a release while there is nothing to go on with.
+pub(super) fn release_over_nothing(draft: &Draft<'_>) -> Option<String> {
+    let value = draft.pool.requests.get(annotations::RELEASE).filter(|_| draft.seen.claims.is_empty())?;
+    let why = release(draft, value).err()?;
+    Some(format!("{}={}: {why}", annotations::RELEASE, short(value)))
 }
 
 const NOTHING_YET: &str =
@@ -97,41 +112,28 @@ fn release(draft: &Draft<'_>, value: &str) -> Result<(u8, String), String> {
     Ok((node, message))
 }
 
-/// The requests that stand on the pool.
-fn standing(draft: &mut Draft<'_>) -> Vec<(Ask, Requested)> {
-    draft.plan.memory.answered.retain(|old| draft.pool.requests.get(&old.annotation) == Some(&old.value));
-    note_removed(draft);
+/// The requests that stand on the pool: each with its annotation and value. Of those that were answered and are gone it is
+/// forgotten that they were: the same again is a new request, whoever sees it.
+fn standing(draft: &mut Draft<'_>) -> Vec<(Ask, &'static str, String)> {
     let asked = annotations::REQUESTS.into_iter().filter_map(|name| {
         let value = draft.pool.requests.get(name)?.clone();
-        Some((Ask::of(name)?, Requested { annotation: name.to_owned(), value }))
+        Some((Ask::of(name)?, name, value))
     });
-    asked.collect()
+    let asked: Vec<_> = asked.collect();
+    let stands = |old: &AnsweredRequest| asked.iter().any(|(ask, _, value)| is_about(old, *ask, value));
+    draft.plan.status.answered.retain(stands);
+    asked
 }
 
-fn is_answered(draft: &Draft<'_>, ask: Ask, request: &Requested) -> bool {
-    draft.seen.memory.answered.contains(request) || is_left_over(draft, ask, &request.value)
+/// Whether the request was answered already, by whichever operator, and if so whether it was taken on. Between the answer
+/// in status and the removal of the annotation any operator may die.
+fn answered(draft: &Draft<'_>, ask: Ask, value: &str) -> Option<bool> {
+    let mut known = draft.plan.status.answered.iter();
+    known.find(|old| is_about(old, ask, value)).map(|old| old.accepted)
 }
 
-/// The annotation that was answered last is gone: the same again is a new request, whoever sees it.
-fn note_removed(draft: &mut Draft<'_>) {
-    let is_there = |last: &RequestAnswer| {
-        let mut asked = draft.pool.requests.iter().filter_map(|(name, value)| Some((Ask::of(name)?, value)));
-        asked.any(|(ask, value)| is_about(last, ask, value))
-    };
-    let gone = draft.seen.status.last_request.as_ref().is_some_and(|last| last.standing && !is_there(last));
-    if let Some(last) = draft.status().last_request.as_mut().filter(|_| gone) {
-        last.standing = false;
-    }
-}
-
-/// An operator that died between writing its answer and removing the annotation leaves both behind.
-fn is_left_over(draft: &Draft<'_>, ask: Ask, value: &str) -> bool {
-    let last = draft.seen.status.last_request.as_ref();
-    !draft.seen.memory.seen_before && last.is_some_and(|last| last.standing && is_about(last, ask, value))
-}
-
-fn is_about(answer: &RequestAnswer, ask: Ask, value: &str) -> bool {
-    answer.request == ask.word() && answer.value == short(value)
+fn is_about(old: &AnsweredRequest, ask: Ask, value: &str) -> bool {
+    old.request == ask.word() && old.value == short(value)
 }
 
 fn note(draft: &mut Draft<'_>, ask: Ask, value: &str, result: Result<String, String>) {
@@ -144,15 +146,11 @@ fn note(draft: &mut Draft<'_>, ask: Ask, value: &str, result: Result<String, Str
         Happening::warning("RequestRefused", note)
     });
     let at = draft.seen.now;
-    draft.status().last_request = Some(RequestAnswer {
-        request: ask.word().to_owned(),
-        value: short(value),
-        accepted,
-        message,
-        at,
-        outcome: None,
-        standing: true,
-    });
+    let (request, value) = (ask.word().to_owned(), short(value));
+    let status = draft.status();
+    status.answered.retain(|old| old.request != request);
+    status.answered.push(AnsweredRequest { request: request.clone(), value: value.clone(), accepted });
+    status.last_request = Some(RequestAnswer { request, value, accepted, message, at, outcome: None });
 }
 
 /// People's text, cut to what fits into a message.

@@ -90,6 +90,12 @@ impl Programs {
         Ok(programs)
     }
 
+    /// Those of a folder; for tests.
+    #[cfg(test)]
+    pub(crate) fn in_folder(dir: PathBuf, major: u32) -> Self {
+        Self { dir, major }
+    }
+
     /// Path of a program.
     pub fn path(&self, program: &str) -> PathBuf {
         self.dir.join(program)

@@ -11,13 +11,21 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
-use super::{Front, node::NodeError, peers, route::Kind, session::dial};
+use super::{
+    Front,
+    node::{NodeError, Secure},
+    peers,
+    route::Kind,
+    session::dial,
+};
 
-/// Time for one node to take a request.
+/// Time for one node to take a request; the client waits no longer.
 const LIMIT: Duration = Duration::from_secs(2);
+/// Requests for one session that its node has not taken yet; another one would say nothing new.
+const PENDING: u32 = 4;
 /// The first message that asks for it: its length, and the code.
 const REQUEST: [u8; 8] = [0, 0, 0, 16, 4, 210, 22, 46];
 
@@ -27,6 +35,7 @@ pub type Key = [u8; 8];
 /// A session, as one who cancels sees it.
 #[derive(Clone)]
 struct Target {
+    kind: Kind,
     node: u8,
     theirs: Key,
     cancels: Arc<Cancels>,
@@ -75,10 +84,10 @@ impl Cancels {
         self.lock().passed = true;
     }
 
-    /// A request may be passed on, as long as this is kept; none while a COMMIT is under way.
+    /// A request may be passed on, as long as this is kept; none while a COMMIT is under way, or enough are on their way.
     fn leaves(self: &Arc<Self>) -> Option<Leaving> {
         let mut doubt = self.lock();
-        if doubt.committing {
+        if doubt.committing || doubt.pending == PENDING {
             return None;
         }
         doubt.pending += 1;
@@ -103,17 +112,17 @@ impl Drop for Leaving {
 pub struct Keys(Mutex<HashMap<Key, Target>>);
 
 impl Keys {
-    /// A key for a new session, which is on this node under that key.
-    pub fn register(self: &Arc<Self>, node: u8, theirs: Key) -> Registered {
+    /// A key for a new session of this kind, which is on this node under that key.
+    pub fn register(self: &Arc<Self>, kind: Kind, node: u8, theirs: Key) -> Registered {
         let cancels = Arc::<Cancels>::default();
         let mut all = self.lock();
         let mut key = theirs;
         loop {
             key[4..].copy_from_slice(&rand::random::<[u8; 4]>());
             if let std::collections::hash_map::Entry::Vacant(place) = all.entry(key) {
-                place.insert(Target { node, theirs, cancels: Arc::clone(&cancels) });
+                place.insert(Target { kind, node, theirs, cancels: Arc::clone(&cancels) });
                 drop(all);
-                return Registered { keys: Arc::clone(self), key, cancels };
+                return Registered { keys: Arc::clone(self), kind, key, cancels };
             }
         }
     }
@@ -125,11 +134,18 @@ impl Keys {
     fn find(&self, key: Key) -> Option<Target> {
         self.lock().get(&key).cloned()
     }
+
+    /// Requests for this session that are on their way.
+    #[cfg(test)]
+    pub fn pending(&self, key: Key) -> u32 {
+        self.find(key).map_or(0, |target| target.cancels.lock().pending)
+    }
 }
 
 /// A session that can be cancelled, until this is dropped.
 pub struct Registered {
     keys: Arc<Keys>,
+    kind: Kind,
     /// What its client has.
     pub key: Key,
     /// The requests that were passed on.
@@ -139,7 +155,7 @@ pub struct Registered {
 impl Registered {
     /// The session is on another node now.
     pub fn points_to(&self, node: u8, theirs: Key) {
-        let target = Target { node, theirs, cancels: Arc::clone(&self.cancels) };
+        let target = Target { kind: self.kind, node, theirs, cancels: Arc::clone(&self.cancels) };
         self.keys.lock().insert(self.key, target);
     }
 }
@@ -156,13 +172,12 @@ pub fn key_of(message: &[u8]) -> Option<Key> {
 }
 
 /// Passes a request on, and waits until the node has taken it.
-pub async fn pass_on(front: &Front, kind: Kind, message: &[u8]) {
+pub async fn pass_on(front: &Front, message: &[u8]) {
     let Some(key) = key_of(message) else { return };
     // Whoever sends one has proved nothing, and each costs a connection: only so many at once. Those that are for a
     // session of this front don't wait for those that may be for none.
     let turns = if front.keys.find(key).is_some() { &front.cancels } else { &front.questions };
     let Ok(Ok(_turn)) = timeout(LIMIT, turns.acquire()).await else { return };
-    front.hub.metrics.cancelled(kind);
     if !here(front, key).await {
         peers::cancel(front, key).await;
     }
@@ -170,25 +185,38 @@ pub async fn pass_on(front: &Front, kind: Kind, message: &[u8]) {
 
 /// Passes a request on if it is for a session of this front; says whether it is.
 pub async fn here(front: &Front, key: Key) -> bool {
-    let Some(Target { node, theirs, cancels }) = front.keys.find(key) else { return false };
+    let Some(Target { kind, node, theirs, cancels }) = front.keys.find(key) else { return false };
     let Some(leaving) = cancels.leaves() else { return true };
-    let sent = timeout(LIMIT, to_node(front, node, theirs)).await;
-    drop(leaving);
-    match sent {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(node, %error, "a cancel request did not get there"),
-        Err(_) => tracing::debug!(node, "a node takes no cancel request"),
-    }
+    let until = Instant::now() + LIMIT;
+    let sent = timeout_at(until, send(front, node, theirs)).await;
+    let error = match sent {
+        Ok(Ok(connection)) => {
+            front.hub.metrics.cancelled(kind, node);
+            // A node that is slow to take it takes it later, and then it strikes later.
+            let taken = tokio::spawn(is_taken(connection, leaving));
+            timeout_at(until, taken).await.ok();
+            return true;
+        }
+        Ok(Err(error)) => error,
+        Err(_) => NodeError::Late,
+    };
+    tracing::debug!(node, %error, "a cancel request did not get there");
     true
 }
 
-async fn to_node(front: &Front, index: u8, key: Key) -> Result<(), NodeError> {
+/// Says it to a node.
+async fn send(front: &Front, index: u8, key: Key) -> Result<Secure, NodeError> {
     let mut node = dial(front, index).await?;
     node.write_all(&[REQUEST, key].concat()).await?;
     node.flush().await?;
-    // PostgreSQL says nothing, and closes once it has done it. How it closes is of no interest.
+    Ok(node)
+}
+
+/// Waits until a node has taken a request; until then what its session is told is doubted. PostgreSQL says nothing, and
+/// closes once it has done it. How it closes is of no interest.
+async fn is_taken(mut node: Secure, leaving: Leaving) {
     let _ = node.read(&mut [0]).await;
-    Ok(())
+    drop(leaving);
 }
 
 #[cfg(test)]
@@ -202,7 +230,8 @@ mod tests {
     #[test]
     fn a_key_is_known_as_long_as_its_session() {
         let keys = Arc::new(Keys::default());
-        let (one, other) = (keys.register(1, *b"pid1key1"), keys.register(1, *b"pid1key1"));
+        let register = || keys.register(Kind::Read, 1, *b"pid1key1");
+        let (one, other) = (register(), register());
         assert_ne!(one.key, other.key);
         assert!(one.key.starts_with(b"pid1"));
         assert_eq!(found(&keys, one.key), Some((1, *b"pid1key1")));
@@ -242,6 +271,9 @@ mod tests {
         assert!(cancels.leaves().is_none(), "a COMMIT isn't disturbed");
         assert!(!cancels.cast_doubt());
         cancels.commits(false);
+        let leaving: Vec<_> = (0..PENDING).map(|_| cancels.leaves().unwrap()).collect();
+        assert!(cancels.leaves().is_none(), "enough are on their way");
+        drop(leaving);
         assert!(cancels.leaves().is_some());
     }
 }

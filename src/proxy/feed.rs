@@ -20,7 +20,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Pauses before a stream is begun anew.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Leases are asked for a few times within their length, within these bounds.
-const ASKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+pub const ASKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// Between two tries to have sessions ended that were left.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Questions within the length of a lease.
@@ -38,6 +38,8 @@ pub struct Agent {
     pub hosts: Arc<[String]>,
     /// Sessions that it may not know to be over.
     pub abandoned: Arc<Abandoned>,
+    /// Bounds of the pause between two questions for its lease.
+    pub asks: (Duration, Duration),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -129,14 +131,16 @@ impl Agent {
         client: &Client,
         changed: &Notify,
     ) -> Result<std::convert::Infallible, FeedError> {
-        let mut pause = ASKS.0;
+        let (shortest, longest) = self.asks;
+        let mut pause = shortest;
         loop {
             let sent = clock::now();
             match client.get_json(&self.host, names::AGENT_PORT, "/v1/report", ANSWER).await {
                 Ok(report) => {
                     let report: NodeReport = self.ours(report)?;
                     hub.answered(self.index, &report, sent);
-                    pause = (Duration::from_millis(report.lease_ms) / ASKS_PER_LEASE).clamp(ASKS.0, ASKS.1);
+                    pause =
+                        (Duration::from_millis(report.lease_ms) / ASKS_PER_LEASE).clamp(shortest, longest);
                 }
                 Err(error) => tracing::debug!(node = self.index, %error, "a node doesn't answer"),
             }

@@ -160,7 +160,7 @@ impl Hub {
         let busy = |index| shared.busy.get(usize::from(index)).copied().unwrap_or(usize::MAX);
         let index = choose(&shared.table, kind, clock::now(), busy, tried, shared.turn)?;
         let entry = shared.table.get(index)?;
-        let fresh = Tenure::new(entry);
+        let fresh = Tenure::new(entry, self.metrics.lapses(kind, index));
         let tenure = shared.tenures.entry((kind, index)).or_insert_with(|| Arc::new(fresh)).clone();
         let hastened = tenure.lease() < shared.planned;
         if let Some(busy) = shared.busy.get_mut(usize::from(index)) {

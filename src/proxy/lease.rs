@@ -1,6 +1,7 @@
 //! For how long a node may be spoken to (R3, R4).
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
 use super::{
@@ -30,16 +31,18 @@ pub struct Tenure {
     /// When the lease ends; 0 once all is over.
     lease_ms: AtomicU64,
     standing: watch::Sender<Standing>,
+    lapses: Counter,
 }
 
 impl Tenure {
-    /// Of a node that serves.
-    pub fn new(entry: &Entry) -> Self {
+    /// Of a node that serves; each time that its lease lapses is counted.
+    pub fn new(entry: &Entry, lapses: Counter) -> Self {
         let standing = if entry.draining { Standing::Leaving } else { Standing::Serving };
         Self {
             id: entry.tenure.clone(),
             lease_ms: AtomicU64::new(entry.lease.as_millis()),
             standing: watch::Sender::new(standing),
+            lapses,
         }
     }
 
@@ -67,6 +70,7 @@ impl Tenure {
             let news = lapsed && matches!(standing, Standing::Serving | Standing::Leaving);
             if news {
                 *standing = Standing::Lapsed;
+                self.lapses.inc();
             }
             news
         });
@@ -95,7 +99,13 @@ impl Tenure {
     }
 
     fn become_of(&self, next: Standing) {
-        self.standing.send_if_modified(|standing| std::mem::replace(standing, next) != next);
+        self.standing.send_if_modified(|standing| {
+            let news = std::mem::replace(standing, next) != next;
+            if news && next == Standing::Lapsed {
+                self.lapses.inc();
+            }
+            news
+        });
     }
 
     /// Takes what is known now of node `index`, to sessions of this kind; when to look again should nothing be heard,
@@ -157,7 +167,7 @@ mod tests {
     }
 
     fn tenure(table: &Table, index: u8) -> Tenure {
-        Tenure::new(table.get(index).unwrap())
+        Tenure::new(table.get(index).unwrap(), Counter::default())
     }
 
     #[test]
@@ -168,6 +178,7 @@ mod tests {
         assert!(!tenure.may_send(at(2000)), "looked at when it is sent");
         assert_eq!(tenure.standing(), Standing::Lapsed);
         assert_eq!(tenure.look(&table, Kind::Primary, 0, at(2000)), Some(at(7000)));
+        assert_eq!(tenure.lapses.get(), 1, "seen twice, it is one");
         table.answered(0, &report(0, Role::Primary, 3, 2000), at(3000));
         assert_eq!(tenure.look(&table, Kind::Primary, 0, at(3001)), Some(at(5000)));
         assert_eq!(tenure.standing(), Standing::Serving);
@@ -175,6 +186,7 @@ mod tests {
         assert_eq!(tenure.look(&table, Kind::Primary, 0, at(9999)), Some(at(10_000)));
         assert_eq!(tenure.look(&table, Kind::Primary, 0, at(10_000)), None, "not for ever");
         assert!(tenure.is_over() && !tenure.may_send(at(0)));
+        assert_eq!(tenure.lapses.get(), 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::auth::{Binding, ClientKey, Exchange, PLAIN, PLUS, ScramError, Verifie
 use super::cancel::Key;
 use super::certificate::{ALPN, Served};
 use super::guard;
-use super::refusal::SETTING;
+use super::refusal::{Refusal, SETTING};
 use super::wire::message::{
     self, AUTH_OK, AUTH_SASL_CONTINUE, AUTH_SASL_FINAL, Fatal, authentication, encode, sasl,
 };
@@ -22,6 +22,8 @@ const QUESTIONS: usize = 2;
 
 /// The SQLSTATE of a wrong password, and of a role that isn't there (PostgreSQL docs, "PostgreSQL Error Codes").
 pub const WRONG_PASSWORD: &str = "28P01";
+/// That of what is no message of the protocol.
+const MALFORMED: &str = "08P01";
 
 /// A client behind TLS.
 pub type Secure = TlsStream<TcpStream>;
@@ -53,6 +55,25 @@ pub enum LoginError {
     /// It was told why.
     #[error("{}", .0.message)]
     Told(Fatal),
+    /// It was turned away, which is counted.
+    #[error("{}", .0.fatal().message)]
+    TurnedAway(Refusal),
+}
+
+impl LoginError {
+    /// The word for it in metrics, unless it is counted, or the client has just gone.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => Some("late"),
+            // What is no TLS, too.
+            Self::Io(error) if error.kind() == io::ErrorKind::InvalidData => Some("protocol"),
+            Self::Io(_) | Self::Startup(StartupError::Io(_)) | Self::TurnedAway(_) => None,
+            Self::Startup(_) | Self::Scram(_) => Some("protocol"),
+            Self::Told(fatal) if fatal.code == WRONG_PASSWORD => Some("password"),
+            Self::Told(fatal) if fatal.code == MALFORMED => Some("protocol"),
+            Self::Told(_) => Some("forbidden"),
+        }
+    }
 }
 
 /// Takes a client in: answers its questions for encryption and reads what it asks for.
@@ -129,7 +150,11 @@ pub fn refused(startup: &Startup) -> Option<Fatal> {
     }
     if let Some(name) = startup.twice() {
         let name = String::from_utf8_lossy(name);
-        return Some(fatal("08P01", format!("parameter {name:?} of the startup packet is given twice"), ""));
+        return Some(fatal(
+            MALFORMED,
+            format!("parameter {name:?} of the startup packet is given twice"),
+            "",
+        ));
     }
     if startup.parameters.iter().any(|(name, value)| guard::startup(name, value)) {
         let [code, message, hint] = SETTING;
@@ -178,7 +203,7 @@ pub async fn prove<S: AsyncRead + AsyncWrite + Unpin>(
             let message = format!("password authentication failed for user \"{user}\"");
             Err(tell(client, fatal(WRONG_PASSWORD, message, "")).await)
         }
-        Err(LoginError::Scram(error)) => Err(tell(client, fatal("08P01", error.to_string(), "")).await),
+        Err(LoginError::Scram(error)) => Err(tell(client, fatal(MALFORMED, error.to_string(), "")).await),
         Err(error) => Err(error),
     }
 }

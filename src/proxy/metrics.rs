@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{refusal::Refusal, route::Kind};
+use super::route::Kind;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Place {
@@ -69,12 +69,13 @@ pub struct Metrics {
     dropped: Family<Place, Counter>,
     questions: Family<Place, Counter>,
     bytes: Family<Way, Counter>,
-    cancels: Family<Route, Counter>,
+    cancels: Family<Place, Counter>,
     held: Family<Route, Counter>,
     waits: Family<Wait, Counter>,
     moved: Family<Place, Counter>,
     doubted: Family<Place, Counter>,
-    added: Family<Route, Histogram, fn() -> Histogram>,
+    added: Family<Place, Histogram, fn() -> Histogram>,
+    lapsed: Family<Place, Counter>,
 }
 
 impl Default for Metrics {
@@ -91,10 +92,10 @@ impl Default for Metrics {
             dropped.clone(),
         );
         let (questions, bytes) = <(Family<Place, Counter>, Family<Way, Counter>)>::default();
-        let (cancels, held) = <(Family<Route, Counter>, Family<Route, Counter>)>::default();
+        let (cancels, held) = <(Family<Place, Counter>, Family<Route, Counter>)>::default();
         registry.register("statements", "Queries and batches that nodes were asked", questions.clone());
         registry.register("bytes", "Bytes that were passed on, unencrypted", bytes.clone());
-        registry.register("cancels", "Cancel requests that were passed on", cancels.clone());
+        registry.register("cancels", "Cancel requests that nodes were sent", cancels.clone());
         registry.register("held", "Times that a client had to wait for a node that serves", held.clone());
         let (waits, moved) = <(Family<Wait, Counter>, Family<Place, Counter>)>::default();
         registry.register(
@@ -109,11 +110,17 @@ impl Default for Metrics {
             "Answers after a cancel request that waited until all nodes had what was committed",
             doubted.clone(),
         );
-        let added = Family::<Route, Histogram, fn() -> Histogram>::new_with_constructor(added);
+        let added = Family::<Place, Histogram, fn() -> Histogram>::new_with_constructor(added);
         registry.register(
             "added_seconds",
             "What the front adds to a question and to the end of its answer",
             added.clone(),
+        );
+        let lapsed = Family::<Place, Counter>::default();
+        registry.register(
+            "leases_lapsed",
+            "Times that a node with sessions was without a lease, by the sessions' route",
+            lapsed.clone(),
         );
         Self {
             registry: Mutex::new(registry),
@@ -129,6 +136,7 @@ impl Default for Metrics {
             moved,
             doubted,
             added,
+            lapsed,
         }
     }
 }
@@ -152,7 +160,7 @@ impl Metrics {
             questions: self.questions.get_or_create_owned(&Place { route, node }),
             to_node: bytes("node"),
             to_client: bytes("client"),
-            added: self.added.get_or_create_owned(&Route { route }),
+            added: self.added.get_or_create_owned(&Place { route, node }),
         }
     }
 
@@ -160,20 +168,25 @@ impl Metrics {
         self.waits.get_or_create(&Wait { route: kind.name(), node, reason }).inc();
     }
 
+    /// Counts each time that a node's lease has lapsed.
+    pub(super) fn lapses(&self, kind: Kind, node: u8) -> Counter {
+        self.lapsed.get_or_create_owned(&Place { route: kind.name(), node })
+    }
+
     pub(super) fn doubted(&self, kind: Kind, node: u8) {
         self.doubted.get_or_create(&Place { route: kind.name(), node }).inc();
     }
 
-    pub(super) fn cancelled(&self, kind: Kind) {
-        self.cancels.get_or_create(&Route { route: kind.name() }).inc();
+    pub(super) fn cancelled(&self, kind: Kind, node: u8) {
+        self.cancels.get_or_create(&Place { route: kind.name(), node }).inc();
     }
 
     pub(super) fn held(&self, kind: Kind) {
         self.held.get_or_create(&Route { route: kind.name() }).inc();
     }
 
-    pub(super) fn refused(&self, kind: Kind, why: Refusal) {
-        self.refused.get_or_create(&Cause { route: kind.name(), reason: why.name() }).inc();
+    pub(super) fn refused(&self, kind: Kind, reason: &'static str) {
+        self.refused.get_or_create(&Cause { route: kind.name(), reason }).inc();
     }
 
     pub(super) fn dropped(&self, kind: Kind, node: u8) {

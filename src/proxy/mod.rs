@@ -58,7 +58,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     abandoned::Abandoned, cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub,
-    peers::Peers, places::Places, refusal::Refusal, route::Kind, threads::Threads,
+    peers::Peers, places::Places, refusal::Refusal, route::Kind, session::Limits, threads::Threads,
 };
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
@@ -119,6 +119,19 @@ pub enum ProxyError {
     Threads(io::Error),
 }
 
+/// How often is looked for what no event tells: a lease goes by, a question got lost.
+#[derive(Clone, Copy, Debug)]
+struct Intervals {
+    /// Bounds of the pause between two questions for a node's lease.
+    asks: (Duration, Duration),
+    /// The longest wait of a client for news.
+    look: Duration,
+}
+
+impl Intervals {
+    const USUAL: Self = Self { asks: feed::ASKS, look: wait::LOOK };
+}
+
 /// A running front.
 pub(in crate::proxy) struct Front {
     pool: String,
@@ -130,6 +143,7 @@ pub(in crate::proxy) struct Front {
     certificate: Certificate,
     hub: Arc<Hub>,
     desk: Desk,
+    limits: Limits,
     /// For clients that have logged in.
     places: Arc<Places>,
     /// For clients that have not.
@@ -138,6 +152,7 @@ pub(in crate::proxy) struct Front {
     questions: Semaphore,
     keys: Arc<Keys>,
     abandoned: Arc<Abandoned>,
+    intervals: Intervals,
     /// Ends sessions as soon as they are idle.
     drain: CancellationToken,
     /// Ends all sessions.
@@ -161,7 +176,8 @@ pub async fn run(args: Args) -> Result<(), ProxyError> {
     let certificate = Certificate::load(&[Path::new(names::SERVER_TLS_DIR), Path::new(names::TLS_DIR)])?;
     let link = Client::new(identity);
     let peers = Peers::new(names::peers_host(&args.of.pool, &args.of.namespace), Book::default());
-    let front = Front::new(&args, Book::Proved(link.proved()), peers, link, certificate);
+    let (book, limits) = (Book::Proved(link.proved()), Limits::default());
+    let front = Front::new(&args, book, peers, link, certificate, limits, Intervals::USUAL);
     let threads = Threads::for_each_core().map_err(ProxyError::Threads)?;
     let quit = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -179,7 +195,15 @@ struct Doors {
 }
 
 impl Front {
-    fn new(args: &Args, book: Book, peers: Peers, link: Client, certificate: Certificate) -> Arc<Self> {
+    fn new(
+        args: &Args,
+        book: Book,
+        peers: Peers,
+        link: Client,
+        certificate: Certificate,
+        limits: Limits,
+        intervals: Intervals,
+    ) -> Arc<Self> {
         let count = |connections: u32| connections.try_into().unwrap_or(Semaphore::MAX_PERMITS);
         let places = count(args.max_connections);
         let arriving = places.saturating_mul(ARRIVING).clamp(ARRIVING_AT_LEAST, Semaphore::MAX_PERMITS);
@@ -193,12 +217,14 @@ impl Front {
             hub: Hub::new(args.nodes),
             desk: Desk::new(link.apart(), args.nodes),
             link,
+            limits,
             places: Places::new(places, args.max_connections_per_user.map(count)),
             arriving: Arc::new(Semaphore::new(arriving)),
             cancels: Semaphore::new(CANCELS.0),
             questions: Semaphore::new(CANCELS.1),
             keys: Arc::default(),
             abandoned: Arc::default(),
+            intervals,
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
@@ -221,7 +247,8 @@ impl Front {
         let hosts: Arc<[String]> = (0..args.nodes).map(|index| self.host(index)).collect();
         for (index, host) in (0..).zip(hosts.iter().cloned()) {
             let (pool_uid, abandoned) = (args.of.uid.clone(), self.abandoned.clone());
-            let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), abandoned };
+            let asks = self.intervals.asks;
+            let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), abandoned, asks };
             tasks.spawn(agent.follow(self.hub.clone(), self.link.clone()));
         }
         let hub = self.hub.clone();
@@ -266,7 +293,7 @@ impl Front {
 
     fn admit(self: &Arc<Self>, kind: Kind, client: TcpStream, from: SocketAddr, threads: &Threads) {
         let Ok(arriving) = self.arriving.clone().try_acquire_owned() else {
-            self.hub.metrics.refused(kind, Refusal::Crowd);
+            self.hub.metrics.refused(kind, Refusal::Crowd.name());
             return;
         };
         let session = session::serve(self.clone(), kind, client, from, arriving);

@@ -25,6 +25,9 @@ pub enum NodeError {
     /// The connection.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The node doesn't answer.
+    #[error("the node doesn't answer in time")]
+    Late,
     /// The node takes no TLS.
     #[error("the node takes no TLS")]
     Unencrypted,

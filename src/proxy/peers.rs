@@ -16,7 +16,7 @@ use super::{
     cancel::{self, Key},
 };
 use crate::{
-    link::{Book, Caller, Client, Identity, LinkError, serve},
+    link::{Book, Caller, Client, LinkError, serve},
     messages::{CancelAnswer, CancelQuestion, Peer},
     names,
 };
@@ -86,11 +86,8 @@ impl Peers {
         Ok(found)
     }
 
-    fn client(&self, address: SocketAddr, identity: &Identity) -> Client {
-        let new = || {
-            let book = Book::Fixed(Arc::new(HashMap::from([(self.host.clone(), address)])));
-            Client::with_book(identity.clone(), book)
-        };
+    fn client(&self, address: SocketAddr, link: &Client) -> Client {
+        let new = || link.with(Book::Fixed(Arc::new(HashMap::from([(self.host.clone(), address)]))));
         self.clients().entry(address).or_insert_with(new).clone()
     }
 
@@ -101,6 +98,6 @@ impl Peers {
 
 async fn ask(front: &Front, address: SocketAddr, key: Key) -> Result<CancelAnswer, LinkError> {
     let host = front.peers.host.as_str();
-    let client = front.peers.client(address, front.link.identity());
+    let client = front.peers.client(address, &front.link);
     client.post_json(host, names::AGENT_PORT, PATH, &CancelQuestion { key }, ANSWER).await
 }

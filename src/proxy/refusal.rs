@@ -2,7 +2,7 @@
 //! documentation, "PostgreSQL Error Codes").
 use std::borrow::Cow;
 
-use super::{login::WRONG_PASSWORD, state::Kept, wire::message::Fatal};
+use super::{state::Kept, wire::message::Fatal};
 
 /// The reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +17,6 @@ pub enum Refusal {
     UserFull,
     /// So many are logging in that this one is closed without a word.
     Crowd,
-    /// The password is wrong, or there is no such role.
-    Password,
     /// The password is stored in a form that the front can't check.
     Md5,
     /// The node of a session is no longer what the session came for.
@@ -56,7 +54,6 @@ impl Refusal {
             Self::Full => "full",
             Self::UserFull => "user_full",
             Self::Crowd => "crowd",
-            Self::Password => "password",
             Self::Md5 => "md5",
             Self::NodeLeft => "node_left",
             Self::NodeLost => "node_lost",
@@ -92,7 +89,6 @@ impl Refusal {
                 "too many connections for this role",
                 "Use fewer connections, or raise spec.proxy.maxConnectionsPerUser or spec.proxy.replicas.",
             ],
-            Self::Password => [WRONG_PASSWORD, "password authentication failed", ""],
             Self::Md5 => [
                 "28000",
                 "the password of this role is stored as md5, which the front can't check",

@@ -16,11 +16,11 @@ use super::cancel::Cancels;
 use super::lane::{BUFFER, Cause, Lane, Watch};
 use super::lease::Tenure;
 use super::metrics::Traffic;
-use super::screen::{Screen, Screened, Then};
+use super::screen::{Screen, Screened, Then, explained};
 use super::state::{self, Kept, State};
 use super::wire::{
     cycle::Cycle,
-    walk::{Part, Walk},
+    walk::{Header, Part, Walk},
 };
 use crate::clock;
 
@@ -77,6 +77,7 @@ struct Up<'a> {
     cycle: &'a mut Cycle,
     state: &'a mut State,
     screen: &'a mut Screen,
+    refused: &'a mut bool,
     cancels: &'a Cancels,
     traffic: &'a Traffic,
 }
@@ -92,7 +93,9 @@ impl Watch for Up<'_> {
     }
 
     fn screen(&mut self, bytes: &[u8], _: &Walk) -> Screened {
-        self.screen.over(bytes, BUFFER)
+        let seen = self.screen.over(bytes, BUFFER);
+        *self.refused |= matches!(seen.then, Then::Replace(..));
+        seen
     }
 
     fn passed(&mut self, part: Part<'_>, read: Instant) {
@@ -118,6 +121,21 @@ struct Down<'a> {
     cancels: &'a Cancels,
     /// The message that comes next is behind a barrier.
     proved: &'a mut bool,
+    /// An error may be about what took the place of a refused text.
+    refused: bool,
+}
+
+impl Down<'_> {
+    /// Looks at an error that comes next: it is passed on, or something else is, or it isn't there as a whole.
+    fn explain(bytes: &[u8]) -> Then {
+        match Header::of(bytes).map(Header::total) {
+            Some(total) if total > BUFFER => Then::Nothing,
+            Some(total) if total <= bytes.len() => {
+                explained(&bytes[..total]).map_or(Then::Nothing, |instead| Then::Replace(total, instead))
+            }
+            _ => Then::More,
+        }
+    }
 }
 
 impl Watch for Down<'_> {
@@ -133,11 +151,18 @@ impl Watch for Down<'_> {
         self.traffic.to_client.inc_by(bytes);
     }
 
-    /// What comes after the end of an answer is looked at by itself; after a cancel request each message is.
+    /// What comes after the end of an answer is looked at by itself; after a cancel request each message is, and after a
+    /// refusal each error.
     fn screen(&mut self, bytes: &[u8], walk: &Walk) -> Screened {
+        if self.refused && walk.at_boundary() && bytes.first() == Some(&b'E') {
+            let then = Self::explain(bytes);
+            if then != Then::Nothing {
+                return Screened { cleared: 0, then };
+            }
+        }
         let cleared = match self.cancels.cast_doubt() {
             _ if walk.in_header() => walk.left(),
-            false => answer_end(bytes, walk.left()),
+            false => answer_end(bytes, walk.left(), self.refused),
             true if walk.at_boundary() => 1,
             true => walk.left(),
         };
@@ -163,13 +188,17 @@ impl Watch for Down<'_> {
     }
 }
 
-/// Bytes up to the end of the next answer, or all; the first `left` belong to a message that has begun.
-fn answer_end(bytes: &[u8], left: usize) -> usize {
+/// Bytes up to the end of the next answer, or all; the first `left` belong to a message that has begun. With `errors` no
+/// further than to the next error, but for one at the very beginning.
+fn answer_end(bytes: &[u8], left: usize, errors: bool) -> usize {
     let mut at = left;
-    while let Some(&[tag, a, b, c, d]) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let body = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        at = at.saturating_add(body.max(4).saturating_add(1));
-        if tag == b'Z' {
+    while let Some(tag) = bytes.get(at) {
+        if errors && *tag == b'E' && at > 0 {
+            return at;
+        }
+        let Some(header) = Header::of(&bytes[at..]) else { break };
+        at = at.saturating_add(header.total());
+        if header.tag == b'Z' {
             return at;
         }
     }
@@ -184,6 +213,8 @@ pub struct Flow {
     cycle: Cycle,
     state: State,
     screen: Screen,
+    /// A text of the client's was refused.
+    refused: bool,
     cancels: Arc<Cancels>,
     /// The node's next message is behind a barrier.
     proved: bool,
@@ -299,6 +330,11 @@ impl<'a, C, N> Relay<'a, C, N> {
         }
     }
 
+    /// The connection to the client.
+    pub fn client(&self) -> &C {
+        self.client
+    }
+
     /// The connection to the node.
     pub fn node(&self) -> &N {
         self.node
@@ -320,9 +356,9 @@ where
     N: AsyncRead + AsyncWrite + Unpin,
 {
     fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<Pause> {
-        let Flow { up, cycle, state, screen, cancels, .. } = &mut *self.flow;
-        let shut = self.mode == Mode::Questions;
-        let watch = Up { tenure: self.tenure, shut, cycle, state, screen, cancels, traffic: &self.traffic };
+        let Flow { up, cycle, state, screen, refused, cancels, .. } = &mut *self.flow;
+        let (tenure, traffic, shut) = (self.tenure, &self.traffic, self.mode == Mode::Questions);
+        let watch = Up { tenure, shut, cycle, state, screen, refused, cancels, traffic };
         match ready!(up.poll(self.client, self.node, watch, context)) {
             Cause::Over | Cause::Reading => Poll::Ready(Pause::End(End::ClientGone)),
             // It goes: nothing has to be found for that.
@@ -339,8 +375,9 @@ where
 
     fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Pause> {
         let withholds = !self.frank && self.flow.up.is_between() && !self.flow.is_leaving();
-        let Flow { up, down, cycle, state, cancels, proved, .. } = &mut *self.flow;
-        let watch = Down { cycle, state, traffic: &self.traffic, withholds, cancels, proved };
+        let Flow { up, down, cycle, state, cancels, proved, refused, .. } = &mut *self.flow;
+        let (traffic, refused) = (&self.traffic, *refused);
+        let watch = Down { cycle, state, traffic, withholds, cancels, proved, refused };
         let cause = ready!(down.poll(self.node, self.client, watch, context));
         Poll::Ready(match cause {
             Cause::Over | Cause::Reading => Pause::End(lost(up, down)),

@@ -1,18 +1,23 @@
 //! Looks at what a client sends before it is sent: texts of statements that may not reach a node.
 use super::guard::Guard;
 use super::refusal::SETTING;
-use super::wire::message::encode;
+use super::wire::{
+    message::{encode, error_response},
+    walk::{HEADER, Header},
+};
 
-/// Bytes of a header: tag and length.
-const HEADER: usize = 5;
+/// In place of a text that is refused a node gets one that it can't read, with or without parameters: so the error comes
+/// where the client expects it, a transaction has failed as after any other error, and what follows is skipped to the next
+/// Sync. What the client is told of it is the refusal (`explained`).
+fn unreadable() -> String {
+    format!("\"{}\"", SETTING[1])
+}
 
-/// In place of a text that is refused a node gets one that fails for that reason: so the error comes where the client
-/// expects it, and a transaction has failed as after any other error. Where it can't be run it fails all the same.
-fn refusal() -> String {
-    let [code, message, hint] = SETTING;
-    format!(
-        "DO $$BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{message}', HINT = '{hint}'; END$$"
-    )
+/// What a client is told instead, where a node's error is about such a text.
+pub fn explained(error: &[u8]) -> Option<Vec<u8>> {
+    let text = unreadable();
+    let is_ours = error.windows(text.len()).any(|part| part == text.as_bytes());
+    is_ours.then(|| error_response("ERROR", SETTING))
 }
 
 /// What may be sent.
@@ -60,13 +65,12 @@ impl Screen {
             }
             at += piece.len();
             self.left -= piece.len();
-            let Some(&[tag, a, b, c, d]) = bytes[at..].first_chunk::<HEADER>() else { break };
-            let body = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-            let total = body.saturating_add(1).max(HEADER);
+            let Some(header) = Header::of(&bytes[at..]) else { break };
+            let (total, is_text) = (header.total(), matches!(header.tag, b'Q' | b'P'));
             self.guard = None;
-            if !matches!(tag, b'Q' | b'P') || total > room {
+            if !is_text || total > room {
                 (at, self.left) = (at + HEADER, total - HEADER);
-                self.guard = matches!(tag, b'Q' | b'P').then(Guard::default);
+                self.guard = is_text.then(Guard::default);
             } else {
                 let Some(message) = bytes.get(at..at + total) else { break };
                 if Guard::default().refuses(text(message)) {
@@ -91,11 +95,11 @@ fn text(message: &[u8]) -> &[u8] {
 fn replacement(message: &[u8]) -> Vec<u8> {
     let body = &message[HEADER..];
     if message[0] == b'Q' {
-        return encode(b'Q', format!("{}\0", refusal()).as_bytes());
+        return encode(b'Q', format!("{}\0", unreadable()).as_bytes());
     }
-    // A statement keeps its name; it has no parameters.
+    // A statement keeps its name.
     let name = body.split(|b| *b == 0).next().unwrap_or_default();
-    encode(b'P', &[name, b"\0", refusal().as_bytes(), b"\0\0\0"].concat())
+    encode(b'P', &[name, b"\0", unreadable().as_bytes(), b"\0\0\0"].concat())
 }
 
 #[cfg(test)]
@@ -103,6 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proxy::wire::message::error_texts;
 
     const ROOM: usize = 1024;
 
@@ -132,7 +137,20 @@ mod tests {
         let Then::Replace(_, instead) = Screen::default().over(&parse, ROOM).then else {
             panic!("it passed")
         };
-        assert!(instead[5..].starts_with(b"s1\0DO $$") && instead.ends_with(b"END$$\0\0\0"));
+        assert!(instead[5..].starts_with(b"s1\0\"the setting") && instead.ends_with(b"pool\"\0\0\0"));
+    }
+
+    #[test]
+    fn the_error_of_what_was_replaced_tells_why() {
+        assert!(unreadable().len() < 2 + 63, "a longer identifier is cut, with a notice");
+        let of = |text: &str| {
+            [b"SERROR\0C42601\0Msyntax error at or near \"", text.as_bytes(), b"\"\0\0"].concat()
+        };
+        let told = explained(&of(&unreadable())).unwrap();
+        assert_eq!(error_texts(&told[5..]), (SETTING[0].to_owned(), SETTING[1].to_owned()));
+        assert!(told[5..].starts_with(b"SERROR\0VERROR\0"));
+        assert_eq!(explained(&of("synchronous_commit")), None);
+        assert_eq!(explained(&told), None, "once is enough");
     }
 
     #[test]

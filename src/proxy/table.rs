@@ -87,11 +87,10 @@ fn until(from: Moment, report: &NodeReport) -> Moment {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::messages::{Join, PROTOCOL};
+    use crate::messages::Join;
 
     pub(in crate::proxy) fn report(index: u8, role: Role, epoch: i64, lease_ms: u64) -> NodeReport {
         NodeReport {
-            protocol: PROTOCOL,
             pool_uid: "u".into(),
             index,
             incarnation: Some(format!("copy{index}")),

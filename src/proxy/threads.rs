@@ -14,6 +14,9 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+/// The most that are started: enough for what a primary can answer, however many processors the machine has.
+const MOST: usize = 8;
+
 /// The threads; they end when this is dropped, with whatever runs on them.
 pub struct Threads {
     all: Vec<Thread>,
@@ -42,10 +45,11 @@ impl Drop for Counted {
 }
 
 impl Threads {
-    /// One for each processor that this process may use: those that its cgroup's quota amounts to, where it has one.
+    /// One for each processor that this process may use, and no more than eight: those that its cgroup's quota amounts
+    /// to, where it has one.
     pub fn for_each_core() -> io::Result<Self> {
         // Where that isn't known, as many as a small machine has.
-        Self::start(thread::available_parallelism().map_or(2, usize::from))
+        Self::start(due(thread::available_parallelism().map_or(2, usize::from)))
     }
 
     /// So many, and one at least.
@@ -78,6 +82,10 @@ impl Threads {
     }
 }
 
+fn due(processors: usize) -> usize {
+    processors.min(MOST)
+}
+
 impl Thread {
     fn start(index: usize, stop: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -98,6 +106,11 @@ mod tests {
     use tokio::sync::{mpsc, watch};
 
     use super::*;
+
+    #[test]
+    fn a_large_machine_gets_no_more_than_a_pool_can_use() {
+        assert_eq!([1, 2, 8, 96].map(due), [1, 2, 8, 8]);
+    }
 
     #[tokio::test]
     async fn sessions_are_spread_and_stay() {

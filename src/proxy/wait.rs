@@ -11,7 +11,7 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 
 /// The longest wait for news: what comes by the passing of time alone, as the end of another node's lease, is told by
 /// nobody.
-const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits for places.
 pub struct Wait<'a> {
@@ -53,7 +53,7 @@ impl<'a> Wait<'a> {
                 self.front.hub.metrics.held(self.kind);
             }
             if failed.is_empty() {
-                let _ = timeout(LOOK, self.changes.changed()).await;
+                let _ = timeout(self.front.intervals.look, self.changes.changed()).await;
             } else if timeout_at(self.until, self.changes.changed()).await.is_err() {
                 self.failed.clear();
             }

@@ -177,15 +177,22 @@ impl Volume {
     }
 
     /// Removes what another pool has left beside its data, before that data goes: its archive has WAL under names that
-    /// this pool's may have, and what its agent has noted is of offices that are over.
-    pub fn forget_other_pool(&self, pool_uid: &str) -> Result<(), RecoverError> {
-        let text = fs::read(self.data().join("pgpool_node.json")).unwrap_or_default();
-        let file: Option<NodeFile> = serde_json::from_slice(&text).ok();
-        if file.is_some_and(|file| file.pool_uid != pool_uid) {
+    /// this pool's may have, and what its agent has noted is of offices that are over. Data that says nothing of its pool, or
+    /// that is gone, may have been another one's. Where this very recovery has deleted data, this was done before that.
+    pub fn forget_other_pool(&self, journal: &Journal, pool_uid: &str) -> Result<(), RecoverError> {
+        if !journal.destroyed && self.pool_of_data().as_deref() != Some(pool_uid) {
             self.discard(&self.root.join("archive"))?;
             self.discard(&self.root.join("conf"))?;
         }
         Ok(())
+    }
+
+    /// The pool whose data was there before this recovery, as far as that is known. Between the two renames it has the name
+    /// of the old data.
+    fn pool_of_data(&self) -> Option<String> {
+        let folder = [self.data(), self.old_data()].into_iter().find(|folder| folder.exists())?;
+        let text = fs::read(folder.join("pgpool_node.json")).ok()?;
+        serde_json::from_slice(&text).ok().map(|file: NodeFile| file.pool_uid)
     }
 
     /// Makes the copy the node's data.

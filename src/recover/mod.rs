@@ -168,7 +168,7 @@ async fn recover(
         volume.finish(&mut journal, &node, bytes)?;
     }
     if journal.step == Step::Copied {
-        volume.forget_other_pool(&args.of.uid)?;
+        volume.forget_other_pool(&journal, &args.of.uid)?;
         volume.swap(&mut journal)?;
     }
     tracing::info!(bytes = journal.bytes, incarnation = args.incarnation, "the node has a new copy");
@@ -256,7 +256,7 @@ fn make_room(args: &Args, volume: &Volume, journal: &mut Journal, wanted: u64) -
     if volume.has_old() && !args.may_destroy {
         return Err(RecoverError::NoRoom { free, wanted });
     }
-    volume.forget_other_pool(&args.of.uid)?;
+    volume.forget_other_pool(journal, &args.of.uid)?;
     match volume.destroy_one(journal)? {
         Some(folder) => {
             tracing::warn!(folder = %folder.display(), free, wanted, "old data was deleted for want of room");

@@ -31,6 +31,17 @@ echo "     100/100 kB (100%), 1/1 tablespace" >&2
 
 const CONTROLS: &str = r#"echo "Database system identifier:           7571234567890123456""#;
 
+/// A fake one that has no room while there is data.
+fn until_gone() -> String {
+    COPIES.replace(
+        "echo \"       0/100",
+        "test ! -e \"${target%.new}\" || { echo 'could not write: No space left on device' >&2; exit 1; }\necho \"       0/100",
+    )
+}
+
+/// What lies beside the data on a volume.
+const BESIDE: [&str; 2] = ["archive/00000002", "conf"];
+
 struct Job {
     dir: TempDir,
     args: Args,
@@ -86,6 +97,18 @@ impl Job {
         let (pool_uid, incarnation) = (pool.into(), incarnation.into());
         let node = NodeFile { pool_uid, index: 2, incarnation, epoch: 3, taken_up: None };
         fs::write(path.join("pgpool_node.json"), serde_json::to_vec(&node).unwrap()).unwrap();
+    }
+
+    fn leave_beside(&self) {
+        for folder in BESIDE {
+            fs::create_dir_all(self.root().join(folder)).unwrap();
+            fs::write(self.root().join(folder).join("file"), "of some pool").unwrap();
+        }
+    }
+
+    /// How much of that is still there.
+    fn left_beside(&self) -> usize {
+        BESIDE.iter().filter(|folder| self.root().join(folder).join("file").exists()).count()
     }
 
     /// The incarnation in a folder; none when there is no such folder. Panics on half a copy.
@@ -198,28 +221,71 @@ async fn the_archive_of_an_earlier_pool_goes_with_its_data_and_not_before() {
     loop {
         let job = Job::new(COPIES);
         job.data_of("earlier", "pgdata", "old");
-        for folder in ["archive/00000002", "conf"] {
-            fs::create_dir_all(job.root().join(folder)).unwrap();
-            fs::write(job.root().join(folder).join("file"), "of the earlier pool").unwrap();
-        }
+        job.leave_beside();
         let killed = ends_before(&job, last).await;
-        let left = ["archive", "conf"].iter().any(|folder| job.root().join(folder).exists());
-        assert!(!left || job.holds("pgdata").as_deref() == Some("old"), "{last}");
+        assert!(job.left_beside() == 0 || job.holds("pgdata").as_deref() == Some("old"), "{last}");
         job.run().await.unwrap();
         assert_eq!(job.holds("pgdata").as_deref(), Some(NEW), "{last}");
         assert_eq!(job.holds("pgdata.old").as_deref(), Some("old"), "{last}");
-        assert!(["archive", "conf"].iter().all(|folder| !job.root().join(folder).exists()), "{last}");
+        assert_eq!(job.left_beside(), 0, "{last}");
         if !killed {
             break;
         }
         last += 1;
     }
-    // What this pool itself has archived stays.
-    let job = Job::new(COPIES);
+}
+
+#[tokio::test]
+async fn what_this_pool_itself_has_archived_stays() {
+    let mut last = 0;
+    loop {
+        let job = Job::new(COPIES);
+        job.data("pgdata", "old");
+        job.leave_beside();
+        let killed = ends_before(&job, last).await;
+        job.run().await.unwrap();
+        assert_eq!(job.left_beside(), 2, "{last}");
+        if !killed {
+            break;
+        }
+        last += 1;
+    }
+    // Also where its old data has to go first.
+    let mut job = Job::new(&until_gone());
+    job.args.may_destroy = true;
     job.data("pgdata", "old");
-    fs::create_dir_all(job.root().join("archive")).unwrap();
-    job.run().await.unwrap();
-    assert!(job.root().join("archive").exists());
+    job.leave_beside();
+    assert!(job.run().await.unwrap().destroyed && job.left_beside() == 2);
+}
+
+/// A recovery of the earlier pool deleted the old data for want of room, and that pool was deleted before the new copy came.
+#[tokio::test]
+async fn what_lies_beside_no_data_may_be_an_earlier_pool_s_and_goes() {
+    for node_file in [None, Some("{")] {
+        let job = Job::new(COPIES);
+        job.leave_beside();
+        let journal = Journal {
+            id: "earlier".into(),
+            incarnation: "0123456789ab".into(),
+            step: Step::Copying,
+            destroyed: true,
+            bytes: 0,
+        };
+        fs::write(job.root().join("recovery.json"), serde_json::to_vec(&journal).unwrap()).unwrap();
+        if let Some(text) = node_file {
+            fs::create_dir_all(job.root().join("pgdata")).unwrap();
+            fs::write(job.root().join("pgdata/pgpool_node.json"), text).unwrap();
+        }
+        job.run().await.unwrap();
+        assert_eq!(job.holds("pgdata").as_deref(), Some(NEW));
+        assert_eq!(job.left_beside(), 0, "{node_file:?}");
+    }
+    // And an earlier pool's data that this recovery deletes takes with it what lies beside it.
+    let mut job = Job::new(&until_gone());
+    job.args.may_destroy = true;
+    job.data_of("earlier", "pgdata", "old");
+    job.leave_beside();
+    assert!(job.run().await.unwrap().destroyed && job.left_beside() == 0);
 }
 
 #[tokio::test]
@@ -269,11 +335,7 @@ async fn old_data_is_deleted_for_room_only_when_told_so() {
     assert!(job.folders().is_empty());
 
     // It says so while there is data, and copies once there is none.
-    let until_gone = COPIES.replace(
-        "echo \"       0/100",
-        "test ! -e \"${target%.new}\" || { echo 'could not write: No space left on device' >&2; exit 1; }\necho \"       0/100",
-    );
-    let mut job = Job::new(&until_gone);
+    let mut job = Job::new(&until_gone());
     job.data("pgdata", "old");
     let error = job.run().await.unwrap_err();
     assert!(error.needs_destroy(), "{error}");

@@ -10,6 +10,7 @@ use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
 use super::harness::{Outcome, ensure};
+use super::history::History;
 use super::install;
 use super::load;
 use super::pool::{NODES, WHOLE, attached};
@@ -87,32 +88,46 @@ pub async fn fence(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// Waits until every pod is another, that of the old primary last, and the pool is unharmed.
-async fn rolled(world: &World, before: &BTreeMap<u8, String>) -> Outcome {
-    let old = primary(world).await?;
-    until("every pod to be another", ROLLED, || async {
-        let now = uids(world).await?;
-        let old: Vec<&u8> =
-            before.iter().filter(|(node, uid)| now.get(node) == Some(uid)).map(|(n, _)| n).collect();
-        ensure(old.is_empty(), || format!("the pods of {old:?} are the old ones"))
-    })
-    .await?;
-    load::unharmed(world).await?;
-    let mut made = BTreeMap::new();
-    for node in NODES {
-        made.insert(node, world.pods().get(&names::node_pod(POOL, node)).await?.creation_timestamp());
+/// A change that takes each node in turn, and how all was before it.
+struct Roll {
+    pods: BTreeMap<u8, String>,
+    primary: u8,
+    history: History,
+}
+
+impl Roll {
+    async fn begin(world: &World) -> Outcome<Self> {
+        Ok(Self { pods: uids(world).await?, primary: primary(world).await?, history: world.history().await? })
     }
-    let last = made.values().max();
-    ensure(made.get(&old) == last, || {
-        format!("node {old} was the primary, and its pod not the last: {made:?}")
-    })
+
+    /// Waits until every pod is another, that of the old primary last, and the pool is unharmed: one node at a time was out,
+    /// the primary handed over once, and nothing was copied.
+    async fn ended(self, world: &World) -> Outcome {
+        until("every pod to be another", ROLLED, || async {
+            let now = uids(world).await?;
+            let same = self.pods.iter().filter(|(node, uid)| now.get(node) == Some(uid));
+            let old: Vec<&u8> = same.map(|(node, _)| node).collect();
+            ensure(old.is_empty(), || format!("the pods of {old:?} are the old ones"))
+        })
+        .await?;
+        load::unharmed(world).await?;
+        let mut made = BTreeMap::new();
+        for node in NODES {
+            made.insert(node, world.pods().get(&names::node_pod(POOL, node)).await?.creation_timestamp());
+        }
+        let old = self.primary;
+        ensure(made.get(&old) == made.values().max(), || {
+            format!("node {old} was the primary, and its pod not the last: {made:?}")
+        })?;
+        self.history.handed_over_once(world, NODES.len() - 1).await.map(drop)
+    }
 }
 
 /// Every pod is made anew, one at a time; the pool goes on.
 pub async fn restart(world: &World) -> Outcome {
-    let before = uids(world).await?;
+    let roll = Roll::begin(world).await?;
     world.ask_for("restart", "now").await?;
-    rolled(world, &before).await
+    roll.ended(world).await
 }
 
 /// What the containers of a node's pod run: the init container's image, PostgreSQL's, and its request of memory.
@@ -128,10 +143,10 @@ async fn runs(world: &World, node: u8) -> Outcome<[String; 3]> {
 
 /// Another image and other resources reach every pod, one at a time.
 pub async fn image(world: &World) -> Outcome {
-    let before = uids(world).await?;
+    let roll = Roll::begin(world).await?;
     patch(world, r#"{"image":"docker.io/library/postgres:17","resources":{"requests":{"memory":"96Mi"}}}"#)
         .await?;
-    rolled(world, &before).await?;
+    roll.ended(world).await?;
     for node in NODES {
         let [_, image, memory] = runs(world, node).await?;
         ensure(image == "docker.io/library/postgres:17" && memory == "96Mi", || format!("{image} {memory}"))?;
@@ -169,16 +184,29 @@ async fn stopped(world: &World, before: &BTreeMap<u8, String>, first: u8) -> Out
     })
 }
 
+/// What the agent of each node is, by the bytes of the program that runs.
+async fn programs(world: &World) -> Outcome<BTreeMap<u8, String>> {
+    let mut all = BTreeMap::new();
+    for node in NODES {
+        all.insert(node, world.shell(node, "sha256sum < /proc/1/exe").await?.trim().to_owned());
+    }
+    Ok(all)
+}
+
 /// The operator is upgraded to another image: so is the agent of every node, one at a time.
 pub async fn operator(world: &World) -> Outcome {
     for tag in ["next", "dev"] {
-        let before = uids(world).await?;
+        let old = programs(world).await?;
+        let roll = Roll::begin(world).await?;
         install::helm_with(world, &[&format!("image.tag={tag}")]).await?;
-        rolled(world, &before).await?;
+        roll.ended(world).await?;
         for node in NODES {
             let [agent, ..] = runs(world, node).await?;
             ensure(agent.ends_with(&format!(":{tag}")), || format!("node {node} has the agent of {agent}"))?;
         }
+        let new = programs(world).await?;
+        let changed = NODES.iter().all(|node| new.get(node) != old.get(node) && new.get(node) == new.get(&0));
+        ensure(changed, || format!("the agents that run: {old:?} became {new:?}"))?;
     }
     Ok(())
 }

@@ -9,15 +9,18 @@
 mod authority;
 mod changes;
 mod clients;
+mod elections;
 mod failover;
 mod faults;
 mod front;
 mod harness;
+mod history;
 mod install;
 mod load;
 mod machines;
 mod majors;
 mod options;
+mod outages;
 mod pool;
 mod processes;
 mod recoveries;
@@ -32,7 +35,7 @@ mod world;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use harness::{Step, Wishes, Work};
+use harness::{Place, Step, Wishes, Work};
 use world::World;
 
 /// Longest time for one step.
@@ -76,11 +79,15 @@ async fn play(steps: &[Step], wishes: &Wishes) -> bool {
 }
 
 fn step(name: &'static str, work: Work) -> Step {
-    Step { name, groundwork: false, beside: false, limit: LIMIT, work }
+    Step { name, groundwork: false, place: Place::Alone, limit: LIMIT, work }
+}
+
+fn along(name: &'static str, work: Work) -> Step {
+    Step { place: Place::Along, ..step(name, work) }
 }
 
 fn beside(name: &'static str, work: Work) -> Step {
-    Step { beside: true, ..step(name, work) }
+    Step { place: Place::Beside, ..step(name, work) }
 }
 
 fn groundwork(name: &'static str, work: Work) -> Step {
@@ -91,14 +98,14 @@ fn groundwork(name: &'static str, work: Work) -> Step {
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
-    let failover = [changes(), failures()];
+    let failover = [changes(), killed(), silent(), elections(), outages()];
     let parts: Vec<Vec<Step>> = match act {
         None => quiet
             .into_iter()
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([judgement(), others(), wishes(), ending()])
+            .chain([timed(), judgement(), compatibility(), others(), wishes(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -197,8 +204,8 @@ fn changes() -> Vec<Step> {
     ]
 }
 
-/// How nodes and machines are lost.
-fn failures() -> Vec<Step> {
+/// How nodes are lost.
+fn killed() -> Vec<Step> {
     vec![
         step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),
         step("failover::the_primary's_pod_is_deleted", |w| Box::pin(failover::pod_deleted(w))),
@@ -207,31 +214,59 @@ fn failures() -> Vec<Step> {
         }),
         step("failover::the_primary's_agent_is_killed", |w| Box::pin(failover::agent_killed(w))),
         step("failover::the_primary's_postgres_hangs", |w| Box::pin(failover::postgres_hangs(w))),
-        step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(failover::primary_frozen(w))),
-        step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
-        step("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
-        step("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
         step("failover::the_operator_is_away", |w| Box::pin(failover::operator_away(w))),
-        step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
-        step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
-        step("failover::the_chosen_node_is_killed", |w| Box::pin(failover::chosen_killed(w))),
-        step("failover::the_chosen_node's_postgres_is_killed", |w| {
-            Box::pin(failover::chosen_postgres_killed(w))
+    ]
+}
+
+/// How they are there and do nothing, which is mostly waited for.
+fn silent() -> Vec<Step> {
+    vec![
+        step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(failover::primary_frozen(w))),
+        along("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
+        along("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
+        along("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
+    ]
+}
+
+/// More than one node at a time, or one in the middle of an election.
+fn elections() -> Vec<Step> {
+    vec![
+        step("elections::two_nodes_are_killed_within_a_second", |w| Box::pin(elections::two_killed(w))),
+        step("elections::two_nodes_fall_silent_at_once", |w| Box::pin(elections::two_silent(w))),
+        step("elections::a_voter_is_killed", |w| Box::pin(elections::voter_killed(w))),
+        step("elections::the_chosen_node's_postgres_is_killed", |w| {
+            Box::pin(elections::chosen_postgres_killed(w))
         }),
-        step("failover::all_pods_at_once", |w| Box::pin(failover::all_at_once(w))),
-        step("failover::all_at_once_and_one_for_good", |w| {
-            Box::pin(failover::all_at_once_and_one_for_good(w))
+        step("elections::all_pods_at_once", |w| Box::pin(elections::all_at_once(w))),
+        step("elections::all_at_once_and_one_for_good", |w| {
+            Box::pin(elections::all_at_once_and_one_for_good(w))
         }),
-        step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(failover::api_away(w))),
-        step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
-        step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),
-        step("failover::the_primary_reaches_the_api_alone", |w| {
-            Box::pin(failover::primary_cut_off_from_nodes(w))
+    ]
+}
+
+/// In no act: it needs the second vote within `detachAfter` of the first, which a busy machine doesn't give.
+fn timed() -> Vec<Step> {
+    vec![step("elections::a_second_one_while_the_first_is_under_way", |w| {
+        Box::pin(elections::second_election(w))
+    })]
+}
+
+/// Machines, networks and the API.
+fn outages() -> Vec<Step> {
+    vec![
+        step("outages::the_api_is_away_for_a_minute", |w| Box::pin(outages::api_away(w))),
+        step("outages::the_api_is_away_and_a_standby_dies", |w| {
+            Box::pin(outages::api_away_and_a_standby_dies(w))
         }),
-        step("failover::the_primary_does_not_reach_the_api", |w| {
-            Box::pin(failover::primary_cut_off_from_api(w))
+        step("outages::the_primary's_machine_is_lost", |w| Box::pin(outages::machine_lost(w))),
+        step("outages::the_primary's_machine_is_cut_off", |w| Box::pin(outages::primary_cut_off(w))),
+        step("outages::the_primary_reaches_the_api_alone", |w| {
+            Box::pin(outages::primary_cut_off_from_nodes(w))
         }),
-        step("failover::a_standby's_machine_is_cut_off", |w| Box::pin(failover::standby_cut_off(w))),
+        step("outages::the_primary_does_not_reach_the_api", |w| {
+            Box::pin(outages::primary_cut_off_from_api(w))
+        }),
+        step("outages::a_standby's_machine_is_cut_off", |w| Box::pin(outages::standby_cut_off(w))),
     ]
 }
 
@@ -258,22 +293,28 @@ fn others() -> Vec<Step> {
     ]
 }
 
-/// A pool with every wish; beside it the programs of PostgreSQL at the first one, which rests.
+/// PostgreSQL's own programs and drivers of several languages, by the front and at the primary itself. In no act yet.
+fn compatibility() -> Vec<Step> {
+    vec![
+        step("clients::log_in_as_at_the_primary", |w| Box::pin(clients::logins(w))),
+        step("clients::psql_says_the_same", |w| Box::pin(clients::psql(w))),
+        step("clients::pgbench_runs_in_each_protocol", |w| Box::pin(clients::pgbench(w))),
+        step("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
+        step("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
+        step("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
+    ]
+}
+
+/// A pool with every wish.
 fn wishes() -> Vec<Step> {
     vec![
         step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
         step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
-        beside("clients::log_in_as_at_the_primary", |w| Box::pin(clients::logins(w))),
         step("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
-        beside("clients::psql_says_the_same", |w| Box::pin(clients::psql(w))),
         step("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
-        beside("clients::pgbench_runs_in_each_protocol", |w| Box::pin(clients::pgbench(w))),
         step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
-        beside("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
         step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
-        beside("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
         step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
-        beside("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
     ]
 }
 

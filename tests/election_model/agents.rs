@@ -10,7 +10,7 @@ use pgpool_operator::membership::rules::Rule;
 use pgpool_operator::membership::starting::{self, NodeFile, Start, StartView};
 use pgpool_operator::messages::{Join, Standing};
 
-use crate::state::{Ballot, Entry, Lease, Node, Office, Rec, State};
+use crate::state::{ANSWERS, Ballot, Entry, Lease, Node, Office, Rec, State};
 use crate::views;
 use crate::world::{PATIENCE, World};
 
@@ -44,7 +44,7 @@ impl World {
         (s.nodes[i].up, s.nodes[i].ended, s.nodes[i].vote) = (true, false, None);
         self.read(s, i);
         let n = &mut s.nodes[i];
-        n.answers = [None; 6];
+        n.answers = [None; ANSWERS];
         n.begun = Some(0).filter(|_| self.leases && self.rules.has(Rule::OfficeWaitSurvives));
         n.word = n.word.filter(|_| self.rules.has(Rule::WordSurvives));
         n.owed = (None, n.begun);
@@ -254,9 +254,12 @@ impl World {
         }
         let p = &s.nodes[usize::from(n.view.primary)];
         let asked = p.running && p.primary && p.wal.timeline() == n.view.timeline;
-        if n.wal.timeline() < n.view.timeline && !asked {
+        let alone = n.wal.timeline() < n.view.timeline && !asked;
+        let noted = self.noted && !n.primary && n.view.counts(i, n.copy);
+        if alone && !noted {
             return Join::Unknown;
         }
+        let own = Fork { timeline: u32::from(n.wal.timeline()), at: u64::from(n.wal.end()) };
         let state = if n.primary { joining::State::InProduction } else { joining::State::InArchiveRecovery };
         joining::decide(&JoinView {
             control: ControlData {
@@ -271,8 +274,7 @@ impl World {
             fresh_copy: false,
             wal_end: Some(u64::from(n.wal.end())),
             primary_timeline: record.timeline,
-            history: history(p),
-            primary_system_id: Some(0),
+            history: if alone { vec![own] } else { history(p) },
         })
     }
 }

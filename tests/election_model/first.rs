@@ -1,5 +1,5 @@
 //! Where the model begins.
-use crate::state::{Entry, Lease, NODES, Node, Office, Rec, State, Wal, What};
+use crate::state::{ANSWERS, Entry, Lease, NODES, Node, Office, Rec, State, Wal, What};
 use crate::world::World;
 
 impl World {
@@ -24,6 +24,7 @@ impl World {
             wished,
             acknowledged: 0,
             left: self.left,
+            steps: 0,
             illegal: false,
         };
         for k in 1..self.attached {
@@ -78,7 +79,7 @@ fn node(api: Rec, i: usize, exists: bool) -> Node {
         word: None,
         ended: false,
         opened: u8::from(primary),
-        answers: [None; 6],
+        answers: [None; ANSWERS],
         begun: None,
         owed: (None, None),
         vote: None,

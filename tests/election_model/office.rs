@@ -44,7 +44,7 @@ impl World {
             return;
         }
         for k in (0..NODES).filter(|&k| n.names[k].0 != 0) {
-            let contact = Contact::inherited(views::NOW, self.lease_ms());
+            let contact = Contact::inherited(None, views::NOW, self.lease_ms());
             n.office.known[k].granted = views::granted(&contact);
         }
     }

@@ -4,7 +4,9 @@ use pgpool_operator::messages::Standing;
 /// Nodes at most.
 pub const NODES: usize = 3;
 /// Entries of a WAL at most.
-pub const CAP: usize = 12;
+pub const CAP: usize = 28;
+/// Records under which a node has answered within 2 L, at most.
+pub const ANSWERS: usize = 10;
 /// Ages are counted in ticks, up to this: older than twice the longest lease makes no difference.
 pub const OLD: u8 = 4;
 
@@ -176,7 +178,7 @@ pub struct Node {
     /// The last timeline in which it has been open, noted in the volume.
     pub opened: u8,
     /// Its last answers that counted.
-    pub answers: [Option<Reply>; 6],
+    pub answers: [Option<Reply>; ANSWERS],
     /// Ticks since the start of its agent.
     pub begun: Option<u8>,
     /// How long ago offices before could last count on it, for their own lease and for those they gave.
@@ -216,6 +218,8 @@ pub struct State {
     pub wished: [bool; NODES],
     pub acknowledged: u8,
     pub left: Budget,
+    /// Steps taken, where they are counted.
+    pub steps: u16,
     /// A decider has proposed a record that the API server refuses, or called a person.
     pub illegal: bool,
 }
@@ -256,9 +260,9 @@ impl Wal {
         mask
     }
 
-    /// Commits on a timeline later than the first.
-    pub fn later_commits(&self) -> u8 {
-        let later = self.all().iter().filter(|e| e.timeline > 1);
+    /// Commits on a timeline later than that one.
+    pub fn commits_after(&self, timeline: u8) -> u8 {
+        let later = self.all().iter().filter(|e| e.timeline > timeline);
         later.fold(0, |mask, e| if let What::Commit(number) = e.what { mask | 1 << number } else { mask })
     }
 

@@ -135,14 +135,19 @@ pub fn ticks(rest: Duration) -> u8 {
 
 /// What the primary knows of a node by its beats.
 pub fn contact(known: &Known, answer: Option<Answer>, lease_ms: u32) -> Contact {
+    // What was said last stands for the answer that counted and for whom the lease was given to: there is never more
+    // than one agent of a node here, whose word for its volume holds whatever the copy.
+    let copy = answer.as_ref().and_then(|answer| answer.incarnation.clone());
     Contact {
         answer,
         heard: None,
         counted: known.counted.map(at),
+        counted_copy: copy.clone(),
         granted: known.granted.map(|(age, echo)| Grant {
             sent: at(age),
             until: at(age).after(waited(Duration::from_millis(u64::from(lease_ms)))),
             echo: echo.map(stamp),
+            copy,
         }),
     }
 }
@@ -211,6 +216,7 @@ impl World {
             lease_ms: self.lease_ms(),
             longest_ms: self.lease_ms(),
             flush_lsn: u64::from(note.flush),
+            system_id: None,
         }
     }
 
@@ -294,7 +300,8 @@ impl World {
         let begun = n.begun.map_or(Moment::ZERO, at);
         let (election, choice) = (record(election), record(&n.view));
         let answers: Answers = answered.collect();
-        let handover = Handover::new(&answers, begun, Some(&election), &choice, self.length());
+        let handover =
+            Handover::new_with(&answers, begun, Some(&election), &choice, self.length(), self.rules);
         let youngest = |wanted: Rest| {
             let waits = handover.waits.iter().filter(|w| w.0 == wanted && w.1 > Moment::ZERO);
             waits.map(|w| age(w.1)).min()

@@ -1,7 +1,7 @@
 //! What can happen, and what it does.
 use pgpool_operator::membership::rules::{Rule, Rules};
 
-use crate::state::{Ballot, Budget, NODES, OLD, Office, State, older};
+use crate::state::{ANSWERS, Ballot, Budget, NODES, OLD, Office, State, older};
 
 /// How long a voter has waited: not at all, for those who are missing, for those who are further.
 pub const PATIENCE: [u64; 4] = [0, 1001, 3001, 6001];
@@ -45,6 +45,8 @@ pub enum Step {
     Beat(usize, usize),
     /// It arrives; the answer does, or doesn't.
     Arrive(usize, usize, bool),
+    /// It arrives, and a copy of it is still on its way: it was sent again.
+    Double(usize, usize, bool),
     /// Beat and answer at once.
     Exchange(usize, usize),
     Tick,
@@ -67,14 +69,18 @@ pub struct World {
     pub leases: bool,
     /// L in ticks.
     pub lease: u8,
-    /// Beats and answers may be late or lost.
+    /// Beats may be late, lost or doubled, answers lost.
     pub late: bool,
     /// Nodes are added, and removed by wish.
     pub changes: bool,
     /// Nodes are removed for their silence.
     pub removes: bool,
+    /// Voters note where the timeline of the choice begins, and need nobody to tell them when they start again.
+    pub noted: bool,
     pub max_epoch: u8,
     pub max_wal: u8,
+    /// Steps make states different: a walk may come back to where it was.
+    pub counts_steps: bool,
     pub left: Budget,
     /// Steps that have been taken before the search begins.
     pub script: Vec<Step>,
@@ -196,8 +202,10 @@ impl World {
                 out.push(if self.late { Step::Beat(i, j) } else { Step::Exchange(i, j) });
             }
             if n.beats[j].is_some() {
-                out.push(Step::Arrive(j, i, true));
-                out.push(Step::Arrive(j, i, false));
+                for answered in [true, false] {
+                    out.push(Step::Arrive(j, i, answered));
+                    out.push(Step::Double(j, i, answered));
+                }
             }
         }
     }
@@ -248,7 +256,11 @@ impl World {
         }
         self.settle(&mut s, last);
         let fits = s.nodes.iter().all(|n| n.wal.end() <= self.max_wal);
-        (fits && s != *last).then_some(s)
+        if !fits || s == *last {
+            return None;
+        }
+        s.steps += u16::from(self.counts_steps);
+        Some(s)
     }
 
     fn after_postgres(&self, s: &mut State, step: Step) {
@@ -269,6 +281,11 @@ impl World {
             }
             Step::Arrive(i, j, answered) => {
                 if let Some(note) = s.nodes[j].beats[i].take() {
+                    self.arrive(s, i, j, note, answered);
+                }
+            }
+            Step::Double(i, j, answered) => {
+                if let Some(note) = s.nodes[j].beats[i] {
                     self.arrive(s, i, j, note, answered);
                 }
             }
@@ -324,7 +341,7 @@ impl World {
         }
         let settled = n.opened >= n.wal.timeline() && n.running && n.primary;
         if settled {
-            (n.answers, n.begun) = ([None; 6], None);
+            (n.answers, n.begun) = ([None; ANSWERS], None);
         }
         if settled || !(n.view.serving(i) || (n.running && n.primary)) {
             n.owed = (None, None);

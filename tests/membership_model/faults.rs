@@ -110,8 +110,11 @@ impl World {
         for k in 1..NODES {
             let listed = p.list.names.iter().any(|n| usize::from(n.0) == k);
             let counts = listed && self.leases && self.rules.has(Rule::RestartCountsLeases);
-            let contact =
-                if counts { Contact::inherited(views::NOW, views::lease_ms()) } else { Contact::default() };
+            let contact = if counts {
+                Contact::inherited(None, views::NOW, views::lease_ms())
+            } else {
+                Contact::default()
+            };
             p.known[k] = Known { granted: views::granted(&contact), ..Default::default() };
         }
     }

@@ -93,6 +93,7 @@ pub fn beat(note: Note) -> Beat {
         lease_ms: lease_ms(),
         longest_ms: lease_ms(),
         flush_lsn: u64::from(note.flush),
+        system_id: None,
     }
 }
 
@@ -188,14 +189,19 @@ pub fn primary(state: &State) -> PrimaryView {
 
 /// What the primary knows of a node by its beats.
 pub fn contact(node: usize, known: &Known) -> Contact {
+    // What was said last stands for the answer that counted and for whom the lease was given to: there is never more
+    // than one agent of a node here, whose word for its volume holds whatever the copy.
+    let copy = known.said.map(|said| member(node, said.copy).incarnation);
     Contact {
         answer: known.said.map(|said| answer(node, said)),
         heard: None,
         counted: known.counted.map(at),
+        counted_copy: copy.clone(),
         granted: known.granted.map(|(age, echo)| Grant {
             sent: at(age),
             until: at(age).after(waited(Duration::from_millis(u64::from(lease_ms())))),
             echo: echo.map(stamp),
+            copy,
         }),
     }
 }

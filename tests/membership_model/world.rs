@@ -34,6 +34,8 @@ pub enum Step {
     Beat(usize),
     /// It arrives; the answer does, or doesn't.
     Arrive(usize, bool),
+    /// It arrives, and a copy of it is still on its way: it was sent again.
+    Double(usize, bool),
     /// The lease before the last beat arrives.
     ArriveLate(usize),
     /// Beat and answer at once, no lease.
@@ -59,7 +61,7 @@ pub struct World {
     pub attached: usize,
     /// Beats, leases and time; else beats are exchanged at once and grant nothing.
     pub leases: bool,
-    /// A lease may arrive after the beat that was sent later.
+    /// A lease may arrive after the beat that was sent later, and beats arrive twice.
     pub late: bool,
     pub max_epoch: u8,
     pub max_wal: u8,
@@ -128,8 +130,10 @@ impl World {
                 out.push(Step::Beat(k));
             }
             if n.up && n.beat.is_some() {
-                out.push(Step::Arrive(k, true));
-                out.push(Step::Arrive(k, false));
+                for answered in [true, false] {
+                    out.push(Step::Arrive(k, answered));
+                    out.extend(Some(Step::Double(k, answered)).filter(|_| self.late));
+                }
             }
             if n.up && n.late.is_some() {
                 out.push(Step::ArriveLate(k));
@@ -211,6 +215,15 @@ impl World {
             Step::Arrive(k, answered) => {
                 let note = s.standbys[k].beat.take().expect("enabled");
                 self.arrive(s, k, note, answered);
+            }
+            Step::Double(k, answered) => {
+                let note = s.standbys[k].beat.expect("enabled");
+                self.arrive(s, k, note, answered);
+                // While nobody has answered the next beat isn't sent; the copy of one that was answered may come later.
+                if answered {
+                    let n = &mut s.standbys[k];
+                    n.late = n.beat.take();
+                }
             }
             Step::ArriveLate(k) => {
                 let note = s.standbys[k].late.take().expect("enabled");

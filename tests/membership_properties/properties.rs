@@ -183,7 +183,7 @@ fn heal(view: &mut PrimaryView) {
             pool_uid: String::new(),
             epoch: view.record.epoch,
             index,
-            incarnation: Some(incarnation),
+            incarnation: Some(incarnation.clone()),
             stamp: Stamp { boot: "boot".to_owned(), millis: 5000 },
             role: Role::Standby,
             serves_nobody: false,
@@ -193,7 +193,8 @@ fn heal(view: &mut PrimaryView) {
             timeline: Some(1),
             replay_lsn: None,
         };
-        let contact = Contact { answer: Some(answer), heard: None, counted: Some(NOW), granted: None };
+        let (answer, counted_copy) = (Some(answer), Some(incarnation));
+        let contact = Contact { answer, heard: None, counted: Some(NOW), counted_copy, granted: None };
         view.others.insert(index, Other { contact, connected: Some(NOW), ..Other::default() });
     }
 }
@@ -261,7 +262,9 @@ proptest! {
             prop_assert!(view.names.holds(m) && view.loaded.is_some());
             prop_assert!(view.names.lease_ms >= LEASE_MS, "a restart would not wait long enough");
             for l in &view.names.listed {
-                let counted = view.others[&l.member.index].contact.counted.expect("answered");
+                let contact = &view.others[&l.member.index].contact;
+                prop_assert_eq!(contact.counted_copy.as_ref(), Some(&l.member.incarnation), "by this very copy");
+                let counted = contact.counted.expect("answered");
                 prop_assert!(NOW.since(counted) < Duration::from_millis(u64::from(LEASE_MS)));
             }
         }
@@ -283,7 +286,7 @@ proptest! {
         let (sent, arrives) = (answered + sent, answered + sent + arrives);
         let mut lease = ReadLease::new("boot");
         let stamp = lease.answer(standby(answered), false);
-        let beat = Beat { pool_uid: String::new(), epoch: 1, from: 0, echo: Some(stamp), lease_ms: length, longest_ms: length, flush_lsn: 5 };
+        let beat = Beat { pool_uid: String::new(), epoch: 1, from: 0, echo: Some(stamp), lease_ms: length, longest_ms: length, flush_lsn: 5, system_id: None };
         let mut contact = Contact::default();
         contact.sent(primary(sent), &beat);
         lease.beat(standby(arrives), &beat, 1, Some(5));

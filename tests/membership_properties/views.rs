@@ -78,6 +78,7 @@ prop_compose! {
         copy in 0..3u8, epoch in 1..6i64, answered in any::<bool>(), proved in 0..4u8,
         streaming in any::<bool>(), serves_nobody in any::<bool>(), role in any::<bool>(), leaving in any::<bool>(),
         counted in prop::option::of(0..4000u64), granted in prop::option::of((0..6000u64, 0..4000u64)),
+        counted_by in 0..3u8, granted_to in any::<bool>(),
     ) -> Contact {
         let stamp = Stamp { boot: "boot".to_owned(), millis: 5000 };
         let answer = Answer {
@@ -92,8 +93,11 @@ prop_compose! {
             sent: ago(age),
             until: ago(age).after(waited(Duration::from_millis(u64::from(LEASE_MS)))),
             echo: Some(Stamp { boot: "boot".to_owned(), millis: 3000 + echo }),
+            copy: granted_to.then(|| answer.incarnation.clone()).flatten(),
         });
-        Contact { answer: answered.then_some(answer), heard: None, counted: counted.map(ago), granted }
+        let counted_copy = (counted_by > 0).then(|| member(index, counted_by).incarnation);
+        let answer = answered.then_some(answer);
+        Contact { answer, heard: None, counted: counted.map(ago), counted_copy, granted }
     }
 }
 

@@ -117,6 +117,10 @@ impl World {
                 if self.is_attached(order.node) {
                     self.broken.push(format!("attached node {} is copied over", order.node));
                 }
+                if self.claims.get(&order.node).is_some_and(|claim| claim.last_record.is_some()) {
+                    self.broken
+                        .push(format!("what is noted of node {}'s volume outlives its data", order.node));
+                }
                 let runs = self.pods.get(&order.node).is_some_and(|pod| !pod.deleting);
                 let there = self.pods.contains_key(&order.node);
                 if (runs && !self.is_unused(order.node)) || (there && !self.local) {
@@ -151,7 +155,9 @@ impl World {
     /// Over old volumes a pool begins only with the data of a node that somebody has named.
     fn watch_beginning(&mut self, spec: &MembershipSpec) {
         let named = self.pool.requests.get(annotations::RELEASE) == Some(&spec.bootstrap.to_string());
-        if spec.adopts == self.claims.is_empty() || (spec.adopts && !named) {
+        let asked = self.pool.requests.contains_key(annotations::RELEASE);
+        let wrong = if spec.adopts { !named } else { asked };
+        if wrong || spec.adopts == self.claims.is_empty() {
             self.broken.push(format!("a pool begins with node {} over {:?}", spec.bootstrap, self.claims));
         }
     }
@@ -196,7 +202,7 @@ impl World {
                 });
             }
             Action::UpdateMembership(spec) => {
-                if let Some(membership) = &mut self.membership {
+                if let Some(membership) = self.membership.as_mut().filter(|_| !self.conflicts) {
                     membership.spec = spec.clone();
                 }
             }
@@ -224,15 +230,16 @@ impl World {
                 self.act_on_logins(action);
             }
             Action::CreateJob(_) | Action::Delete { .. } => self.act_on_objects(action),
-            Action::NoteClaim { claim, text } => {
+            Action::NoteClaim { claim, text } if !self.fixed_notes => {
                 let found =
                     self.claims.iter_mut().find(|(index, _)| names::claim(super::POOL, **index) == *claim);
                 if let Some((_, claim)) = found {
-                    claim.last_record = Some(text.clone());
+                    claim.last_record.clone_from(text);
                 }
             }
-            Action::RemoveAnnotation(request) => {
-                self.pool.requests.remove(&request.annotation);
+            Action::NoteClaim { .. } => {}
+            Action::RemoveAnnotations(annotations) => {
+                self.pool.requests.retain(|name, _| !annotations.contains(&name.as_str()));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Changes of a running pool, step by step: what is taken away, in which order, and what stops it.
 use pgpool_operator::api::v1alpha1::{Fate, Health, annotations};
-use pgpool_operator::plan::Action;
+use pgpool_operator::model::Memory;
+use pgpool_operator::plan::{Action, Plan};
 
 use super::World;
 use super::environment::Fault;
@@ -243,4 +244,30 @@ fn a_volume_that_is_given_up_goes_though_the_operator_dies_before_it_is_marked()
     settle(&mut world);
     let last = world.status.last_recovery.clone().unwrap();
     assert!(last.succeeded && last.message.starts_with("base backup"), "{last:?}");
+}
+
+#[test]
+fn requests_that_come_together_are_each_answered_once_wherever_the_operator_dies() {
+    let mut world = made(3);
+    let asked = [(annotations::DETACH, "1"), (annotations::FENCE, "off"), (annotations::RESTART, "later")];
+    for (annotation, value) in asked {
+        world.suffer(&Fault::Asks(annotation, value.to_owned()));
+    }
+    let (_, made) = world.plan();
+    let requests =
+        |made: &Plan| made.events.iter().filter(|event| event.reason.starts_with("Request")).count();
+    assert_eq!(requests(&made), 3);
+    let removals = made.actions.iter().filter(|action| matches!(action, Action::RemoveAnnotations(_)));
+    assert_eq!(removals.count(), 1, "the second would be refused: the pool has changed by the first");
+    // It dies once its answers are written; the next one finds the pool suspended for a while.
+    (world.status, world.memory) = (made.status, Memory::default());
+    world.pool.suspend = true;
+    world.live_on(1);
+    world.pool.suspend = false;
+    let (seen, made) = world.plan();
+    assert_eq!(requests(&made), 0, "answered twice: {:?}", made.events);
+    world.carry_out(&seen, &made, usize::MAX);
+    assert!(world.pool.requests.is_empty());
+    settle(&mut world);
+    assert!(world.status.answered.is_empty());
 }

@@ -59,6 +59,10 @@ pub struct World {
     pub pending: BTreeSet<u8>,
     /// Whether the storage class keeps volumes as they are.
     pub fixed_volumes: bool,
+    /// Whether claims can't be annotated.
+    pub fixed_notes: bool,
+    /// Whether somebody else writes the membership just before the operator does.
+    pub conflicts: bool,
     /// Whether a Job finds no room beside the pod of its node.
     pub starving: bool,
     /// Whether primaries refuse to hand over.
@@ -120,6 +124,8 @@ impl World {
             boots: BTreeMap::new(),
             pending: BTreeSet::new(),
             fixed_volumes: false,
+            fixed_notes: false,
+            conflicts: false,
             starving: false,
             refuses: false,
             refused: None,
@@ -230,7 +236,6 @@ impl World {
             (None, _) => Join::NeedsCopy("its volume is empty".to_owned()),
         };
         NodeReport {
-            protocol: 1,
             pool_uid: self.membership.as_ref().map(|m| m.spec.pool_uid.clone()).unwrap_or_default(),
             index,
             incarnation: data.incarnation.clone(),

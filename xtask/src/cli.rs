@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench;
 use crate::cluster::TOLERATION;
 use crate::cluster::faults::Fault;
+use crate::regress;
 use crate::test;
 
 /// The project's own commands
@@ -64,6 +65,8 @@ pub enum Command {
     },
     /// Try the drivers of several languages by the front of the demonstration's pool
     Drivers(Drivers),
+    /// PostgreSQL's own regression tests through the front and at the primary itself, compared; on a pool of its own
+    Regress(regress::Options),
     /// Measure, and print a table and a line of JSON
     #[command(subcommand)]
     Bench(BenchCommand),

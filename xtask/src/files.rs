@@ -14,6 +14,11 @@ pub fn make_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).on("create", path)
 }
 
+/// Removes a folder with all that is in it.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    fs::remove_dir_all(path).on("remove", path)
+}
+
 /// Writes a file and the folders above it.
 pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     if let Some(parent) = path.parent() {

@@ -27,6 +27,9 @@ const TEST_PACKAGES: [&str; 2] = ["postgresql", "util-linux"];
 /// What counts system calls where the kernel lets nobody count them by events.
 const COUNTER_PACKAGES: [&str; 1] = ["strace"];
 
+/// What unpacks, compiles and compares PostgreSQL's own tests.
+const REGRESS_PACKAGES: [&str; 4] = ["bzip2", "diffutils", "gcc", "libc6-dev"];
+
 /// Fails unless the user is root: namespaces, mounts and cgroups need it.
 pub fn need_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
@@ -60,6 +63,11 @@ pub fn need_programs(programs: &[(&str, &'static str)]) -> Result<()> {
 fn is_there(program: &str) -> bool {
     run::output(&mut run::command("sh", ["-c", &format!("command -v {program}")]))
         .is_ok_and(|out| out.status.success())
+}
+
+/// Installs what PostgreSQL's own tests need.
+pub fn need_regress_packages() -> Result<()> {
+    need(&REGRESS_PACKAGES)
 }
 
 fn need(packages: &[&'static str]) -> Result<()> {

@@ -19,6 +19,7 @@ mod paths;
 mod pods;
 mod programs;
 mod progress;
+mod regress;
 mod run;
 mod test;
 
@@ -60,6 +61,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             if down { demo::down(&target)? } else { demo::up(&target)? }
         }
         Command::Drivers(options) => drivers::run(&options)?,
+        Command::Regress(options) => regress::run(&options)?,
         Command::Bench(BenchCommand::Recovery(options)) => bench::recovery(&options)?,
         Command::Bench(BenchCommand::Failover(options)) => bench::failover(&options)?,
         Command::Bench(BenchCommand::Cost(options)) => bench::cost(&options)?,

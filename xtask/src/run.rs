@@ -1,6 +1,6 @@
 //! Running other programs, with errors that show the command line.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
 use crate::error::{Error, Result};
@@ -53,6 +53,20 @@ pub fn visible(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { Err(ended(command, status, b"")) }
 }
 
+/// Runs a command and hands on what it prints, line by line; it must succeed.
+pub fn lines(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = start(command, child)?;
+    if let Some(pipe) = child.stdout.take() {
+        for line in BufReader::new(pipe).lines() {
+            each(&start(command, line)?);
+        }
+    }
+    let status = child.wait();
+    let status = start(command, status)?;
+    if status.success() { Ok(()) } else { Err(ended(command, status, b"")) }
+}
+
 /// Runs a command silently and gives all of its result, for commands that may fail.
 pub fn output(command: &mut Command) -> Result<Output> {
     let output = command.stdin(Stdio::null()).output();
@@ -95,6 +109,15 @@ mod tests {
         let error =
             captured(&mut command("sh", ["-c", "echo bad luck >&2; exit 3"])).unwrap_err().to_string();
         assert_eq!(error, "`sh -c echo bad luck >&2; exit 3` ended with code 3\n  bad luck");
+    }
+
+    #[test]
+    fn lines_are_handed_on_as_they_come() {
+        let mut seen = Vec::new();
+        let print = &mut command("sh", ["-c", "echo one; echo two; exit 3"]);
+        let error = lines(print, |line| seen.push(line.to_owned())).unwrap_err().to_string();
+        assert_eq!(seen, ["one", "two"]);
+        assert!(error.contains("code 3"), "{error}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Proxy {
     /// Pods of the front, all active.
     #[schemars(range(min = 1, max = 20))]
     pub replicas: u8,
-    /// CPU and memory of each.
+    /// CPU and memory of each. It has a thread for each processor that it may use, eight at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// The Services of the front.

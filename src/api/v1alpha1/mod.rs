@@ -25,8 +25,9 @@ pub use pgpool::{ClusteringMode, PgPool, PgPoolSpec, PullPolicy};
 pub use postgres::Postgres;
 pub use scheduling::{PodMetadata, Resources};
 pub use status::{
-    CopyKind, FailedRecoveries, Health, LastFailover, LastRecovery, MembershipView, NodeRecovery, NodeState,
-    NodeStatus, PgPoolStatus, RecoveryStage, RecoveryStatus, RequestAnswer, SwitchoverStatus,
+    AnsweredRequest, CopyKind, FailedRecoveries, Health, LastFailover, LastRecovery, MembershipView,
+    NodeRecovery, NodeState, NodeStatus, PgPoolStatus, RecoveryStage, RecoveryStatus, RequestAnswer,
+    SwitchoverStatus,
 };
 pub use storage::{Fate, Storage, WalArchive};
 

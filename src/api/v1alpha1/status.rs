@@ -65,6 +65,9 @@ pub struct PgPoolStatus {
     /// The answer to the last request by annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_request: Option<RequestAnswer>,
+    /// Requests that were answered, until their annotations were seen to be gone: to no operator are they new till then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<AnsweredRequest>,
     /// True once database, owner, users and bootstrap SQL were made.
     #[serde(default)]
     pub bootstrapped: bool,
@@ -349,7 +352,16 @@ pub struct RequestAnswer {
     /// How it ended, where it took a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// True until the annotation was seen to be gone: with another operator it isn't a new request till then.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub standing: bool,
+}
+
+/// A request that was answered and whose annotation may still be there.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AnsweredRequest {
+    /// As in `lastRequest`.
+    pub request: String,
+    /// The value as it was given.
+    pub value: String,
+    /// Whether it was taken on.
+    pub accepted: bool,
 }

@@ -2,6 +2,8 @@
 use std::time::Duration;
 
 use super::{PrimaryView, in_office};
+use crate::api::v1alpha1::Member;
+use crate::clock::Moment;
 use crate::membership::lease::{self, OwnLease, waited};
 use crate::membership::rules::{Rule, Rules};
 use crate::messages::{Role, Stamp};
@@ -16,11 +18,18 @@ pub fn own_lease_with(view: &PrimaryView, rules: Rules) -> OwnLease {
     if !rules.has(Rule::OwnLease) {
         return OwnLease::Alone;
     }
-    let counting = view.counting().filter(|index| {
-        rules.has(Rule::OwnLeaseNeedsNames) || view.attached_others().any(|m| m.index == *index)
+    let counting = view.counting().filter(|member| {
+        rules.has(Rule::OwnLeaseNeedsNames) || view.attached_others().any(|m| m.index == member.index)
     });
-    let counted = counting.map(|index| view.other(index).and_then(|o| o.contact.counted));
+    let counted = counting.map(|member| answered(view, member));
     lease::own(view.now, counted, view.wish.lease())
+}
+
+/// When the newest beat was sent that this very copy answered: the office after this one counts from its own answers, and
+/// another copy in the node's place will not be asked for them.
+fn answered(view: &PrimaryView, member: &Member) -> Option<Moment> {
+    let contact = &view.other(member.index)?.contact;
+    contact.counted.filter(|_| contact.counted_copy.as_ref() == Some(&member.incarnation))
 }
 
 /// The stamp that the next beat to node `index` echoes: with it the primary grants a lease of

@@ -144,10 +144,10 @@ impl PrimaryView {
         self.record.attached.iter().filter(|m| m.index != self.me.index)
     }
 
-    /// Indices of the nodes of record ∪ N but this one (R4).
-    pub fn counting(&self) -> impl Iterator<Item = u8> {
+    /// The copies of record ∪ N but this one (R4).
+    pub fn counting(&self) -> impl Iterator<Item = &Member> {
         let listed = self.names.listed.iter().map(|l| &l.member);
-        self.attached_others().chain(listed.filter(|m| m.index != self.me.index)).map(|m| m.index)
+        self.attached_others().chain(listed.filter(|m| m.index != self.me.index))
     }
 
     pub(super) fn other(&self, index: u8) -> Option<&Other> {

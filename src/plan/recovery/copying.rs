@@ -7,6 +7,7 @@ use crate::messages::BackupProgress;
 use crate::model::{ClaimSeen, CopySeen, JobOutcome};
 use crate::names::{self, BOOTSTRAP};
 use crate::plan::draft::Draft;
+use crate::plan::nodes::forget_last_record;
 use crate::plan::{AT_ONCE, Action};
 use crate::resources::JobOrder;
 
@@ -172,6 +173,13 @@ fn create(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
     let Some(donor) = donor::choose(record, recovery.node, |index| draft.report(index)) else { return };
     if recovery.donor != Some(donor) {
         name_donor(draft, recovery);
+        draft.requeue(AT_ONCE);
+        return;
+    }
+    // From here on the volume may hold this pool's data, and what is noted of it would be wrong.
+    let claim = draft.node(recovery.node).and_then(|seen| seen.claim.as_ref());
+    if claim.is_some_and(|claim| claim.last_record.is_some()) {
+        draft.act(forget_last_record(draft, recovery.node));
         draft.requeue(AT_ONCE);
         return;
     }

@@ -1,10 +1,11 @@
 //! What is refused, and why: the last good copy is never touched.
 use super::donor;
 use crate::names;
-use crate::plan::deletion::NOT_ATTACHED;
 use crate::plan::draft::Draft;
+use crate::plan::last_words;
 use crate::plan::rest::other_major;
 use crate::plan::switchover;
+use crate::resources::ANNOTATION_GIVEN_UP;
 
 /// One recovery at a time.
 pub fn no_recovery(draft: &Draft<'_>) -> Result<(), String> {
@@ -169,7 +170,7 @@ pub fn detaches_primary(draft: &Draft<'_>, node: u8) -> Result<Option<u8>, Strin
 }
 
 /// Whether a pool that is to be made may go on with the data of a node of an earlier one; what is to be said of it.
-pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<&'static str, String> {
+pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<String, String> {
     let name = names::claim(draft.pool.name(), node);
     let claim = draft.node(node).and_then(|seen| seen.claim.as_ref());
     let Some(claim) = claim else { return Err(format!("there is no claim {name}")) };
@@ -179,18 +180,18 @@ pub fn may_release(draft: &Draft<'_>, node: u8) -> Result<&'static str, String> 
     if let Some(lost) = &claim.lost {
         return Err(format!("the volume of claim {name} is lost: {lost}"));
     }
-    if claim.given_up.is_some() || !claim.filled {
+    if claim.given_up.is_some() {
+        return Err(format!(
+            "a person gave claim {name} up (replace-volume), and the pool was deleted before it was replaced: take away its \
+             annotation {ANNOTATION_GIVEN_UP} if its data shall be used all the same"
+        ));
+    }
+    if !claim.filled {
         return Err(format!("claim {name} never had a whole copy of the data"));
     }
-    Ok(match &claim.last_record {
-        Some(last) if last.ends_with(NOT_ATTACHED) => {
-            "; it was not attached at the end: commits that were acknowledged may be missing"
-        }
-        Some(_) => "",
-        None => {
-            "; whether it was attached at the end isn't known: commits that were acknowledged may be missing"
-        }
-    })
+    let doubt = last_words::doubt(&draft.seen.claims, &name);
+    Ok(doubt
+        .map_or_else(String::new, |why| format!("; {why}: commits that were acknowledged may be missing")))
 }
 
 /// Whether a person may give up a node's volume.

@@ -6,6 +6,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use prometheus_client::metrics::counter::Counter;
+
 use super::{
     Input,
     side::{Cuts, Side},
@@ -21,10 +23,10 @@ use crate::{
         metrics::{Metrics, Traffic},
         relay::{Flow, Pause, Relay},
         route::Kind,
-        screen::{Screen, Then},
+        screen::{Screen, Then, explained},
         state::Kept,
         table::Entry,
-        wire::message::encode,
+        wire::{message::encode, walk::HEADER},
     },
 };
 
@@ -32,8 +34,6 @@ use crate::{
 pub const OF_CLIENTS: &[u8] = b"BCdcfDEHFPpQSX";
 /// Those of nodes.
 pub const OF_NODES: &[u8] = b"RK23CdcGHWDIEVvnNAtS1sZT";
-/// Bytes of a header: tag and length.
-const HEADER: usize = 5;
 /// Longest message that PostgreSQL takes, its length counted.
 const LONGEST: usize = 0x3fff_ffff + 4;
 
@@ -136,7 +136,7 @@ pub fn pass(said: &Dialogue, cuts: &Cuts, order: Order, doubt: bool) -> Outcome 
 
 /// Passes on until nothing more comes; the reason, if there is an end.
 fn run(client: &mut Side<'_>, node: &mut Side<'_>, flow: &mut Flow, cuts: &Cuts) -> Option<String> {
-    let tenure = Tenure::new(&Entry {
+    let entry = Entry {
         tenure: (None, String::new()),
         epoch: 1,
         role: Role::Primary,
@@ -144,7 +144,8 @@ fn run(client: &mut Side<'_>, node: &mut Side<'_>, flow: &mut Flow, cuts: &Cuts)
         draining: false,
         weight: 1,
         lease: Moment::from_millis(u64::MAX),
-    });
+    };
+    let tenure = Tenure::new(&entry, Counter::default());
     let mut context = Context::from_waker(Waker::noop());
     let mut frank = false;
     let mut idle = 0;
@@ -174,25 +175,29 @@ struct Due {
     end: Option<&'static str>,
     /// Bytes of the last message that aren't there yet, and were not sent.
     waits: usize,
+    /// Something was refused.
+    refused: bool,
 }
 
 /// The same as `Screen` and `Walk` come to, but from all that is said at once.
 fn due(mut said: &[u8]) -> Due {
-    let mut passes = Vec::new();
+    let (mut passes, mut any) = (Vec::new(), false);
+    let due = |passes, end, waits, refused| Due { passes, end, waits, refused };
     while let Some(&[tag, a, b, c, d]) = said.first_chunk::<HEADER>() {
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         if !(4..=LONGEST).contains(&length) {
-            return Due { passes, end: Some("Malformed"), waits: 0 };
+            return due(passes, Some("Malformed"), 0, any);
         }
         let (whole, is_text) = (length + 1, matches!(tag, b'Q' | b'P'));
         let message = &said[..whole.min(said.len())];
         if is_text && whole <= BUFFER && message.len() < whole {
-            return Due { passes, end: None, waits: said.len() };
+            return due(passes, None, said.len(), any);
         }
         let refused = is_text && refuses(message, whole <= BUFFER);
         if refused && whole > BUFFER {
-            return Due { passes, end: Some("Refused"), waits: 0 };
+            return due(passes, Some("Refused"), 0, any);
         }
+        any |= refused;
         if refused {
             let Then::Replace(_, instead) = Screen::default().over(message, BUFFER).then else {
                 panic!("it isn't replaced")
@@ -204,8 +209,33 @@ fn due(mut said: &[u8]) -> Due {
         said = &said[message.len()..];
     }
     // Less than a header isn't sent.
-    let waits = said.len();
-    Due { passes, end: None, waits }
+    due(passes, None, said.len(), any)
+}
+
+/// What a client is to get of what a node says: once a text was refused, its errors are looked at as a whole, and some are
+/// explained. Also how many bytes wait for that.
+fn told(mut said: &[u8], refused: bool) -> (Vec<u8>, usize) {
+    let mut passes = Vec::new();
+    while refused && let Some(tag) = said.first() {
+        let length =
+            said.get(1..HEADER).and_then(<[u8]>::first_chunk).map(|length| u32::from_be_bytes(*length));
+        let length = length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        match length {
+            None if *tag == b'E' => return (passes, said.len()),
+            Some(length) if *tag == b'E' && (4..BUFFER).contains(&length) => {
+                let Some(error) = said.get(..=length) else { return (passes, said.len()) };
+                passes.extend(explained(error).unwrap_or_else(|| error.to_vec()));
+                said = &said[error.len()..];
+            }
+            Some(length) if (4..said.len()).contains(&length) => {
+                passes.extend(&said[..=length]);
+                said = &said[length + 1..];
+            }
+            _ => break,
+        }
+    }
+    passes.extend(said);
+    (passes, 0)
 }
 
 /// The name of a statement is no text, where it can be told.
@@ -229,11 +259,13 @@ fn check_passed(outcome: &Outcome, due: &Due, said: &Dialogue) {
     assert_eq!(outcome.to_node, due.passes, "what the node gets isn't what the client says");
     let ended = outcome.end.as_deref();
     assert!(matches!(ended, None | Some("Malformed")), "{ended:?}");
-    let common = said.node.len().min(outcome.to_client.len());
-    assert_eq!(outcome.to_client, said.node[..common], "what the client gets isn't what the node says");
+    let (node, waits) = told(&said.node, due.refused);
+    let common = node.len().min(outcome.to_client.len());
+    assert_eq!(outcome.to_client, node[..common], "what the client gets isn't what the node says");
     if ended.is_none() {
-        assert_eq!(common, said.node.len(), "something is kept back");
-        assert_eq!(outcome.stands.room > 0, due.waits > 0, "{} bytes wait", due.waits);
+        assert_eq!(common, node.len(), "something is kept back");
+        let waits = waits + due.waits;
+        assert_eq!(outcome.stands.room > 0, waits > 0, "{waits} bytes wait");
     }
 }
 
@@ -254,8 +286,10 @@ pub fn check(said: &Dialogue, cuts: &Cuts, doubt: bool) {
         assert_eq!(whole.stands, pieces.stands);
     }
     let mixed = pass(said, cuts, Order::AtOnce, doubt);
-    let common = said.node.len().min(mixed.to_client.len());
-    assert_eq!(mixed.to_client, said.node[..common]);
+    // What came before the refusal isn't explained.
+    let (node, told) = (told(&said.node, due.refused).0, told(&mixed.to_client, due.refused).0);
+    let common = node.len().min(told.len());
+    assert_eq!(told[..common], node[..common]);
     let common = due.passes.len().min(mixed.to_node.len());
     assert_eq!(mixed.to_node[..common], due.passes[..common]);
 }

@@ -195,6 +195,27 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn the_error_of_a_refused_statement_is_explained_however_it_is_cut(
+        before in one_of_each(of_nodes()),
+        cuts in cuts(),
+        doubt in any::<bool>(),
+        lacks in 0_usize..150,
+    ) {
+        let client = encode(b'Q', b"set synchronous_commit = off\0");
+        let error = b"Msyntax error at or near \"\"the setting synchronous_commit belongs to the pool\"\"\0\0";
+        let node = [before, encode(b'E', error), encode(b'Z', b"I")].concat();
+        let mut said = Dialogue { client, node };
+        check(&said, &cuts, doubt);
+        let told = pass(&said, &cuts, Order::InTurn, doubt).to_client;
+        let has = |text: &[u8]| told.windows(text.len()).any(|part| part == text);
+        prop_assert!(has(b"C0A000\0Mthe setting ") && !has(b"syntax error"));
+        said.node.truncate(said.node.len() - lacks);
+        check(&said, &cuts, doubt);
+    }
+}
+
 /// An exchange of messages that ends a question, as PostgreSQL's documentation has it ("Message Flow").
 #[derive(Clone, Debug)]
 struct Exchange {

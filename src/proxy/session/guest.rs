@@ -18,7 +18,12 @@ use super::super::{
     wait::Wait,
     wire::{message::error_texts, startup::Startup},
 };
-use super::{DIAL, HOLD, dial, farewell, last_words, late, running::Running};
+use super::{
+    DIAL, dial,
+    held::{Unheld, held},
+    last_words, late,
+    running::Running,
+};
 use crate::messages::{LoginAnswer, LoginQuestion};
 
 /// A client that has said what it wants.
@@ -75,15 +80,19 @@ impl Guest {
             return Err(self.turn_away(Refusal::Full).await);
         }
         if let Some(fatal) = login::refused(&self.startup) {
-            return Err(login::tell(&mut self.client, fatal).await);
+            last_words(&mut self.client, &fatal.bytes()).await;
+            return Err(LoginError::Told(fatal));
         }
         if let Some(message) = self.startup.negotiation() {
-            self.client.write_all(&message).await?;
+            timeout_at(self.deadline, self.client.write_all(&message)).await.map_err(late)??;
         }
+        let hold = self.front.limits.hold;
         let nobody = if self.kind == Kind::Primary { Refusal::NoPrimary } else { Refusal::NoNode };
         let asked = Instant::now();
-        let Ok(answer) = timeout_at(asked + HOLD, self.ask_for_verifier()).await else {
-            return Err(self.turn_away(nobody).await);
+        let answer = match held(&self.client, hold, Box::pin(self.ask_for_verifier())).await {
+            Ok(answer) => answer,
+            Err(Unheld::Late) => return Err(self.turn_away(nobody).await),
+            Err(Unheld::Gone) => return Ok(None),
         };
         self.deadline += asked.elapsed();
         let Ok(verifier) = answer.verifier.parse::<Verifier>() else {
@@ -95,13 +104,15 @@ impl Guest {
             Err(why) => return Err(self.turn_away(why).await),
         };
         let credentials = Credentials { key, verifier };
-        match timeout(HOLD, self.find_node(&credentials, false)).await {
+        match held(&self.client, hold, Box::pin(self.find_node(&credentials, false))).await {
             Ok(Ok(landing)) => Ok(Some((place, credentials, landing))),
             Ok(Err(NodeError::Refused(said))) => {
+                self.front.hub.metrics.refused(self.kind, "node");
                 last_words(&mut self.client, &said.bytes()).await;
                 Ok(None)
             }
-            Ok(Err(_)) | Err(_) => Err(self.turn_away(nobody).await),
+            Err(Unheld::Gone) => Ok(None),
+            Ok(Err(_)) | Err(Unheld::Late) => Err(self.turn_away(nobody).await),
         }
     }
 
@@ -116,20 +127,20 @@ impl Guest {
         {
             // The nodes see nothing of it: who guesses passwords is seen here or nowhere.
             tracing::info!(from = %self.from, ?user, route = self.kind.name(), "{}", fatal.message);
-            self.front.hub.metrics.refused(self.kind, Refusal::Password);
         }
         proved
     }
 
     async fn turn_away(&mut self, why: Refusal) -> LoginError {
-        self.front.hub.metrics.refused(self.kind, why);
+        self.front.hub.metrics.refused(self.kind, why.name());
         let mut fatal = why.fatal();
         if why == Refusal::UserFull {
             // PostgreSQL's own words.
             let user = self.startup.user().unwrap_or_default();
             fatal.message = format!("too many connections for role \"{user}\"");
         }
-        farewell(&mut self.client, fatal).await
+        last_words(&mut self.client, &fatal.bytes()).await;
+        LoginError::TurnedAway(why)
     }
 
     /// What a node has stored of the role's password; waits for one as long as it is let.
@@ -179,10 +190,11 @@ impl Guest {
     ) -> Result<(node::Secure, Greeting), NodeError> {
         let login = Login::new(credentials.key.clone())?;
         let work = async {
-            let mut node = timeout(DIAL, dial(&self.front, seat.index))
-                .await
-                .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
-            let greeting = node::log_in(&mut node, &self.startup, login, &credentials.verifier).await?;
+            let dialled = timeout(DIAL, dial(&self.front, seat.index)).await;
+            let mut node = dialled.map_err(|_| NodeError::Late)??;
+            let greeted = node::log_in(&mut node, &self.startup, login, &credentials.verifier);
+            let greeting =
+                timeout(self.front.limits.greeting, greeted).await.map_err(|_| NodeError::Late)??;
             Ok((node, greeting))
         };
         tokio::select! {

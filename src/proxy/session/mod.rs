@@ -1,5 +1,6 @@
 //! One client: from its arrival to its end.
 mod guest;
+mod held;
 mod running;
 
 use std::{io, net, net::SocketAddr, sync::Arc, time::Duration};
@@ -18,14 +19,28 @@ use super::{
     login::{self, Arrival, LoginError},
     node::{self, NodeError},
     route::Kind,
-    wire::message::Fatal,
 };
 use crate::names;
 
-/// Time that a client has to say who it is and to prove it, as in PostgreSQL's `authentication_timeout`, but half.
-const LOGIN: Duration = Duration::from_secs(30);
-/// Time that a client is held while no node serves it.
-const HOLD: Duration = Duration::from_secs(10);
+/// How long is waited for a client, and for a node in its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time that a client has to say who it is and to prove it. What it is held for by others doesn't count.
+    pub login: Duration,
+    /// Time that a client is held while no node serves it.
+    pub hold: Duration,
+    /// Time that a node has to take a login: another one may be quicker.
+    pub greeting: Duration,
+}
+
+impl Default for Limits {
+    /// Half of PostgreSQL's `authentication_timeout`; a node has the time for two tries within what a client is held.
+    fn default() -> Self {
+        let [login, hold, greeting] = [30, 10, 5].map(Duration::from_secs);
+        Self { login, hold, greeting }
+    }
+}
+
 /// Time for a connection to a node, TLS included.
 const DIAL: Duration = Duration::from_secs(2);
 /// Time for a last word to a client.
@@ -48,7 +63,12 @@ pub async fn serve(
     match begun {
         Ok(Some(session)) => session.run().await,
         Ok(None) => {}
-        Err(error) => tracing::debug!(%from, %error, route = kind.name(), "a client got no session"),
+        Err(error) => {
+            if let Some(reason) = error.reason() {
+                front.hub.metrics.refused(kind, reason);
+            }
+            tracing::debug!(%from, %error, route = kind.name(), "a client got no session");
+        }
     }
 }
 
@@ -60,7 +80,7 @@ async fn begin(
 ) -> Result<Option<running::Running>, LoginError> {
     let client = TcpStream::from_std(client)?;
     prepare(&client)?;
-    let deadline = Instant::now() + LOGIN;
+    let deadline = Instant::now() + front.limits.login;
     let served = front.certificate.current();
     let arrived = tokio::select! {
         arrived = timeout_at(deadline, login::arrive(client, &served)) => arrived.map_err(late)??,
@@ -68,7 +88,7 @@ async fn begin(
     };
     match arrived {
         Arrival::Cancel(message, mut held) => {
-            cancel::pass_on(front, kind, &message).await;
+            cancel::pass_on(front, &message).await;
             timeout(FAREWELL, held.shutdown()).await.ok();
             Ok(None)
         }
@@ -82,12 +102,6 @@ async fn begin(
 
 fn late(_: Elapsed) -> LoginError {
     LoginError::Io(io::ErrorKind::TimedOut.into())
-}
-
-/// Tells a client that it has to go, and waits a little until it has heard.
-async fn farewell(client: &mut login::Secure, fatal: Fatal) -> LoginError {
-    last_words(client, &fatal.bytes()).await;
-    LoginError::Told(fatal)
 }
 
 /// Says this to a client that has to go, and waits a little until it has heard.

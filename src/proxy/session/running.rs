@@ -1,6 +1,7 @@
 //! A session that has begun: bytes are passed, it waits where it must, and goes on at another node where it can.
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
+use futures::future::OptionFuture;
 use rustix::net::sockopt;
 use tokio::{
     io::AsyncWriteExt,
@@ -23,9 +24,10 @@ use super::super::{
     wire::message::encode,
 };
 use super::{
-    FAREWELL, HOLD, farewell,
+    FAREWELL,
     guest::{Credentials, Guest, Landing, is_passing},
-    last_words,
+    held::{Unheld, gone, held},
+    last_words, late,
 };
 
 /// A node that says that a session ends may say so of itself: its agent is heard no later than this.
@@ -75,8 +77,8 @@ impl Running {
         landing: Landing,
     ) -> Result<Self, LoginError> {
         let Landing { mut seat, node, greeting: Greeting { said: told, key: theirs } } = landing;
-        let key = guest.front.keys.register(seat.index, theirs);
-        login::admit(&mut guest.client, &told, &key.key).await?;
+        let key = guest.front.keys.register(guest.kind, seat.index, theirs);
+        timeout(FAREWELL, login::admit(&mut guest.client, &told, &key.key)).await.map_err(late)??;
         seat.count(false);
         let flow = Flow::new(key.cancels.clone());
         Ok(Self { guest, place, credentials, seat, node, key, theirs, broken_off: false, told, flow })
@@ -93,10 +95,13 @@ impl Running {
                     Err(Stranded::Node(said)) => {
                         return Box::pin(last_words(&mut self.guest.client, &said)).await;
                     }
+                    Err(Stranded::Deaf) => break (End::NodeLost, None),
+                    Err(Stranded::Gone) => break (End::ClientGone, None),
                 },
                 Turn::Doubt => match Box::pin(self.prove()).await {
                     Ok(()) => self.flow.is_proved(),
-                    Err(why) => break (End::NodeLost, Some(why)),
+                    Err(Stranded::Refusal(why)) => break (End::NodeLost, Some(why)),
+                    Err(_) => break (End::ClientGone, None),
                 },
                 Turn::End(end, why) => break (end, why),
             }
@@ -111,7 +116,7 @@ impl Running {
         let traffic = front.hub.metrics.traffic(kind, seat.index);
         let mut standing = seat.tenure.watch();
         let mut relay = Relay::new(&mut guest.client, node, &seat.tenure, flow, traffic);
-        let mut wait = Waiting::default();
+        let mut wait = Waiting::new(front.limits.hold);
         loop {
             let stands = if wait.lost { Standing::Over } else { *standing.borrow_and_update() };
             let view = wait.view(stands, kind, relay.flow(), front.drain.is_cancelled());
@@ -122,7 +127,9 @@ impl Running {
                     None => return Turn::Move,
                 },
                 Course::Drained => return Turn::End(End::ClientGone, Some(Refusal::Drained)),
-                Course::End => return Turn::End(End::NodeLost, Some(why_left(relay.flow()))),
+                Course::End => {
+                    return Turn::End(End::NodeLost, Some(parted(relay.flow(), Refusal::NodeLeft)));
+                }
             };
             if wait.enters(mode, stands) {
                 front.hub.metrics.waits(kind, seat.index, reason(stands));
@@ -132,7 +139,11 @@ impl Running {
                 seat.leave();
             }
             relay.set(mode);
+            // Who isn't read may have gone all the same.
+            let gone =
+                (mode == Mode::Answers).then(|| -> Gone { Box::pin(gone(relay.client().get_ref().0)) });
             tokio::select! {
+                Some(()) = OptionFuture::from(gone) => return Turn::End(End::ClientGone, None),
                 _ = standing.changed(), if !wait.lost => {}
                 () = sleep_until(wait.until(stands)), if mode == Mode::Answers
                     && (stands == Standing::Over || !view.tired) => {}
@@ -151,12 +162,7 @@ impl Running {
                     Pause::Doubt => return Turn::Doubt,
                     Pause::End(End::NodeLost) if relay.flow().is_movable() => wait.lost = true,
                     Pause::End(end) => {
-                        let why = match end {
-                            End::NodeLost => Some(why_lost(relay.flow())),
-                            End::Malformed => Some(Refusal::Protocol),
-                            End::Refused => Some(Refusal::Setting),
-                            End::ClientGone | End::NodeSaid => None,
-                        };
+                        let why = why_ended(&end, relay.flow());
                         return Turn::End(end, why);
                     }
                 }
@@ -166,7 +172,7 @@ impl Running {
 
     /// R12: commits something in the same node, and waits until every attached node has it. Then they have all that was
     /// committed before, also what was acknowledged too early since its wait was cancelled.
-    async fn prove(&self) -> Result<(), Refusal> {
+    async fn prove(&self) -> Result<(), Stranded> {
         let front = &self.guest.front;
         front.hub.metrics.doubted(self.guest.kind, self.seat.index);
         let proof = async {
@@ -175,22 +181,24 @@ impl Running {
                     Ok((node, _)) => break node,
                     // It is full: somebody will leave.
                     Err(NodeError::Refused(said)) if is_passing(&said.body, true) => sleep(AGAIN).await,
+                    Err(NodeError::Late) => {}
                     Err(error) => return Err(error),
                 }
             };
             node::barrier(&mut node, self.guest.kind == Kind::Primary).await
         };
         let proved = tokio::select! {
-            proved = timeout(BARRIER, proof) => proved,
-            () = front.stop.cancelled() => return Err(Refusal::Doubtful),
+            proved = held(&self.guest.client, BARRIER, proof) => proved,
+            () = front.stop.cancelled() => return Err(Stranded::Refusal(Refusal::Doubtful)),
         };
         match proved {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::warn!(node = self.seat.index, %error, "a cancelled statement could not be confirmed");
-                Err(Refusal::Doubtful)
+                Err(Stranded::Refusal(Refusal::Doubtful))
             }
-            Err(_) => Err(Refusal::Doubtful),
+            Err(Unheld::Late) => Err(Stranded::Refusal(Refusal::Doubtful)),
+            Err(Unheld::Gone) => Err(Stranded::Gone),
         }
     }
 
@@ -200,11 +208,12 @@ impl Running {
         let from = self.seat.index;
         self.part().await;
         let landing = tokio::select! {
-            found = timeout(HOLD, self.guest.find_node(&self.credentials, true)) => match found {
+            found = held(&self.guest.client, front.limits.hold, self.guest.find_node(&self.credentials, true)) => match found {
                 Ok(Ok(landing)) => landing,
                 // Its password was changed, or its database dropped: the node's own words.
                 Ok(Err(NodeError::Refused(said))) => return Err(Stranded::Node(said.bytes())),
-                Ok(Err(_)) | Err(_) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
+                Err(Unheld::Gone) => return Err(Stranded::Gone),
+                Ok(Err(_)) | Err(Unheld::Late) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
             },
             () = front.stop.cancelled() => return Err(Stranded::Refusal(Refusal::Drained)),
         };
@@ -220,7 +229,7 @@ impl Running {
             };
             match timeout(FAREWELL, telling).await {
                 Ok(Ok(())) => self.told = greeting.said,
-                Ok(Err(_)) | Err(_) => return Err(Stranded::Refusal(Refusal::Stranded(None))),
+                Ok(Err(_)) | Err(_) => return Err(Stranded::Deaf),
             }
         }
         Ok(())
@@ -253,7 +262,7 @@ impl Running {
         drop((node, place, seat));
         match why.filter(|_| flow.can_tell()) {
             Some(why) => {
-                farewell(&mut guest.client, why.fatal()).await;
+                last_words(&mut guest.client, &why.fatal().bytes()).await;
             }
             None => drop(timeout(FAREWELL, guest.client.shutdown()).await),
         }
@@ -273,8 +282,9 @@ fn break_off(front: &Front, seat: &Seat, node: &node::Secure, key: Key, done: &m
 }
 
 /// What a session waits for while it is at a node.
-#[derive(Default)]
 struct Waiting {
+    /// So long it may be held.
+    hold: Duration,
     /// The node's side has ended.
     lost: bool,
     /// The client has asked something that could not be sent.
@@ -286,6 +296,10 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn new(hold: Duration) -> Self {
+        Self { hold, lost: false, asked: false, since: None, over: None }
+    }
+
     fn view(&mut self, standing: Standing, kind: Kind, flow: &Flow, draining: bool) -> View {
         let now = Instant::now();
         if standing == Standing::Over {
@@ -298,7 +312,7 @@ impl Waiting {
             bare: flow.is_bare(),
             waiting: self.asked,
             draining,
-            tired: self.since.is_some_and(|since| now >= since + HOLD),
+            tired: self.since.is_some_and(|since| now >= since + self.hold),
             late: self.over.is_some_and(|since| now >= since + LATE),
         }
     }
@@ -319,7 +333,7 @@ impl Waiting {
     fn until(&self, standing: Standing) -> Instant {
         match (standing, self.over) {
             (Standing::Over, Some(since)) => since + LATE,
-            _ => self.since.unwrap_or_else(Instant::now) + HOLD,
+            _ => self.since.unwrap_or_else(Instant::now) + self.hold,
         }
     }
 }
@@ -330,7 +344,14 @@ enum Stranded {
     Refusal(Refusal),
     /// The node that it was to go to said this.
     Node(Vec<u8>),
+    /// The client took nothing of it, or only a part: nothing can be said behind that.
+    Deaf,
+    /// The client has gone meanwhile.
+    Gone,
 }
+
+/// The end of a client that isn't read; an idle session has no room for it.
+type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Whether a node that takes leave of one session does so of all: it doesn't serve as before.
 async fn is_news(standing: &mut watch::Receiver<Standing>) -> bool {
@@ -342,12 +363,17 @@ fn reason(standing: Standing) -> &'static str {
     if standing == Standing::Lapsed { "lapsed" } else { "leaving" }
 }
 
-/// What a session is told whose node is no longer what it came for.
-fn why_left(flow: &Flow) -> Refusal {
-    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { Refusal::NodeLeft }
+/// What a client is told of an end that it didn't wish for and that nobody else has told it of.
+fn why_ended(end: &End, flow: &Flow) -> Option<Refusal> {
+    match end {
+        End::NodeLost => Some(parted(flow, Refusal::NodeLost)),
+        End::Malformed => Some(Refusal::Protocol),
+        End::Refused => Some(Refusal::Setting),
+        End::ClientGone | End::NodeSaid => None,
+    }
 }
 
-/// What a session is told whose node broke off.
-fn why_lost(flow: &Flow) -> Refusal {
-    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { Refusal::NodeLost }
+/// What a session is told whose node has left or is lost; in one that is `busy` something may have been broken off.
+fn parted(flow: &Flow, busy: Refusal) -> Refusal {
+    if flow.is_idle() { Refusal::Stranded(flow.kept()) } else { busy }
 }

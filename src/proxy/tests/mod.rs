@@ -1,5 +1,7 @@
 //! The front between fake agents, fake nodes and clients, on the loopback interface.
+mod events;
 mod moves;
+mod nodes;
 mod sessions;
 mod strangers;
 
@@ -9,7 +11,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +41,7 @@ use postgres_protocol::{
 use rustls::ClientConfig;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use self::nodes::{Node, listen};
 use super::{
     auth::Binding,
     login::Check,
@@ -65,125 +68,6 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Long, so that a busy machine ends no session that a test counts on.
 const LEASE_MS: u64 = 15_000;
 
-/// A fake agent and a fake Postgres that says its index and then echoes.
-struct Node {
-    says: watch::Sender<NodeReport>,
-    mute: Arc<AtomicBool>,
-    heard: Heard,
-    /// The sessions that it was told to be over, each time.
-    abandoned: watch::Receiver<Vec<Vec<AbandonedSession>>>,
-    /// Ends all its sessions.
-    ends: watch::Sender<()>,
-    _tasks: [AbortOnDropHandle<()>; 2],
-    _dir: TempDir,
-}
-
-#[derive(Clone)]
-struct Agent {
-    says: watch::Receiver<NodeReport>,
-    mute: Arc<AtomicBool>,
-    abandoned: watch::Sender<Vec<Vec<AbandonedSession>>>,
-}
-
-async fn one(State(agent): State<Agent>) -> Json<NodeReport> {
-    while agent.mute.load(Ordering::SeqCst) {
-        std::future::pending::<()>().await;
-    }
-    Json(agent.says.borrow().clone())
-}
-
-async fn all(State(agent): State<Agent>) -> Body {
-    let lines = WatchStream::new(agent.says).map(|report| {
-        let line = serde_json::to_string(&report).unwrap() + "\n";
-        Ok::<_, Infallible>(Bytes::from(line))
-    });
-    Body::from_stream(lines)
-}
-
-/// One has a statement under way when it is asked first.
-async fn end(State(agent): State<Agent>, Json(sessions): Json<Vec<AbandonedSession>>) -> Json<Leftover> {
-    let all: Vec<i32> = sessions.iter().map(|session| session.pid).collect();
-    agent.abandoned.send_modify(|all| all.push(sessions));
-    let busy = if agent.abandoned.borrow().len() == 1 { all } else { Vec::new() };
-    Json(Leftover { ended: 0, busy })
-}
-
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-/// The cancel requests that a node has heard.
-type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
-
-/// Logs in whoever shows a certificate of the pool and proves the password, says its index and then echoes.
-async fn postgres(
-    listener: TcpListener,
-    identity: Identity,
-    index: u8,
-    heard: Heard,
-    ends: watch::Receiver<()>,
-) {
-    let acceptor = acceptor(&identity);
-    loop {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        let (acceptor, heard, mut ends) = (acceptor.clone(), heard.clone(), ends.clone());
-        tokio::spawn(async move {
-            assert_eq!(startup::read(&mut socket).await.unwrap(), First::Tls);
-            socket.write_all(b"S").await.unwrap();
-            let mut socket = acceptor.accept(socket).await.unwrap();
-            let asked = match startup::read(&mut socket).await.unwrap() {
-                First::Startup(asked) => asked,
-                First::Cancel(request) => return heard.lock().unwrap().push(request),
-                other => panic!("{other:?}"),
-            };
-            let check = Check::Password(verifier(asked.user().unwrap()).parse().unwrap());
-            login::prove(&mut socket, "app", check, Binding::None).await.unwrap();
-            let said = encode(b'S', format!("node\0{index}\0").as_bytes());
-            login::admit(&mut socket, &said, &[0, 0, 0, index, 7, 7, 7, 7]).await.unwrap();
-            loop {
-                let message = tokio::select! {
-                    message = message::read(&mut socket) => message.ok(),
-                    _ = ends.changed() => Some(Message { tag: b'E', body: b"C57P01\0Mby the node\0\0".to_vec() }),
-                };
-                let Some(message) = message else { break };
-                let sent = socket.write_all(&answer(&message)).await;
-                if sent.is_err() || socket.flush().await.is_err() {
-                    break;
-                }
-                if message.body.starts_with(b"C57P01") {
-                    break drop(socket.shutdown().await);
-                }
-            }
-        });
-    }
-}
-
-/// A query is its command's tag; one without a tag stays unanswered. BEGIN opens a transaction, a block of code fails.
-/// All else is echoed.
-fn answer(message: &Message) -> Vec<u8> {
-    if message.tag != b'Q' || message.body.is_empty() {
-        return message.bytes();
-    }
-    if message.body.starts_with(b"DO ") {
-        return [encode(b'E', b"CP0001\0\0"), encode(b'Z', b"I")].concat();
-    }
-    let state = if message.body == b"BEGIN\0" { b"T" } else { b"I" };
-    [encode(b'C', &message.body), encode(b'Z', state)].concat()
-}
-
-fn verifier(user: &str) -> String {
-    scram_verifier(&SaltKey::of("a key"), user, "secret")
-}
-
-async fn stored(Json(question): Json<LoginQuestion>) -> Json<LoginAnswer> {
-    match question.user.as_str() {
-        "md5" => Json(LoginAnswer { verifier: "md5".to_owned(), genuine: true }),
-        user => Json(LoginAnswer { verifier: verifier(user), genuine: user == "app" }),
-    }
-}
-
 struct Pool {
     nodes: Vec<Node>,
     trusting: Arc<ClientConfig>,
@@ -191,46 +75,34 @@ struct Pool {
     primary: SocketAddr,
     read: SocketAddr,
     health: SocketAddr,
+    front: Arc<Front>,
     hub: Arc<Hub>,
     threads: Arc<Threads>,
     quit: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
 }
 
-impl Node {
-    /// A node that is heard; also the addresses of its agent and its Postgres.
-    async fn start(
-        authority: &Authority,
-        host: &str,
-        index: u8,
-        role: Role,
-    ) -> (Self, SocketAddr, SocketAddr) {
-        let (identity, dir) = authority.identity(&format!("u/node/{index}"), &[host]);
-        let (says, mute) =
-            (watch::Sender::new(report(index, role, 3, LEASE_MS)), Arc::new(AtomicBool::new(false)));
-        let (told, abandoned) = watch::channel(Vec::new());
-        let agent = Agent { says: says.subscribe(), mute: mute.clone(), abandoned: told };
-        let router = Router::new()
-            .route("/v1/report", get(one))
-            .route("/v1/watch", get(all))
-            .route("/v1/login", post(stored))
-            .route("/v1/abandoned", post(end))
-            .with_state(agent);
-        let ((agents, agent), (postgreses, postgres_at)) = (listen().await, listen().await);
-        let serving = serve(agents, identity.clone(), "u".into(), router, CancellationToken::new());
-        let (heard, ends) = (Heard::default(), watch::Sender::new(()));
-        let postgres = postgres(postgreses, identity, index, heard.clone(), ends.subscribe());
-        let tasks = [tokio::spawn(serving), tokio::spawn(postgres)].map(AbortOnDropHandle::new);
-        (Self { says, mute, heard, abandoned, ends, _tasks: tasks, _dir: dir }, agent, postgres_at)
-    }
-}
-
 impl Pool {
     async fn start(roles: &[Role], max_connections: u32) -> Self {
-        Self::limited(roles, max_connections, None).await
+        Self::with(roles, max_connections, None, Limits::default()).await
     }
 
-    async fn limited(roles: &[Role], max_connections: u32, max_connections_per_user: Option<u32>) -> Self {
+    async fn with(
+        roles: &[Role],
+        max_connections: u32,
+        max_connections_per_user: Option<u32>,
+        limits: Limits,
+    ) -> Self {
+        Self::at(roles, max_connections, max_connections_per_user, limits, Intervals::USUAL).await
+    }
+
+    async fn at(
+        roles: &[Role],
+        max_connections: u32,
+        max_connections_per_user: Option<u32>,
+        limits: Limits,
+        intervals: Intervals,
+    ) -> Self {
         let authority = Authority::new();
         let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
         for (index, role) in (0..).zip(roles) {
@@ -253,20 +125,31 @@ impl Pool {
         let ((peers, c), (health, d)) = (listen().await, listen().await);
         let book = Book::Fixed(Arc::new(HashMap::from([(PEERS.to_owned(), c)])));
         let others = Peers::new(PEERS.to_owned(), book);
-        let front = Front::new(&args, Book::Fixed(Arc::new(postgreses)), others, link, certificate);
+        let book = Book::Fixed(Arc::new(postgreses));
+        let front = Front::new(&args, book, others, link, certificate, limits, intervals);
         let (quit, quitting) = oneshot::channel();
-        let hub = front.hub.clone();
-        let threads = Arc::new(Threads::start(3).unwrap());
-        let ours = threads.clone();
+        let (hub, threads) = (front.hub.clone(), Arc::new(Threads::start(3).unwrap()));
+        let (ours, running) = (threads.clone(), front.clone());
         let running = tokio::spawn(async move {
             let quit = async move { quitting.await.unwrap_or(()) };
-            front.run(&args, Doors { primary, read, peers, health }, ours, quit).await;
+            running.run(&args, Doors { primary, read, peers, health }, ours, quit).await;
         });
         let serving = roles.iter().filter(|role| **role != Role::Stopped).count();
         timeout(PATIENCE, all_heard(&hub, serving)).await.expect("not all nodes were heard");
         let trusting = Arc::new(authority.trusting());
-        let quit = Some(quit);
-        Self { nodes, trusting, _dir: dir, primary: a, read: b, health: d, hub, threads, quit, running }
+        Self {
+            nodes,
+            trusting,
+            _dir: dir,
+            primary: a,
+            read: b,
+            health: d,
+            front,
+            hub,
+            threads,
+            quit: Some(quit),
+            running,
+        }
     }
 
     fn say(&self, index: usize, change: impl FnOnce(&mut NodeReport)) {
@@ -289,6 +172,16 @@ impl Pool {
         while self.hub.take(Kind::Primary, &[]).is_some() {
             timeout(PATIENCE, changes.changed()).await.expect("it goes on").unwrap();
         }
+    }
+
+    /// Waits until no thread has a session any more.
+    async fn has_nobody(&self) {
+        let over = async {
+            while self.threads.sessions() != [0, 0, 0] {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, over).await.expect("a thread keeps a session that is over");
     }
 
     async fn health(&self, path: &str) -> String {

@@ -82,12 +82,30 @@ async fn a_node_is_told_which_sessions_were_broken_off_until_they_are_gone() {
 }
 
 #[tokio::test]
+async fn nothing_is_said_within_a_message_that_a_client_did_not_take() {
+    let pool = Pool::start(&[Role::Primary, Role::Standby], 100).await;
+    let (mut session, node) = pool.connect(pool.read).await;
+    let next = 1 - node;
+    // More than the kernel keeps for a client that doesn't read.
+    pool.nodes[usize::from(next)].manners.talks.store(220, Ordering::SeqCst);
+    pool.say(usize::from(node), |said| said.open = false);
+    session.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
+    pool.counts(&format!("pgpool_front_connections_dropped_total{{route=\"read\",node=\"{next}\"}} 1")).await;
+    let mut said = Vec::new();
+    timeout(PATIENCE, session.read_to_end(&mut said)).await.expect("it was left open").ok();
+    assert!(said.starts_with(b"S") && said.len() < 220 * 60_000, "{} bytes", said.len());
+    assert!(!said.windows(5).any(|text| text == b"57P01"), "behind a part of a message");
+}
+
+#[tokio::test]
 async fn a_switchover_is_not_noticed_between_two_transactions() {
     let pool = Pool::start(&POOL, 100).await;
     let (mut idle, _) = pool.connect(pool.primary).await;
     let (mut busy, _) = pool.connect(pool.primary).await;
     begin(&mut busy).await;
     pool.say(0, |said| said.draining = true);
+    // Until the front has heard of it, a statement isn't held.
+    pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"leaving\"} 1").await;
     // The transaction may end; the next one waits.
     assert_eq!(ask(&mut busy, "COMMIT").await.tag, b'C');
     assert_eq!(hear(&mut busy).await.body, b"I");
@@ -154,14 +172,15 @@ async fn a_statement_waits_for_a_lease_that_lapsed() {
     let (mut writer, _) = pool.connect(pool.primary).await;
     begin(&mut writer).await;
     // Lines of the stream shorten a lease, and only answers lengthen it.
-    pool.nodes[0].mute.store(true, Ordering::SeqCst);
+    pool.nodes[0].manners.mute.store(true, Ordering::SeqCst);
     pool.say(0, |said| said.lease_ms = 0);
     pool.has_no_primary().await;
     writer.write_all(&encode(b'Q', b"COMMIT\0")).await.unwrap();
     pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"lapsed\"} 1").await;
     pool.say(0, |said| said.lease_ms = LEASE_MS);
-    pool.nodes[0].mute.store(false, Ordering::SeqCst);
+    pool.nodes[0].manners.mute.store(false, Ordering::SeqCst);
     assert_eq!((hear(&mut writer).await.tag, hear(&mut writer).await.body), (b'C', b"I".to_vec()));
+    pool.counts("pgpool_front_leases_lapsed_total{route=\"primary\",node=\"0\"} 1").await;
 }
 
 #[tokio::test]
@@ -170,7 +189,7 @@ async fn silence_longer_than_that_ends_sessions() {
     let (mut writer, _) = pool.connect(pool.primary).await;
     keep_something(&mut writer).await;
     pool.say(0, |said| said.lease_ms = 1500);
-    pool.nodes[0].mute.store(true, Ordering::SeqCst);
+    pool.nodes[0].manners.mute.store(true, Ordering::SeqCst);
     let begun = clock::now();
     assert_eq!(ended(&mut writer).await, "57P01");
     let took = clock::now().since(begun);
@@ -228,13 +247,54 @@ async fn success_after_a_cancel_request_is_believed_behind_a_barrier() {
 }
 
 #[tokio::test]
+async fn a_cancel_request_casts_doubt_until_its_node_has_taken_it() {
+    let pool = Pool::start(&POOL, 100).await;
+    let (mut session, _, key) = pool.log_in(pool.primary).await;
+    pool.nodes[0].manners.busy.send_replace(true);
+    // Its client waits for no more than a moment; the request may strike at any time.
+    cancel(&pool, key).await;
+    let insert = async |session: &mut Session, barriers| {
+        assert_eq!(ask(session, "INSERT 0 1").await.tag, b'C');
+        assert_eq!(hear(session).await.tag, b'Z');
+        pool.counts(&format!("pgpool_front_barriers_total{{route=\"primary\",node=\"0\"}} {barriers}")).await;
+    };
+    for barriers in [2, 4, 6] {
+        insert(&mut session, barriers).await;
+    }
+    pool.nodes[0].manners.busy.send_replace(false);
+    let taken = async {
+        while pool.front.keys.pending(key) > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, taken).await.expect("it is still on its way");
+    for barriers in [8, 8] {
+        insert(&mut session, barriers).await;
+    }
+    pool.counts("pgpool_front_cancels_total{route=\"primary\",node=\"0\"} 1").await;
+}
+
+#[tokio::test]
 async fn less_than_the_promise_is_refused() {
     let pool = Pool::start(&POOL, 100).await;
     let (mut session, _) = pool.connect(pool.primary).await;
     let refused = ask(&mut session, "SET synchronous_commit = off").await;
-    assert_eq!((refused.tag, message::error_texts(&refused.body).0.as_str()), (b'E', "P0001"), "by the node");
+    let [code, text, _] = refusal::SETTING;
+    let why = (code.to_owned(), text.to_owned());
+    assert_eq!((refused.tag, message::error_texts(&refused.body)), (b'E', why.clone()));
     assert_eq!(hear(&mut session).await.tag, b'Z');
     assert_eq!(ask(&mut session, "SET synchronous_commit = remote_apply").await.tag, b'C');
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    // The same with parameters, though these fit nothing that the node could read; what follows is skipped.
+    let set = b"s1\0select set_config('synchronous_commit', $1, true)\0\0\x01\0\0\0\x19";
+    let bind = b"\0s1\0\0\0\0\x01\0\0\0\x03off\0\0";
+    let batch = [encode(b'P', set), encode(b'D', b"Ss1\0"), encode(b'B', bind), encode(b'S', b"")].concat();
+    session.write_all(&[batch, encode(b'Q', b"DO it\0")].concat()).await.unwrap();
+    let refused = hear(&mut session).await;
+    assert_eq!((refused.tag, message::error_texts(&refused.body)), (b'E', why));
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    let failed = hear(&mut session).await;
+    assert_eq!(message::error_texts(&failed.body).0, "P0001", "an error of another kind stays what it is");
     assert_eq!(hear(&mut session).await.tag, b'Z');
     let long = format!("{}; SET synchronous_commit = off\0", " ".repeat(40_000));
     session.write_all(&encode(b'Q', long.as_bytes())).await.unwrap();

@@ -34,12 +34,7 @@ async fn sessions_are_spread_over_the_threads_of_both_ports() {
         assert!(echoes(session).await);
     }
     drop(sessions);
-    let over = async {
-        while pool.threads.sessions() != [0, 0, 0] {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, over).await.expect("a thread keeps a session that is over");
+    pool.has_nobody().await;
 }
 
 #[tokio::test]
@@ -59,6 +54,41 @@ async fn a_client_is_held_until_there_is_a_primary_or_told_that_there_is_none() 
 }
 
 #[tokio::test]
+async fn whoever_goes_while_it_is_held_leaves_its_place() {
+    let hold = Duration::from_secs(3600);
+    let pool = Pool::with(&POOL[..2], 100, None, Limits { hold, ..Limits::default() }).await;
+    // One waits between two transactions, one for another node.
+    let (mut waiting, _) = pool.connect(pool.primary).await;
+    pool.say(0, |said| said.draining = true);
+    waiting.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
+    pool.counts("pgpool_front_sessions_held_total{route=\"primary\",node=\"0\",reason=\"leaving\"} 1").await;
+    let (mut homeless, node) = pool.connect(pool.read).await;
+    assert_eq!(node, 1, "nobody new goes to one that hands over");
+    pool.say(1, |said| said.open = false);
+    pool.counts("pgpool_front_connections{route=\"read\",node=\"1\"} 0").await;
+    homeless.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
+    pool.counts("pgpool_front_held_total{route=\"read\"} 1").await;
+    // And one has not even logged in.
+    let early = pool.knock(pool.primary, &[("user", "app")]).await;
+    pool.counts("pgpool_front_held_total{route=\"primary\"} 1").await;
+    drop((waiting, homeless, early));
+    pool.has_nobody().await;
+    assert_eq!(pool.front.arriving.available_permits(), 200);
+    assert!(!pool.front.places.is_full());
+}
+
+#[tokio::test]
+async fn a_node_that_takes_no_login_keeps_nobody_from_another_one() {
+    let pool = Pool::start(&[Role::Primary, Role::Standby], 100).await;
+    let (mut moving, node) = pool.connect(pool.read).await;
+    let other = usize::from(1 - node);
+    pool.nodes[other].manners.deaf.store(true, Ordering::SeqCst);
+    let (mut reader, landed) = pool.connect(pool.read).await;
+    assert_eq!(landed, node, "the other one is less busy, and doesn't answer");
+    assert!(echoes(&mut reader).await && echoes(&mut moving).await);
+}
+
+#[tokio::test]
 async fn a_full_front_says_so() {
     let pool = Pool::start(&POOL, 1).await;
     let (mut first, _) = pool.connect(pool.primary).await;
@@ -75,7 +105,7 @@ async fn a_full_front_says_so() {
 
 #[tokio::test]
 async fn a_user_has_no_more_than_its_connections() {
-    let pool = Pool::limited(&POOL, 100, Some(2)).await;
+    let pool = Pool::with(&POOL, 100, Some(2), Limits::default()).await;
     let (one, _) = pool.connect(pool.primary).await;
     let (mut other, _) = pool.connect(pool.read).await;
     let mut third = pool.knock(pool.read, &[("user", "app")]).await;
@@ -112,8 +142,10 @@ async fn strangers_learn_nothing() {
     assert_eq!(ended(&mut replica).await, "0A000");
     let twice = [("user", "app"), ("replication", "off"), ("replication", "database")];
     assert_eq!(ended(&mut pool.knock(pool.primary, &twice).await).await, "08P01");
-    let metrics = pool.health("/metrics").await;
-    assert!(metrics.contains("refused_total{route=\"primary\",reason=\"password\"} 2\n"), "{metrics}");
+    for (reason, times) in [("password", 2), ("forbidden", 2), ("protocol", 1)] {
+        let refused = "pgpool_front_connections_refused_total{route=\"primary\",reason=";
+        pool.counts(&format!("{refused}\"{reason}\"}} {times}")).await;
+    }
 }
 
 #[tokio::test]

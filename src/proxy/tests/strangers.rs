@@ -237,13 +237,64 @@ async fn a_crowd_that_says_nothing_is_not_let_in_further() {
     assert_eq!(told(&pool, b"").await, b"", "one too many");
     pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"crowd\"} 1").await;
     drop(silent);
-    let over = async {
-        while pool.threads.sessions() != [0, 0, 0] {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, over).await.expect("they are still there");
+    pool.has_nobody().await;
     assert!(echoes(&mut pool.connect(pool.primary).await.0).await);
+}
+
+/// A front that waits for clients for so short a time that a test can wait for its end.
+async fn impatient() -> Pool {
+    let login = Duration::from_secs(3);
+    Pool::with(&POOL, 100, None, Limits { login, ..Limits::default() }).await
+}
+
+#[tokio::test]
+async fn whoever_does_not_log_in_in_time_is_sent_away() {
+    let pool = impatient().await;
+    // One says nothing, one nothing after its wish for TLS, one nothing behind TLS.
+    let mut silent = pool.dial().await;
+    let mut hesitant = pool.dial().await;
+    hesitant.write_all(&SSL_REQUEST).await.unwrap();
+    let mut encrypted = pool.encrypted(pool.dial().await).await;
+    // These stop after their startup message, and within the exchange of passwords.
+    let mut asked = pool.asked("app").await;
+    let mut challenged = pool.asked("app").await;
+    challenged.write_all(&sasl_initial(PLAIN, "n,,n=,r=abc")).await.unwrap();
+    assert_eq!(hear(&mut challenged).await.tag, b'R');
+    for socket in [&mut silent, &mut hesitant] {
+        let mut said = Vec::new();
+        timeout(PATIENCE, socket.read_to_end(&mut said)).await.expect("it was left open").ok();
+        assert!(said.is_empty() || said == b"S", "{said:?}");
+    }
+    for session in [&mut encrypted, &mut asked, &mut challenged] {
+        assert!(is_closed(session).await);
+    }
+    pool.has_nobody().await;
+    pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"late\"} 5").await;
+    assert_eq!(pool.front.arriving.available_permits(), 200, "their places are free");
+}
+
+/// Says one byte after the other until the front has gone; all of it would take longer than there is patience for.
+async fn trickle(session: &mut Session, message: &[u8]) {
+    for byte in message {
+        if session.write_all(&[*byte]).await.is_err() || session.flush().await.is_err() {
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it could say all of it");
+}
+
+#[tokio::test]
+async fn a_byte_now_and_then_wins_no_time() {
+    let pool = impatient().await;
+    let parameters = [b"user\0app\0x\0".as_slice(), &[b'y'; 9000], b"\0\0"].concat();
+    let asks = startup_message([0, 3, 0, 0], &parameters);
+    let (mut one, mut other) = (pool.encrypted(pool.dial().await).await, pool.asked("app").await);
+    let proves = encode(b'p', "z".repeat(60_000).as_bytes());
+    tokio::join!(trickle(&mut one, &asks), trickle(&mut other, &proves));
+    pool.has_nobody().await;
+    pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"late\"} 2").await;
+    assert_eq!(pool.front.arriving.available_permits(), 200);
 }
 
 #[tokio::test]

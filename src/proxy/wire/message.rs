@@ -89,17 +89,21 @@ pub struct Fatal {
 impl Fatal {
     /// The ErrorResponse.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut fields = Vec::new();
-        let texts =
-            [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.code), (b'M', &self.message), (b'H', &*self.hint)];
-        for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-            fields.push(field);
-            fields.extend(text.bytes().filter(|b| *b != 0));
-            fields.push(0);
-        }
-        fields.push(0);
-        encode(b'E', &fields)
+        error_response("FATAL", [self.code, &self.message, &self.hint])
     }
+}
+
+/// An ErrorResponse of this severity, with SQLSTATE, message and hint.
+pub fn error_response(severity: &str, [code, message, hint]: [&str; 3]) -> Vec<u8> {
+    let mut fields = Vec::new();
+    let texts = [(b'S', severity), (b'V', severity), (b'C', code), (b'M', message), (b'H', hint)];
+    for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+        fields.push(field);
+        fields.extend(text.bytes().filter(|b| *b != 0));
+        fields.push(0);
+    }
+    fields.push(0);
+    encode(b'E', &fields)
 }
 
 /// The SQLSTATE and the text of an ErrorResponse.

@@ -3,7 +3,35 @@
 /// Longest message that PostgreSQL takes, in bytes (`PQ_LARGE_MESSAGE_LIMIT`).
 const LONGEST: u32 = 0x3fff_ffff;
 /// Bytes of a header: tag and length.
-const HEADER: usize = 5;
+pub const HEADER: usize = 5;
+
+/// What stands before the body of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The message's kind.
+    pub tag: u8,
+    /// What it says of its length, which counts itself.
+    length: u32,
+}
+
+impl Header {
+    /// The header of the message that begins with these bytes, if it is there as a whole.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let &[tag, a, b, c, d] = bytes.first_chunk::<HEADER>()?;
+        Some(Self { tag, length: u32::from_be_bytes([a, b, c, d]) })
+    }
+
+    /// Bytes of the whole message; a length that no message has counts as that of a bare header.
+    pub fn total(self) -> usize {
+        usize::try_from(self.length).unwrap_or(usize::MAX).saturating_add(1).max(HEADER)
+    }
+
+    /// Bytes of its body.
+    fn body(self) -> Result<u32, Malformed> {
+        let Self { tag, length } = self;
+        length.checked_sub(4).filter(|body| *body <= LONGEST).ok_or(Malformed { tag, length })
+    }
+}
 
 /// A message that begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +116,10 @@ impl Walk {
     }
 
     fn enter(&mut self, seen: &mut impl FnMut(Part<'_>)) -> Result<(), Malformed> {
-        let [tag, a, b, c, d] = self.header;
-        let length = u32::from_be_bytes([a, b, c, d]);
-        match length.checked_sub(4) {
-            Some(0) => seen(Part::Begins(Seen { tag, first: None })),
-            Some(body) if body <= LONGEST => (self.body, self.begins) = (body, true),
-            _ => return Err(Malformed { tag, length }),
+        let Some(header) = Header::of(&self.header) else { return Ok(()) };
+        match header.body()? {
+            0 => seen(Part::Begins(Seen { tag: header.tag, first: None })),
+            body => (self.body, self.begins) = (body, true),
         }
         Ok(())
     }
@@ -130,6 +156,18 @@ mod tests {
         for length in [0, 3, 0x4000_0005_u32] {
             let bytes = [b"d".as_slice(), &length.to_be_bytes()].concat();
             assert_eq!(Walk::default().over(&bytes, |_| {}), Err(Malformed { tag: b'd', length }));
+        }
+    }
+
+    #[test]
+    fn a_header_tells_how_long_a_message_is() {
+        let message = encode(b'Q', b"select 1\0");
+        assert!((0..HEADER).all(|end| Header::of(&message[..end]).is_none()));
+        let header = Header::of(&message).unwrap();
+        assert_eq!((header.tag, header.total(), header.body()), (b'Q', message.len(), Ok(9)));
+        for (said, total) in [(0, HEADER), (4, HEADER), (u32::MAX, 1 << 32)] {
+            let bytes = [b"d".as_slice(), &u32::to_be_bytes(said)].concat();
+            assert_eq!(Header::of(&bytes).unwrap().total(), total);
         }
     }
 

@@ -20,6 +20,8 @@ use crate::error::{Result, refused};
 use crate::progress::{print, step, until_every};
 use crate::run;
 
+/// Nodes of the pool, one on each machine.
+const NODES: u8 = 3;
 /// How long a pool may take to be whole again.
 const WHOLE: Duration = Duration::from_secs(600);
 /// Each loss comes so long after the pool was whole: a loss within two leases of the one before is another case, since
@@ -44,17 +46,30 @@ pub enum Loss {
     Pod,
     /// Deletion of its pod by force
     Force,
-    /// Power cut of its machine, the client elsewhere
+    /// Power cut of its machine, client and fronts elsewhere
     Machine,
+    /// Power cut of its machine, a front on it
+    MachineWithFront,
     /// Switchover by annotation
     Switchover,
+}
+
+impl Loss {
+    fn is_of_a_machine(self) -> bool {
+        matches!(self, Self::Machine | Self::MachineWithFront)
+    }
 }
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// How the primary is lost
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "postgres,pod,force,machine,switchover")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "postgres,pod,force,machine,machine-with-front,switchover"
+    )]
     loss: Vec<Loss>,
     /// Embedded cluster to use; one that is not up is started, and removed in the end
     #[arg(long, default_value = "bench")]
@@ -72,7 +87,6 @@ struct Turn {
     parts: Vec<f64>,
     /// Milliseconds from the gate's opening until the last front knew of it.
     known: f64,
-    front_lost: bool,
 }
 
 /// What the new primary's agent says of its coming into office.
@@ -146,24 +160,48 @@ fn machine_of(pool: &Pool<'_>, pod: &str) -> Result<String> {
     Ok(pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
 }
 
-fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> Result<Turn> {
-    let mut old = settled(pool)?;
-    if loss == Loss::Machine && machine_of(pool, &Pool::pod(old))? == client.machine {
-        let mut record = Watcher::start(pool, &["pgpoolmembership", NAME], RECORD)?;
-        lose(pool, cluster, old, Loss::Pod)?;
-        record.until(WHOLE, |line| taken_over(line, old))?;
-        whole(pool, Some(old))?;
-        old = settled(pool)?;
+/// The node whose machine may be lost: the client isn't there, and a front is or isn't.
+fn candidate(pool: &Pool<'_>, client: &Client<'_>, with_front: bool) -> Result<u8> {
+    let fronts = fronts(pool)?;
+    for node in 0..NODES {
+        let machine = machine_of(pool, &Pool::pod(node))?;
+        if machine != client.machine && fronts.contains(&machine) == with_front {
+            return Ok(node);
+        }
     }
+    refused(format!("the client is on {}, fronts are on {fronts:?}: no other machine fits", client.machine))
+}
+
+/// Brings the office where the loss is to be; gives the primary.
+fn placed(pool: &Pool<'_>, client: &Client<'_>, loss: Loss) -> Result<u8> {
+    let primary = settled(pool)?;
+    if !loss.is_of_a_machine() {
+        return Ok(primary);
+    }
+    let wanted = candidate(pool, client, loss == Loss::MachineWithFront)?;
+    if wanted != primary {
+        // A node that has just come back is attached a moment before it serves.
+        let ready =
+            ["wait", "--for=condition=Ready", &format!("pod/{}", Pool::pod(wanted)), "--timeout=120s"];
+        run::captured(&mut pool.kubectl(&ready)?)?;
+        let mut record = Watcher::start(pool, &["pgpoolmembership", NAME], RECORD)?;
+        switch_over(pool, wanted)?;
+        record.until(WHOLE, |line| taken_over(line, primary))?;
+        whole(pool, Some(primary))?;
+    }
+    settled(pool)
+}
+
+fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> Result<Turn> {
+    let old = placed(pool, client, loss)?;
     let machine = machine_of(pool, &Pool::pod(old))?;
     std::thread::sleep(SETTLED);
-    let front_lost = loss == Loss::Machine && fronts(pool)?.contains(&machine);
     client.forget()?;
     let mut record = Watcher::start(pool, &["pgpoolmembership", NAME], RECORD)?;
     lose(pool, cluster, old, loss)?;
     let taken = record.until(WHOLE, |line| taken_over(line, old));
     drop(record);
-    if loss != Loss::Machine {
+    if !loss.is_of_a_machine() {
         // Until then nothing is asked: each kubectl would take a processor from those who take over.
         whole(pool, Some(old))?;
     }
@@ -173,12 +211,12 @@ fn turn(pool: &Pool<'_>, cluster: &Cluster, client: &Client<'_>, loss: Loss) -> 
         Ok(office) => client.longest(office.parts.iter().skip(1).sum()),
         Err(_) => refused("nobody took over"),
     };
-    if loss == Loss::Machine {
+    if loss.is_of_a_machine() {
         faults::make(cluster, &Fault::Start { node: machine, service: None }, TOLERATION)?;
     }
     let (office, gap) = (office?, gap?);
     let known = known(pool, &office)?;
-    Ok(Turn { parts: split(&gap, &office), gap, known, front_lost })
+    Ok(Turn { parts: split(&gap, &office), gap, known })
 }
 
 /// When the last of the fronts that can be asked knew of the new primary, in milliseconds after it had opened.
@@ -212,11 +250,12 @@ fn logged(line: &str) -> Option<(f64, Value)> {
     Some((at.as_duration().as_millis_f64(), value["fields"].clone()))
 }
 
-/// The machines of the fronts.
+/// The machines of the fronts, without those that are on their way out.
 fn fronts(pool: &Pool<'_>) -> Result<Vec<String>> {
     let pods = pool.object(&["pods", "--selector", "pgpool-operator.dev/part=proxy"])?;
     let all = pods["items"].as_array().cloned().unwrap_or_default();
-    Ok(all.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str().map(str::to_owned)).collect())
+    let staying = all.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    Ok(staying.filter_map(|pod| pod["spec"]["nodeName"].as_str().map(str::to_owned)).collect())
 }
 
 fn lose(pool: &Pool<'_>, cluster: &Cluster, old: u8, loss: Loss) -> Result<()> {
@@ -230,16 +269,17 @@ fn lose(pool: &Pool<'_>, cluster: &Cluster, old: u8, loss: Loss) -> Result<()> {
             let words = ["delete", "pod", &pod, "--force", "--grace-period=0"];
             run::captured(&mut pool.kubectl(&words)?).map(drop)
         }
-        Loss::Machine => {
+        Loss::Machine | Loss::MachineWithFront => {
             let node = machine_of(pool, &pod)?;
             faults::make(cluster, &Fault::Kill { node }, TOLERATION)
         }
-        Loss::Switchover => {
-            let to = (old + 1) % 3;
-            let request = format!("pgpool-operator.dev/switchover={to}");
-            run::captured(&mut pool.kubectl(&["annotate", "pgpool", NAME, &request])?).map(drop)
-        }
+        Loss::Switchover => switch_over(pool, (old + 1) % NODES),
     }
+}
+
+fn switch_over(pool: &Pool<'_>, to: u8) -> Result<()> {
+    let request = format!("pgpool-operator.dev/switchover={to}");
+    run::captured(&mut pool.kubectl(&["annotate", "pgpool", NAME, &request])?).map(drop)
 }
 
 /// What is seen of the record at each change.
@@ -277,20 +317,12 @@ fn table(loss: Loss, turns: &[Turn]) -> String {
     let each: Vec<String> = turns.iter().map(|t| format!("{:.0}", t.gap.millis)).collect();
     let part = |(i, name): (usize, &&str)| format!("{name} {:.0}", median(turns.iter().map(|t| t.parts[i])));
     let parts: Vec<String> = NAMES.iter().enumerate().map(part).collect();
-    let of = |with: bool| {
-        let some: Vec<f64> = turns.iter().filter(|t| t.front_lost == with).map(|t| t.gap.millis).collect();
-        format!("{:.0} ms of {}", median(some.iter().copied()), some.len())
-    };
     let known = median(turns.iter().map(|t| t.known));
-    let fronts = match loss {
-        Loss::Machine => format!("\n  median with a front on it {}, without {}", of(true), of(false)),
-        _ => String::new(),
-    };
     let mut words: Vec<&str> = turns.iter().flat_map(|t| t.gap.told.iter().map(String::as_str)).collect();
     words.sort_unstable();
     words.dedup();
     format!(
-        "\n{loss:?}: writes stand still for {} ms\n  median {:.0} ms; of it {}; fronts knew after {known:.0} ms{fronts}\n  the client was told: {}",
+        "\n{loss:?}: writes stand still for {} ms\n  median {:.0} ms; of it {}; fronts knew after {known:.0} ms\n  the client was told: {}",
         each.join(" "),
         median(turns.iter().map(|t| t.gap.millis)),
         parts.join(", "),
@@ -301,7 +333,7 @@ fn table(loss: Loss, turns: &[Turn]) -> String {
 fn line(loss: Loss, turns: &[Turn]) -> Value {
     let each: Vec<Value> = turns
         .iter()
-        .map(|t| json!({ "stallMs": t.gap.millis, "partsMs": t.parts, "knownMs": t.known, "frontLost": t.front_lost }))
+        .map(|t| json!({ "stallMs": t.gap.millis, "partsMs": t.parts, "knownMs": t.known }))
         .collect();
     json!({ "bench": "failover", "loss": format!("{loss:?}"), "turns": each,
         "medianMs": median(turns.iter().map(|t| t.gap.millis)) })

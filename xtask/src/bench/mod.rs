@@ -34,7 +34,7 @@ use copies::Copier;
 pub use cost::{Options as CostOptions, cost};
 pub use failover::{Options as FailoverOptions, failover};
 pub use front::{Options as FrontOptions, front};
-use pool::Pool;
+pub use pool::{NAME, PROGRAMS, Pool};
 
 /// Namespace of the pool whose nodes are recovered.
 const NAMESPACE: &str = "pgpool-bench";
@@ -85,7 +85,7 @@ pub fn recovery(options: &Options) -> Result<()> {
 }
 
 /// Does the work on a cluster; what was made for it is removed, also when it fails or is interrupted.
-fn on_cluster(name: &str, work: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
+pub fn on_cluster(name: &str, work: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
     interrupt::remember()?;
     let cluster = Cluster::named(name)?;
     let ours = cluster::enter::kubectl(&cluster).is_err();
@@ -101,11 +101,16 @@ fn forget(cluster: Cluster) -> Result<()> {
     [NAMESPACE, NAMESPACE_NEW].map(|name| Pool::new(&target, name).remove()).into_iter().collect()
 }
 
-/// Brings the cluster up with this checkout's images and the operator.
+/// Brings the cluster up with this checkout's images, as users run them, and the operator.
 fn prepare(cluster: &Cluster) -> Result<Target> {
+    prepare_as(cluster, Profile::Release)
+}
+
+/// The same with programs of that profile.
+pub fn prepare_as(cluster: &Cluster, profile: Profile) -> Result<Target> {
     cluster::up(cluster, TOLERATION)?;
     let programs = Programs::build()?;
-    let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Release))?;
+    let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot, profile))?;
     let fresh = step("images into the nodes", || cluster::load(cluster, &own))? > 0;
     let target = Target::Embedded(Cluster::named(cluster.name())?);
     step("operator", || demo::install(&target, fresh))?;

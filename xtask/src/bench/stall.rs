@@ -48,7 +48,9 @@ impl<'p> Client<'p> {
     pub fn start(pool: &'p Pool<'p>) -> Result<Self> {
         let service = pool.object(&["service", NAME])?;
         let address = service["spec"]["clusterIP"].as_str().unwrap_or_default();
-        pool.apply(&pod(pool.namespace(), address))?;
+        let front = pool.object(&["pods", "--selector", "pgpool-operator.dev/part=proxy"])?;
+        let machine = front["items"][0]["spec"]["nodeName"].as_str().unwrap_or_default();
+        pool.apply(&pod(pool.namespace(), address, machine))?;
         let words = ["wait", "--for=condition=Ready", &format!("pod/{POD}"), "--timeout=120s"];
         run::captured(&mut pool.kubectl(&words)?)?;
         let seen = pool.object(&["pod", POD])?;
@@ -88,8 +90,9 @@ impl<'p> Client<'p> {
     }
 }
 
-/// The client knows the Service's address: a machine that is lost may have the only name server on it.
-fn pod(namespace: &str, address: &str) -> Value {
+/// The client knows the Service's address: a machine that is lost may have the only name server on it. It runs beside
+/// a front, so that of the other machines one has a front and one has none.
+fn pod(namespace: &str, address: &str, machine: &str) -> Value {
     let app = |name: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": format!("{NAME}-app"), "key": key } } });
     let locked = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
         "capabilities": { "drop": ["ALL"] } });
@@ -100,6 +103,7 @@ fn pod(namespace: &str, address: &str) -> Value {
         "securityContext": locked, "volumeMounts": [{ "name": "ca", "mountPath": "/ca" }] });
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": POD, "namespace": namespace },
         "spec": { "restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container],
+            "nodeName": machine,
             "hostAliases": [{ "ip": address, "hostnames": [NAME] }],
             "securityContext": { "runAsNonRoot": true, "runAsUser": 1000,
                 "seccompProfile": { "type": "RuntimeDefault" } },

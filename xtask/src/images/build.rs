@@ -1,6 +1,7 @@
 //! The recipes of all images.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::Image;
@@ -41,10 +42,20 @@ pub struct Recipe {
     program: Option<(From, &'static str, &'static str)>,
     path: Option<&'static str>,
     user: Option<u32>,
+    /// Appended to the program, which runs as before: the loader reads no further than the sections say (elf(5)).
+    mark: Option<&'static str>,
 }
 
-const PLAIN: Recipe =
-    Recipe { registry: "localhost", name: "", tag: "dev", root: None, program: None, path: None, user: None };
+const PLAIN: Recipe = Recipe {
+    registry: "localhost",
+    name: "",
+    tag: "dev",
+    root: None,
+    program: None,
+    path: None,
+    user: None,
+    mark: None,
+};
 
 /// See [`super::of_the_cluster`].
 pub const CLUSTER: [Recipe; 7] = [
@@ -102,7 +113,7 @@ pub const CHECKOUT: [Recipe; 2] = [
 ];
 
 /// See [`super::of_the_next_release`].
-pub const NEXT: Recipe = Recipe { tag: "next", ..OPERATOR };
+pub const NEXT: Recipe = Recipe { tag: "next", mark: Some("the next release"), ..OPERATOR };
 
 /// See [`super::of_the_peers`].
 pub const PEERS: Recipe = Recipe { name: "poolers", root: Some(POOLERS), ..PLAIN };
@@ -130,6 +141,10 @@ impl Recipe {
             let source = match from {
                 From::Go => programs.path(program)?.to_path_buf(),
                 From::Cargo => stripped(dir, program, built)?,
+            };
+            let source = match self.mark {
+                Some(mark) => marked(&source, mark)?,
+                None => source,
             };
             layers.push(Layer::of_programs(&[(source, (*target).to_owned())])?);
             config.entrypoint = vec![(*target).to_owned()];
@@ -184,9 +199,32 @@ fn stripped(dir: &Path, program: &str, built: &[(String, PathBuf)]) -> Result<Pa
     Ok(target)
 }
 
+/// A copy of a program that differs in its bytes, and in nothing else.
+fn marked(program: &Path, mark: &str) -> Result<PathBuf> {
+    let target = program.with_extension("marked");
+    fs::copy(program, &target).on("copy", program)?;
+    let append = |mut file: fs::File| file.write_all(mark.as_bytes());
+    fs::File::options().append(true).open(&target).and_then(append).on("append to", &target)?;
+    Ok(target)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_marked_program_has_other_bytes_and_runs_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let marked = marked(&program, "the next release").unwrap();
+        let (before, after) = (fs::read(&program).unwrap(), fs::read(&marked).unwrap());
+        assert!(after.starts_with(&before) && after.ends_with(b"the next release"));
+        // Copied by another process: one that is open for writing in any child of this one can't be run.
+        let script = "cp \"$1\" \"$1.copy\" && \"$1.copy\" --list";
+        let mut runs = run::command("sh", ["-c", script, "sh"]);
+        assert!(run::captured(runs.arg(&marked)).unwrap().contains("a_marked_program_has_other_bytes"));
+    }
 
     #[test]
     fn only_old_tars_of_the_same_image_go() {

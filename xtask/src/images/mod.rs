@@ -17,6 +17,7 @@ use crate::progress::{say, step};
 use crate::{cargo, host, paths};
 
 pub use oci::Form;
+pub use root::mirror;
 pub use store::{Store, UNUSED_PLUGINS, load};
 
 /// A finished image.

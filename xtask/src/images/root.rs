@@ -80,7 +80,7 @@ fn parse(text: &str) -> Option<(String, u64)> {
 }
 
 /// The Debian mirror that apt uses here.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     let sites = run::captured(&mut run::command("apt-get", ["indextargets", "--format", "$(SITE)"]))?;
     match choose(&sites) {
         Some(site) => Ok(site.to_owned()),

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::progress::until_every;
 use crate::run;
 
-/// How long all may take to come, or to go.
-const LIMIT: Duration = Duration::from_secs(240);
+/// How long all may take to come, or to go: PgBouncer was seen to begin two or three sessions a second at its server.
+const LIMIT: Duration = Duration::from_secs(900);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 

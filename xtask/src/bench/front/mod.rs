@@ -54,6 +54,9 @@ pub struct Options {
     /// Idle sessions whose memory is measured; none with 0
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=5000))]
     sessions: u32,
+    /// Threads of the front, by `limits.cpu` of its pod; as many as there are cores unless given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: Option<u32>,
     /// Embedded cluster to use; one that is not up is started, and removed in the end
     #[arg(long, default_value = "bench")]
     name: String,
@@ -73,7 +76,9 @@ fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
     step("PgBouncer and pgpool-II into the nodes", || cluster::load(cluster, &[image]))?;
     let pool = Pool::new(&target, NAMESPACE);
     let clients = options.clients.iter().copied().max().unwrap_or(1);
-    step("a pool", || pool.create_with(STORAGE, &spec(clients.max(options.sessions) + SPARE)))?;
+    step("a pool", || {
+        pool.create_with(STORAGE, &spec(clients.max(options.sessions) + SPARE, options.threads))
+    })?;
     let mut stage = Stage::set(&pool, clients)?;
     step("pgbench's tables", || stage.fill(options.scale))?;
     let legs = WAYS.map(|way| stage.legs(way));
@@ -87,8 +92,9 @@ fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
 }
 
 /// One front, so that all goes through it.
-fn spec(sessions: u32) -> serde_json::Value {
-    json!({ "proxy": { "replicas": 1, "maxConnections": sessions },
+fn spec(sessions: u32, threads: Option<u32>) -> serde_json::Value {
+    let limits = threads.map(|threads| json!({ "cpu": threads.to_string() }));
+    json!({ "proxy": { "replicas": 1, "maxConnections": sessions, "resources": { "limits": limits.unwrap_or(json!({})) } },
         "postgres": { "parameters": { "max_connections": sessions.to_string() } } })
 }
 
