@@ -8,6 +8,7 @@
 
 mod authority;
 mod changes;
+mod clients;
 mod elections;
 mod failover;
 mod faults;
@@ -104,7 +105,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([timed(), judgement(), others(), wishes(), ending()])
+            .chain([timed(), judgement(), compatibility(), others(), wishes(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -289,6 +290,18 @@ fn others() -> Vec<Step> {
             Box::pin(strangers::foreign_certificate(w))
         }),
         step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
+    ]
+}
+
+/// PostgreSQL's own programs and drivers of several languages, by the front and at the primary itself. In no act yet.
+fn compatibility() -> Vec<Step> {
+    vec![
+        step("clients::log_in_as_at_the_primary", |w| Box::pin(clients::logins(w))),
+        step("clients::psql_says_the_same", |w| Box::pin(clients::psql(w))),
+        step("clients::pgbench_runs_in_each_protocol", |w| Box::pin(clients::pgbench(w))),
+        step("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
+        step("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
+        step("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
     ]
 }
 

@@ -2,10 +2,12 @@
 use std::fs;
 
 use kube::ResourceExt as _;
+use kube::api::ListParams;
 use pgpool_operator::names;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::harness::{Failure, Outcome};
+use super::pool::selector;
 use super::world::World;
 
 fn read(pid: i32, file: &str) -> String {
@@ -96,6 +98,27 @@ fn freeze_all(all: Vec<i32>) -> Vec<i32> {
         let _ = signal(*pid, Signal::STOP);
     }
     all
+}
+
+/// The processes of the fronts that there are.
+pub async fn fronts(world: &World) -> Outcome<Vec<i32>> {
+    let list = world.pods().list(&ListParams::default().labels(&selector("proxy"))).await?;
+    let all = list.items.iter().map(|pod| of_pod(&pod.uid().unwrap_or_default()));
+    Ok(all.collect::<Outcome<Vec<Vec<i32>>>>()?.concat())
+}
+
+/// Has the kernel forget how much memory a process has once had (proc(5), `clear_refs`); gives what it has, in KiB.
+pub fn forget_peak(pid: i32) -> Outcome<u64> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
+    peak(pid)
+}
+
+/// The most memory that a process has had, in KiB.
+pub fn peak(pid: i32) -> Outcome<u64> {
+    let status = read(pid, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    number.ok_or_else(|| Failure(format!("process {pid} has no VmHWM")))
 }
 
 /// Lets processes go on.

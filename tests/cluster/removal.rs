@@ -12,7 +12,7 @@ use super::pool::{NODES, WHOLE, selector};
 use super::processes::kill_postgres;
 use super::strangers::ELSEWHERE;
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, until};
-use super::{install, recoveries, volumes};
+use super::{clients, install, recoveries, volumes};
 
 /// An operator that shall look after one namespace leaves the pools of others alone, until it shall look everywhere.
 pub async fn watched_namespaces(world: &World) -> Outcome {
@@ -156,6 +156,7 @@ pub async fn pools(world: &World) -> Outcome {
     // What the steps before made, and left when they failed. A pool waits for every pod that carries its label.
     world.here(&["delete", "pod", "load", "client", "disguised", "witness", "--ignore-not-found"]).await?;
     world.here(&["delete", "secret", "half", majors::START, "--ignore-not-found"]).await?;
+    world.here(&["delete", "pod,configmap", "-l", clients::LABEL]).await?;
     note_held(world).await?;
     world.here(&["delete", "pgpool", OTHER, POOL, "--ignore-not-found", "--timeout=100s"]).await?;
     let claims: Vec<String> = kept().iter().map(|name| format!("persistentvolumeclaim/{name}")).collect();

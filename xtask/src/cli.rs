@@ -63,8 +63,8 @@ pub enum Command {
         #[command(flatten)]
         cluster: Name,
     },
-    /// Try the drivers of several languages through the front of the demonstration's pool
-    Drivers(Name),
+    /// Try the drivers of several languages by the front of the demonstration's pool
+    Drivers(Drivers),
     /// PostgreSQL's own regression tests through the front and at the primary itself, compared; on a pool of its own
     Regress(regress::Options),
     /// Measure, and print a table and a line of JSON
@@ -108,6 +108,19 @@ pub enum Command {
         /// Which machine
         machine: String,
     },
+}
+
+/// Which pool the drivers are tried on, and how.
+#[derive(Debug, Clone, Args)]
+pub struct Drivers {
+    #[command(flatten)]
+    pub cluster: Name,
+    /// Namespace of the pool demo
+    #[arg(long, default_value = crate::demo::SPACE)]
+    pub namespace: String,
+    /// Also try them at the primary itself, past the front
+    #[arg(long)]
+    pub directly: bool,
 }
 
 /// What can be measured.

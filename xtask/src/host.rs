@@ -53,6 +53,18 @@ pub fn need_counter_packages() -> Result<()> {
     need(&COUNTER_PACKAGES)
 }
 
+/// Installs the Debian packages of programs that are missing, wherever those that are there came from.
+pub fn need_programs(programs: &[(&str, &'static str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package);
+    let missing: Vec<&'static str> = missing.collect();
+    if missing.is_empty() { Ok(()) } else { need(&missing) }
+}
+
+fn is_there(program: &str) -> bool {
+    run::output(&mut run::command("sh", ["-c", &format!("command -v {program}")]))
+        .is_ok_and(|out| out.status.success())
+}
+
 /// Installs what PostgreSQL's own tests need.
 pub fn need_regress_packages() -> Result<()> {
     need(&REGRESS_PACKAGES)

@@ -16,6 +16,7 @@ mod images;
 mod interrupt;
 mod model;
 mod paths;
+mod pods;
 mod programs;
 mod progress;
 mod regress;
@@ -59,7 +60,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             };
             if down { demo::down(&target)? } else { demo::up(&target)? }
         }
-        Command::Drivers(cluster) => drivers::run(&Cluster::named(&cluster.name)?)?,
+        Command::Drivers(options) => drivers::run(&options)?,
         Command::Regress(options) => regress::run(&options)?,
         Command::Bench(BenchCommand::Recovery(options)) => bench::recovery(&options)?,
         Command::Bench(BenchCommand::Failover(options)) => bench::failover(&options)?,

@@ -70,17 +70,17 @@ func batch(ctx context.Context, c *pgx.Conn) error {
 }
 
 func copying(ctx context.Context, c *pgx.Conn) error {
-	if _, err := c.Exec(ctx, "TRUNCATE drv"); err != nil {
+	if _, err := c.Exec(ctx, "CREATE TABLE IF NOT EXISTS drv_go (n int); TRUNCATE drv_go"); err != nil {
 		return err
 	}
-	rows, err := c.CopyFrom(ctx, pgx.Identifier{"drv"}, []string{"n"}, pgx.CopyFromSlice(100000, func(i int) ([]any, error) {
+	rows, err := c.CopyFrom(ctx, pgx.Identifier{"drv_go"}, []string{"n"}, pgx.CopyFromSlice(100000, func(i int) ([]any, error) {
 		return []any{i}, nil
 	}))
 	if err != nil {
 		return err
 	}
 	var out strings.Builder
-	if _, err = c.PgConn().CopyTo(ctx, &out, "COPY drv TO STDOUT"); err != nil {
+	if _, err = c.PgConn().CopyTo(ctx, &out, "COPY drv_go TO STDOUT"); err != nil {
 		return err
 	}
 	return wanted(rows == 100000 && strings.Count(out.String(), "\n") == 100000, rows)
@@ -136,7 +136,7 @@ func failing(ctx context.Context, c *pgx.Conn) error {
 }
 
 func listening(ctx context.Context, c *pgx.Conn) error {
-	if _, err := c.Exec(ctx, "LISTEN drv; NOTIFY drv, 'hello'"); err != nil {
+	if _, err := c.Exec(ctx, "LISTEN drv_go; NOTIFY drv_go, 'hello'"); err != nil {
 		return err
 	}
 	heard, err := c.WaitForNotification(ctx)
@@ -184,6 +184,11 @@ func pooled(ctx context.Context, _ *pgx.Conn) error {
 	return err
 }
 
+func end(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, "DROP TABLE IF EXISTS drv_go")
+	return err
+}
+
 func main() {
 	check("modes", modes)
 	check("batch", batch)
@@ -194,5 +199,6 @@ func main() {
 	check("notifications", listening)
 	check("large objects", objects)
 	check("pool", pooled)
+	check("end", end)
 	os.Exit(failed)
 }

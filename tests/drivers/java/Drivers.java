@@ -1,11 +1,15 @@
+import java.io.IOException;
 import java.io.StringReader;
 import java.io.StringWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.PreparedStatement;
 import java.sql.ResultSet;
 import java.sql.SQLException;
 import java.sql.Statement;
+import java.util.Base64;
 import java.util.Properties;
 import org.postgresql.PGConnection;
 import org.postgresql.copy.CopyManager;
@@ -25,8 +29,26 @@ public final class Drivers {
         properties.setProperty("sslmode", "verify-full");
         properties.setProperty("sslrootcert", System.getenv("PGSSLROOTCERT"));
         properties.setProperty("targetServerType", "primary");
-        String url = "jdbc:postgresql://" + System.getenv("PGHOST") + ":5432/" + System.getenv("PGDATABASE");
+        if (System.getenv("PGSSLCERT") != null) {
+            properties.setProperty("sslcert", System.getenv("PGSSLCERT"));
+            properties.setProperty("sslkey", key(System.getenv("PGSSLKEY")));
+        }
+        String place = System.getenv("PGHOST") + ":" + System.getenv("PGPORT");
+        String url = "jdbc:postgresql://" + place + "/" + System.getenv("PGDATABASE");
         return DriverManager.getConnection(url, properties);
+    }
+
+    /** The key as this driver wants it: the bytes that PEM spells out. */
+    private static String key(String pem) throws SQLException {
+        try {
+            String text = Files.readString(Path.of(pem)).replaceAll("-----[A-Z ]+-----|\\s", "");
+            Path path = Files.createTempFile("drivers", ".pk8");
+            path.toFile().deleteOnExit();
+            Files.write(path, Base64.getDecoder().decode(text));
+            return path.toString();
+        } catch (IOException error) {
+            throw new SQLException(error);
+        }
     }
 
     private static void check(String name, Work work) {
@@ -68,8 +90,9 @@ public final class Drivers {
         check("batch", connection -> {
             connection.setAutoCommit(false);
             try (Statement statement = connection.createStatement()) {
-                statement.execute("TRUNCATE drv");
-                try (PreparedStatement insert = connection.prepareStatement("INSERT INTO drv VALUES (?)")) {
+                statement.execute("CREATE TABLE IF NOT EXISTS drv_java (n int)");
+                statement.execute("TRUNCATE drv_java");
+                try (PreparedStatement insert = connection.prepareStatement("INSERT INTO drv_java VALUES (?)")) {
                     for (int n = 0; n < 5000; n++) {
                         insert.setInt(1, n);
                         insert.addBatch();
@@ -77,7 +100,7 @@ public final class Drivers {
                     insert.executeBatch();
                 }
                 connection.commit();
-                equal(one(statement, "SELECT count(*) FROM drv"), 5000);
+                equal(one(statement, "SELECT count(*) FROM drv_java"), 5000);
                 connection.rollback();
             }
         });
@@ -100,9 +123,9 @@ public final class Drivers {
             for (int n = 0; n < 50000; n++) {
                 lines.append(n).append('\n');
             }
-            equal(copy.copyIn("COPY drv FROM STDIN", new StringReader(lines.toString())), 50000);
+            equal(copy.copyIn("COPY drv_java FROM STDIN", new StringReader(lines.toString())), 50000);
             StringWriter sink = new StringWriter();
-            equal(copy.copyOut("COPY drv TO STDOUT", sink), 55000);
+            equal(copy.copyOut("COPY drv_java TO STDOUT", sink), 55000);
         });
         check("cancel", connection -> {
             try (Statement statement = connection.createStatement()) {
@@ -121,8 +144,8 @@ public final class Drivers {
         });
         check("notifications", connection -> {
             try (Statement statement = connection.createStatement()) {
-                statement.execute("LISTEN drv");
-                statement.execute("NOTIFY drv, 'hello'");
+                statement.execute("LISTEN drv_java");
+                statement.execute("NOTIFY drv_java, 'hello'");
                 equal(connection.unwrap(PGConnection.class).getNotifications(10000).length, 1);
             }
         });
@@ -137,6 +160,11 @@ public final class Drivers {
                     }
                 }
                 equal(one(statement, "SELECT 1"), 1);
+            }
+        });
+        check("end", connection -> {
+            try (Statement statement = connection.createStatement()) {
+                statement.execute("DROP TABLE IF EXISTS drv_java");
             }
         });
         System.exit(failed);

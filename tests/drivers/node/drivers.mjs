@@ -7,7 +7,12 @@ import pg from 'pg';
 import Cursor from 'pg-cursor';
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
 
-const ssl = { ca: fs.readFileSync(process.env.PGSSLROOTCERT, 'utf8'), servername: process.env.PGHOST };
+const { PGHOST, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY } = process.env;
+const ssl = { ca: fs.readFileSync(PGSSLROOTCERT, 'utf8'), servername: PGHOST };
+if (PGSSLCERT) {
+  ssl.cert = fs.readFileSync(PGSSLCERT, 'utf8');
+  ssl.key = fs.readFileSync(PGSSLKEY, 'utf8');
+}
 let failed = 0;
 
 async function check(name, work) {
@@ -32,11 +37,12 @@ await check('prepared', async (client) => {
 });
 
 await check('transactions', async (client) => {
-  await client.query('TRUNCATE drv');
+  await client.query('CREATE TABLE IF NOT EXISTS drv_node (n int)');
+  await client.query('TRUNCATE drv_node');
   await client.query('BEGIN');
-  await client.query('INSERT INTO drv VALUES ($1)', [1]);
+  await client.query('INSERT INTO drv_node VALUES ($1)', [1]);
   await client.query('ROLLBACK');
-  const { rows } = await client.query('SELECT count(*)::int AS n FROM drv');
+  const { rows } = await client.query('SELECT count(*)::int AS n FROM drv_node');
   assert.equal(rows[0].n, 0);
 });
 
@@ -49,10 +55,10 @@ await check('copy', async (client) => {
   const lines = Readable.from((function* numbers() {
     for (let n = 0; n < 100000; n += 1) yield `${n}\n`;
   })());
-  await pipeline(lines, client.query(copyFrom('COPY drv FROM STDIN')));
+  await pipeline(lines, client.query(copyFrom('COPY drv_node FROM STDIN')));
   let bytes = 0;
   const sink = new Writable({ write(piece, _, done) { bytes += piece.length; done(); } });
-  await pipeline(client.query(copyTo('COPY drv TO STDOUT')), sink);
+  await pipeline(client.query(copyTo('COPY drv_node TO STDOUT')), sink);
   assert.equal(bytes, 588890);
 });
 
@@ -74,8 +80,8 @@ await check('large', async (client) => {
 
 await check('notifications', async (client) => {
   const heard = new Promise((resolve) => { client.once('notification', resolve); });
-  await client.query('LISTEN drv');
-  await client.query("NOTIFY drv, 'hello'");
+  await client.query('LISTEN drv_node');
+  await client.query("NOTIFY drv_node, 'hello'");
   assert.equal((await heard).payload, 'hello');
 });
 
@@ -86,4 +92,5 @@ await check('pool', async () => {
   await pool.end();
 });
 
+await check('end', (client) => client.query('DROP TABLE IF EXISTS drv_node'));
 process.exit(failed);

@@ -38,6 +38,13 @@ pub fn command(cluster: &Cluster, words: &[OsString]) -> Result<Command> {
     Ok(command)
 }
 
+/// Any command in the network of a pod, of which this is a process.
+pub fn in_pod(pid: u32, words: &[OsString]) -> Command {
+    let mut command = run::command("nsenter", [format!("--net=/proc/{pid}/ns/net"), "--".to_owned()]);
+    command.args(words);
+    command
+}
+
 fn client(cluster: &Cluster) -> Result<i32> {
     match machine::init_pid(cluster, Machine::Client) {
         Some(pid) => Ok(pid),

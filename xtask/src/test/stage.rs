@@ -7,6 +7,7 @@ use super::wish::Chosen;
 use super::{Name, steps, timed};
 use crate::cargo::Profile;
 use crate::cluster::{self, Cluster, TOLERATION};
+use crate::drivers;
 use crate::error::Result;
 use crate::images::{self, Form, Image};
 use crate::programs::Programs;
@@ -18,6 +19,9 @@ const FIRST: &str = "test";
 const SECOND: &str = "test-2";
 /// The acts of the cluster test (`tests/cluster/main.rs`), by the cluster that each runs on.
 const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
+
+/// The step of the cluster test that needs drivers from the registries.
+const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
 
 /// Tests to run one after the other on a cluster.
 struct Play {
@@ -43,7 +47,12 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
     if plays.is_empty() {
         return Vec::new();
     }
-    let ready = [FIRST, SECOND].into_iter().try_for_each(remove).and_then(|()| images());
+    let ready = [FIRST, SECOND].into_iter().try_for_each(remove).and_then(|()| {
+        if wants_drivers(chosen) {
+            drivers::fetch()?;
+        }
+        images()
+    });
     let images = match ready {
         Ok(images) => images,
         Err(e) => {
@@ -63,6 +72,13 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
         own.fold(Tally::default(), |sum, (_, tally)| sum + *tally)
     };
     chosen.iter().map(|chosen| (chosen.part, sum(chosen.part))).collect()
+}
+
+/// Whether the step that needs them is among what is named: they can't be fetched from within a cluster's network. No act
+/// has it.
+fn wants_drivers(chosen: &[Chosen]) -> bool {
+    let cluster = chosen.iter().filter(|chosen| chosen.part == Name::Cluster);
+    cluster.into_iter().any(|chosen| chosen.filters.iter().any(|filter| DRIVERS.contains(filter.as_str())))
 }
 
 /// Who plays where.
@@ -184,6 +200,14 @@ mod tests {
     fn the_acts_of_the_whole_test_run_side_by_side() {
         let all = shown(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]);
         assert_eq!(all, ["test: api, cluster --act recovery", "test-2: cluster --act failover"]);
+    }
+
+    #[test]
+    fn drivers_are_fetched_for_who_tries_them() {
+        assert!(!wants_drivers(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]));
+        assert!(wants_drivers(&[chosen(Name::Cluster, &["fence", "clients"])]));
+        assert!(!wants_drivers(&[chosen(Name::Cluster, &["fence", "clients::psql"])]));
+        assert!(!wants_drivers(&[chosen(Name::Api, &[])]));
     }
 
     #[test]

@@ -2,15 +2,13 @@
 //! of this one, so their processes are seen from here.
 
 use std::fs;
-use std::path::Path;
 
 use super::super::pool::Pool;
 use crate::error::{OnFile, Result, refused};
+use crate::pods;
 
 /// Ticks a second in which /proc/PID/stat counts time; Linux gives all programs the same (time(7)).
 const TICKS: f64 = 100.0;
-/// Name of the process that holds a pod's network.
-const HOLDER: &str = "pause";
 
 /// The processes of a pod.
 #[derive(Debug)]
@@ -35,16 +33,7 @@ impl Processes {
         if uid.is_empty() {
             return refused(format!("pod {pod} has no uid"));
         }
-        let mut pids = Vec::new();
-        for entry in fs::read_dir("/proc").on("list", "/proc")? {
-            let path = entry.on("list", "/proc")?.path();
-            let pid: Option<u32> = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            pids.extend(pid.filter(|_| belongs(&path, &uid)));
-        }
-        pids.sort_unstable();
-        if pids.is_empty() {
-            return refused(format!("no process of pod {pod} is seen in /proc"));
-        }
+        let pids = pods::processes(&uid)?;
         Ok(Self { pids })
     }
 
@@ -78,17 +67,6 @@ impl Processes {
     }
 }
 
-/// Whether a process is of a pod, by the name of its control group. One that ended meanwhile is not.
-fn belongs(path: &Path, uid: &str) -> bool {
-    let read = |file| fs::read_to_string(path.join(file)).unwrap_or_default();
-    in_pod(&read("cgroup"), uid) && read("comm").trim() != HOLDER
-}
-
-fn in_pod(cgroup: &str, uid: &str) -> bool {
-    // Where systemd names the groups, they have no dashes.
-    cgroup.contains(uid) || cgroup.contains(&uid.replace('-', "_"))
-}
-
 /// Fields 14 and 15 of /proc/PID/stat; the name in field 2 may hold anything, so counting begins after its parenthesis.
 fn ticks(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
@@ -118,13 +96,6 @@ mod tests {
         let text = "55 - 7f rollup\nRss:            1200 kB\nPss:             700 kB\nPss_Dirty: 5 kB\n";
         assert_eq!((kib(text, "Pss:"), kib(text, "Rss:")), (Some(700.0), Some(1200.0)));
         assert_eq!(kib(text, "Swap:"), None);
-    }
-
-    #[test]
-    fn a_pod_is_known_by_its_uid_in_either_spelling() {
-        assert!(in_pod("4:cpu:/x/kubepods/besteffort/podab-12/55", "ab-12"));
-        assert!(in_pod("0::/kubepods.slice/kubepods-podab_12.slice/cri-55.scope", "ab-12"));
-        assert!(!in_pod("0::/x", "ab-12"));
     }
 
     #[test]

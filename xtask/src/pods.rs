@@ -1,0 +1,53 @@
+//! The processes of pods, as this machine sees them: machines of the embedded cluster are process trees of it.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{OnFile, Result, refused};
+
+/// Name of the process that holds a pod's network.
+const HOLDER: &str = "pause";
+
+/// The processes that run in the pod with this uid now, but for its network's holder; in the order of their numbers.
+pub fn processes(uid: &str) -> Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").on("list", "/proc")? {
+        let path = entry.on("list", "/proc")?.path();
+        let pid: Option<u32> = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        pids.extend(pid.filter(|_| belongs(&path, uid)));
+    }
+    pids.sort_unstable();
+    if uid.is_empty() || pids.is_empty() {
+        return refused(format!("no process of the pod with uid {uid:?} is seen in /proc"));
+    }
+    Ok(pids)
+}
+
+/// Whether a process is of a pod, by the name of its control group. One that ended meanwhile is not.
+fn belongs(path: &Path, uid: &str) -> bool {
+    let read = |file| fs::read_to_string(path.join(file)).unwrap_or_default();
+    in_pod(&read("cgroup"), uid) && read("comm").trim() != HOLDER
+}
+
+fn in_pod(cgroup: &str, uid: &str) -> bool {
+    // Where systemd names the groups, they have no dashes.
+    cgroup.contains(uid) || cgroup.contains(&uid.replace('-', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_known_by_its_uid_in_either_spelling() {
+        assert!(in_pod("4:cpu:/x/kubepods/besteffort/podab-12/55", "ab-12"));
+        assert!(in_pod("0::/kubepods.slice/kubepods-podab_12.slice/cri-55.scope", "ab-12"));
+        assert!(!in_pod("0::/x", "ab-12"));
+    }
+
+    #[test]
+    fn a_pod_without_processes_is_refused() {
+        assert!(processes("00000000-no-such-pod").is_err());
+        assert!(processes("").is_err());
+    }
+}
