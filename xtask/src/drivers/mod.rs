@@ -62,7 +62,7 @@ fn tried(way: &str, dirs: &[PathBuf], environment: &Environment, enter: &Enter<'
             .zip(dirs)
             .map(|(language, dir)| scope.spawn(move || one(language, dir)))
             .collect();
-        running.into_iter().map(|thread| thread.join()).collect()
+        running.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
     let mut failed = Vec::new();
     for (language, ended) in LANGUAGES.iter().zip(ended) {
