@@ -10,7 +10,6 @@ use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
 use super::harness::{Outcome, ensure};
-use super::history::History;
 use super::install;
 use super::load;
 use super::pool::{NODES, WHOLE, attached};
@@ -88,46 +87,32 @@ pub async fn fence(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// A change that takes each node in turn, and how all was before it.
-struct Roll {
-    pods: BTreeMap<u8, String>,
-    primary: u8,
-    history: History,
-}
-
-impl Roll {
-    async fn begin(world: &World) -> Outcome<Self> {
-        Ok(Self { pods: uids(world).await?, primary: primary(world).await?, history: world.history().await? })
+/// Waits until every pod is another, that of the old primary last, and the pool is unharmed.
+async fn rolled(world: &World, before: &BTreeMap<u8, String>) -> Outcome {
+    let old = primary(world).await?;
+    until("every pod to be another", ROLLED, || async {
+        let now = uids(world).await?;
+        let old: Vec<&u8> =
+            before.iter().filter(|(node, uid)| now.get(node) == Some(uid)).map(|(n, _)| n).collect();
+        ensure(old.is_empty(), || format!("the pods of {old:?} are the old ones"))
+    })
+    .await?;
+    load::unharmed(world).await?;
+    let mut made = BTreeMap::new();
+    for node in NODES {
+        made.insert(node, world.pods().get(&names::node_pod(POOL, node)).await?.creation_timestamp());
     }
-
-    /// Waits until every pod is another, that of the old primary last, and the pool is unharmed: one node at a time was out,
-    /// the primary handed over once, and nothing was copied.
-    async fn ended(self, world: &World) -> Outcome {
-        until("every pod to be another", ROLLED, || async {
-            let now = uids(world).await?;
-            let same = self.pods.iter().filter(|(node, uid)| now.get(node) == Some(uid));
-            let old: Vec<&u8> = same.map(|(node, _)| node).collect();
-            ensure(old.is_empty(), || format!("the pods of {old:?} are the old ones"))
-        })
-        .await?;
-        load::unharmed(world).await?;
-        let mut made = BTreeMap::new();
-        for node in NODES {
-            made.insert(node, world.pods().get(&names::node_pod(POOL, node)).await?.creation_timestamp());
-        }
-        let old = self.primary;
-        ensure(made.get(&old) == made.values().max(), || {
-            format!("node {old} was the primary, and its pod not the last: {made:?}")
-        })?;
-        self.history.handed_over_once(world, NODES.len() - 1).await.map(drop)
-    }
+    let last = made.values().max();
+    ensure(made.get(&old) == last, || {
+        format!("node {old} was the primary, and its pod not the last: {made:?}")
+    })
 }
 
 /// Every pod is made anew, one at a time; the pool goes on.
 pub async fn restart(world: &World) -> Outcome {
-    let roll = Roll::begin(world).await?;
+    let before = uids(world).await?;
     world.ask_for("restart", "now").await?;
-    roll.ended(world).await
+    rolled(world, &before).await
 }
 
 /// What the containers of a node's pod run: the init container's image, PostgreSQL's, and its request of memory.
@@ -143,10 +128,10 @@ async fn runs(world: &World, node: u8) -> Outcome<[String; 3]> {
 
 /// Another image and other resources reach every pod, one at a time.
 pub async fn image(world: &World) -> Outcome {
-    let roll = Roll::begin(world).await?;
+    let before = uids(world).await?;
     patch(world, r#"{"image":"docker.io/library/postgres:17","resources":{"requests":{"memory":"96Mi"}}}"#)
         .await?;
-    roll.ended(world).await?;
+    rolled(world, &before).await?;
     for node in NODES {
         let [_, image, memory] = runs(world, node).await?;
         ensure(image == "docker.io/library/postgres:17" && memory == "96Mi", || format!("{image} {memory}"))?;
@@ -197,9 +182,9 @@ async fn programs(world: &World) -> Outcome<BTreeMap<u8, String>> {
 pub async fn operator(world: &World) -> Outcome {
     for tag in ["next", "dev"] {
         let old = programs(world).await?;
-        let roll = Roll::begin(world).await?;
+        let before = uids(world).await?;
         install::helm_with(world, &[&format!("image.tag={tag}")]).await?;
-        roll.ended(world).await?;
+        rolled(world, &before).await?;
         for node in NODES {
             let [agent, ..] = runs(world, node).await?;
             ensure(agent.ends_with(&format!(":{tag}")), || format!("node {node} has the agent of {agent}"))?;

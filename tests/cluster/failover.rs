@@ -2,23 +2,28 @@
 //! whole again without a hand.
 use std::time::Duration;
 
-use pgpool_operator::api::v1alpha1::Phase;
+use pgpool_operator::api::v1alpha1::{Phase, Record};
 use pgpool_operator::names;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep_until};
 
 use super::harness::{Failure, Outcome, ensure, failed};
-use super::load;
-use super::pool::NODES;
-use super::processes::{freeze, hang_postgres, kill_agent, kill_postgres, signal, startup_process, thaw};
+use super::processes::{
+    agent, freeze, hang_postgres, kill_agent, kill_postgres, postmaster, signal, startup_process, thaw,
+};
+use super::witness::Witness;
 use super::world::{POOL, SYSTEM, World, until};
+use super::{load, machines, sessions};
 
-/// How long processes are frozen, and machines cut off.
-pub const FROZEN: Duration = Duration::from_secs(20);
+/// After that time commits that have to wait do.
+const STANDS_STILL: Duration = Duration::from_secs(5);
+/// How much longer the API is away once a standby has died.
+const WITHOUT_STANDBY: Duration = Duration::from_secs(20);
+/// How long processes are frozen.
+const FROZEN: Duration = Duration::from_secs(20);
 /// Time for a node to come back by itself.
-pub const WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
+const WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
 /// Time for another primary to be in office.
-pub const TAKEN_OVER: Duration = Duration::from_secs(60);
+const TAKEN_OVER: Duration = Duration::from_secs(60);
 
 /// Waits until another primary than `old` is in office; gives its index.
 pub async fn taken_over(world: &World, old: u8) -> Outcome<u8> {
@@ -53,14 +58,12 @@ pub async fn postgres_killed(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The primary's pod is deleted; it hands over first, so nothing has to be copied.
+/// The primary's pod is deleted; it hands over first.
 pub async fn pod_deleted(world: &World) -> Outcome {
-    let (old, history) = (primary(world).await?, world.history().await?);
+    let old = primary(world).await?;
     world.here(&["delete", "pod", &names::node_pod(POOL, old), "--wait=false"]).await?;
     taken_over(world, old).await?;
-    load::unharmed(world).await?;
-    let why = history.handed_over_once(world, NODES.len() - 1).await?;
-    ensure(why.contains("its pod is being stopped"), || why.clone())
+    load::unharmed(world).await
 }
 
 /// The primary's pod is deleted by force.
@@ -88,10 +91,9 @@ pub async fn agent_killed(world: &World) -> Outcome {
 pub async fn primary_frozen(world: &World) -> Outcome {
     let old = primary(world).await?;
     let all = freeze(world, old).await?;
-    let end = Instant::now() + FROZEN;
     let taken = taken_over(world, old).await;
     let went_on = load::goes_on(world).await;
-    sleep_until(end).await;
+    tokio::time::sleep(FROZEN).await;
     thaw(&all);
     taken?;
     went_on?;
@@ -112,21 +114,15 @@ pub async fn postgres_hangs(world: &World) -> Outcome {
     done
 }
 
-/// All processes of a standby are frozen: it is removed, and comes back without a copy when they thaw.
+/// All processes of a standby are frozen: it is removed, and comes back when they thaw.
 pub async fn standby_frozen(world: &World) -> Outcome {
-    let (node, copies) = (standby(world).await?, world.incarnations().await?);
+    let node = standby(world).await?;
     let all = freeze(world, node).await?;
-    let end = Instant::now() + FROZEN;
-    let removed =
-        world.when_record("it to be removed", TAKEN_OVER, |record| record.attached.len() == 2).await;
     let went_on = load::goes_on(world).await;
-    sleep_until(end).await;
+    tokio::time::sleep(FROZEN).await;
     thaw(&all);
-    removed?;
     went_on?;
-    load::unharmed(world).await?;
-    let after = world.incarnations().await?;
-    ensure(copies == after, || format!("copied without need: {copies:?} became {after:?}"))
+    load::unharmed(world).await
 }
 
 /// The operator is away while the primary dies.
@@ -162,6 +158,16 @@ async fn scale_operator(world: &World, count: &str) -> Outcome {
 }
 
 const OPERATOR: &str = "app.kubernetes.io/instance=pgpool-operator";
+
+/// The primary and a standby are killed at once.
+pub async fn two_killed(world: &World) -> Outcome {
+    let (old, other) = (primary(world).await?, standby(world).await?);
+    let (first, second) = (agent(world, other).await?, postmaster(world, old).await?);
+    signal(first, Signal::KILL)?;
+    signal(second, Signal::KILL)?;
+    load::goes_on(world).await?;
+    load::unharmed(world).await
+}
 
 /// Only the replay of a standby is frozen: commits wait for it, until it has lagged for too long and is removed.
 pub async fn standby_lags(world: &World) -> Outcome {
@@ -218,4 +224,236 @@ pub async fn switchover_given_up(world: &World) -> Outcome {
     let after = world.record().await?;
     let same = after.primary == old && after.timeline == before.timeline;
     ensure(same, || format!("{before:?} became {after:?}"))
+}
+
+/// A voter is lost while the election is under way: the other is chosen without it. That one's replay is frozen, so that
+/// its vote has to be waited for, and the election is met.
+pub async fn second_election(world: &World) -> Outcome {
+    let before = world.record().await?;
+    let others: Vec<u8> = before.attached.iter().map(|m| m.index).filter(|i| *i != before.primary).collect();
+    let [first, second] = others[..] else { return failed(format!("not whole: {before:?}")) };
+    let (agent, late) = (agent(world, first).await?, startup_process(world, second).await?);
+    // It can't say how far it is, so the election goes on until its patience ends.
+    signal(late, Signal::STOP)?;
+    let met = async {
+        kill_postgres(world, before.primary).await?;
+        world.when_record("an election", TAKEN_OVER, |record| record.phase == Phase::Electing).await
+    }
+    .await;
+    let killed = signal(agent, Signal::KILL);
+    let still = world.record().await;
+    thaw(&[late]);
+    met?;
+    killed?;
+    let still = still?;
+    ensure(still.phase == Phase::Electing, || format!("the election was over already: {still:?}"))?;
+    load::goes_on(world).await?;
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    println!("    timeline {} became {}", before.timeline, after.timeline);
+    ensure(after.timeline > before.timeline, || format!("{before:?} became {after:?}"))
+}
+
+/// The chosen node is killed before it is open.
+pub async fn chosen_killed(world: &World) -> Outcome {
+    let before = world.record().await?;
+    let chosen = killed_once_chosen(world, &before, &agents(world, &before).await?).await?;
+    load::goes_on(world).await?;
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    ensure(after.timeline > chosen.timeline, || format!("no further election: {chosen:?} became {after:?}"))
+}
+
+/// The Postgres of the node that was chosen is killed while it is promoted, and its agent isn't: it takes office all the same,
+/// or another one does.
+pub async fn chosen_postgres_killed(world: &World) -> Outcome {
+    let before = world.record().await?;
+    let mut postmasters = Vec::new();
+    for member in &before.attached {
+        postmasters.push((member.index, postmaster(world, member.index).await?));
+    }
+    let chosen = killed_once_chosen(world, &before, &postmasters).await?;
+    load::unharmed(world).await?;
+    let after = world.record().await?;
+    println!("    chosen on timeline {}, in office on {}", chosen.timeline, after.timeline);
+    Ok(())
+}
+
+/// The primary is lost, and of these processes that of the node which is chosen is killed; gives the choice.
+async fn killed_once_chosen(world: &World, before: &Record, processes: &[(u8, i32)]) -> Outcome<Record> {
+    kill_postgres(world, before.primary).await?;
+    let chosen = world
+        .when_record("a choice", TAKEN_OVER, |record| {
+            record.phase == Phase::Serving && record.timeline > before.timeline
+        })
+        .await?;
+    let Some((_, process)) = processes.iter().find(|(node, _)| *node == chosen.primary) else {
+        return failed(format!("chosen: {chosen:?}"));
+    };
+    signal(*process, Signal::KILL)?;
+    Ok(chosen)
+}
+
+/// The agents of all attached nodes, by their pids.
+async fn agents(world: &World, record: &Record) -> Outcome<Vec<(u8, i32)>> {
+    let mut all = Vec::new();
+    for member in &record.attached {
+        all.push((member.index, agent(world, member.index).await?));
+    }
+    Ok(all)
+}
+
+/// All nodes stop at once soon after an election, and the primary doesn't come back: the others go on without it.
+pub async fn all_at_once_and_one_for_good(world: &World) -> Outcome {
+    let first = machines::primary_away_from_load(world).await?;
+    kill_postgres(world, first).await?;
+    taken_over(world, first).await?;
+    load::unharmed(world).await?;
+    // So soon after it the standbys' latest restartpoints are of the timeline before.
+    let old = machines::primary_away_from_load(world).await?;
+    let machine = machines::of_node(world, old).await?;
+    let record = world.record().await?;
+    let agents = agents(world, &record).await?;
+    machines::fault(&["kill", &machine]).await?;
+    let mut others = agents.iter().filter(|(node, _)| *node != old);
+    let killed = others.try_for_each(|(_, agent)| signal(*agent, Signal::KILL));
+    let taken = taken_over(world, old).await;
+    let went_on = load::goes_on(world).await;
+    machines::fault(&["start", &machine]).await?;
+    killed?;
+    taken?;
+    went_on?;
+    machines::ready(world, &machine).await?;
+    load::unharmed(world).await
+}
+
+/// All pods of nodes are deleted by force at once.
+pub async fn all_at_once(world: &World) -> Outcome {
+    let nodes = super::pool::selector("node");
+    world.here(&["delete", "pod", "--force", "--grace-period=0", "-l", &nodes]).await?;
+    load::goes_on(world).await?;
+    load::unharmed(world).await
+}
+
+/// The machine of the primary is lost, and comes back.
+pub async fn machine_lost(world: &World) -> Outcome {
+    let old = machines::primary_away_from_load(world).await?;
+    let machine = machines::of_node(world, old).await?;
+    machines::fault(&["kill", &machine]).await?;
+    let taken = taken_over(world, old).await;
+    let went_on = load::goes_on(world).await;
+    machines::fault(&["start", &machine]).await?;
+    taken?;
+    went_on?;
+    machines::ready(world, &machine).await?;
+    load::unharmed(world).await
+}
+
+/// The machine of the primary can't reach anything, and nothing it; who reads there is told nothing old.
+pub async fn primary_cut_off(world: &World) -> Outcome {
+    let old = machines::primary_beside_front(world).await?;
+    let machine = machines::of_node(world, old).await?;
+    let witness = Witness::beside(world, &machine).await?;
+    machines::fault(&["isolate", &machine]).await?;
+    let taken = taken_over(world, old).await;
+    let written = witness.write(world).await;
+    let went_on = load::goes_on(world).await;
+    machines::fault(&["heal", &machine]).await?;
+    taken?;
+    went_on?;
+    machines::ready(world, &machine).await?;
+    witness.judge(world, written?).await?;
+    load::unharmed(world).await
+}
+
+/// The machine of the primary reaches the API and no other machine: it keeps the record, and the pool is whole once
+/// the network is.
+pub async fn primary_cut_off_from_nodes(world: &World) -> Outcome {
+    let old = machines::primary_away_from_load(world).await?;
+    let machine = machines::of_node(world, old).await?;
+    let others = machines::others(&machine);
+    // Transactions whose front is cut off in the middle of them.
+    sessions::hold_locks(world, &machines::front_away_from(world, &machine).await?).await?;
+    for other in &others {
+        machines::fault(&["part", &machine, other]).await?;
+    }
+    let kept = until("the primary to go on alone", TAKEN_OVER, || async {
+        let record = world.record().await?;
+        let alone = record.phase == Phase::Serving && record.primary == old && record.attached.len() == 1;
+        ensure(alone, || format!("{record:?}"))
+    })
+    .await;
+    tokio::time::sleep(FROZEN).await;
+    let after = world.record().await;
+    let free = sessions::locks_are_free(world).await;
+    machines::fault(&["heal", &machine]).await?;
+    kept?;
+    free?;
+    let after = after?;
+    ensure(after.primary == old && after.phase == Phase::Serving, || format!("deposed: {after:?}"))?;
+    machines::ready(world, &machine).await?;
+    load::unharmed(world).await
+}
+
+/// The machine of the primary reaches the other machines and not the API: the pool doesn't notice.
+pub async fn primary_cut_off_from_api(world: &World) -> Outcome {
+    let old = machines::primary_away_from_load(world).await?;
+    let machine = machines::of_node(world, old).await?;
+    let before = world.record().await?;
+    machines::fault(&["part", &machine, machines::API]).await?;
+    let went_on = load::goes_on(world).await;
+    let after = world.record().await;
+    machines::fault(&["heal", &machine]).await?;
+    went_on?;
+    let after = after?;
+    ensure(after.epoch == before.epoch, || format!("{before:?} became {after:?}"))?;
+    machines::ready(world, &machine).await?;
+    load::unharmed(world).await
+}
+
+/// The machine of a standby is cut off; who reads there is told nothing old, and transactions of the front on it don't keep
+/// their locks until it is back.
+pub async fn standby_cut_off(world: &World) -> Outcome {
+    let node = machines::standby_beside_front(world).await?;
+    let machine = machines::of_node(world, node).await?;
+    let witness = Witness::beside(world, &machine).await?;
+    sessions::hold_locks(world, &machines::front_on(world, &machine).await?).await?;
+    machines::fault(&["isolate", &machine]).await?;
+    // The write is acknowledged only once the lost standby's lease is over.
+    let written = witness.write(world).await;
+    let went_on = load::goes_on(world).await;
+    let free = sessions::locks_are_free(world).await;
+    machines::fault(&["heal", &machine]).await?;
+    went_on?;
+    free?;
+    machines::ready(world, &machine).await?;
+    witness.judge(world, written?).await?;
+    load::unharmed(world).await
+}
+
+/// The API server is away for a minute, and the pool doesn't notice. Then a standby dies: writes wait, rather than go on
+/// without it, until the API is back.
+pub async fn api_away(world: &World) -> Outcome {
+    let agent = agent(world, standby(world).await?).await?;
+    machines::fault(&["stop", machines::API, "apiserver"]).await?;
+    let outage = async {
+        load::writes_go_on(world).await?;
+        tokio::time::sleep(machines::API_AWAY).await;
+        load::writes_go_on(world).await?;
+        signal(agent, Signal::KILL)?;
+        // Its container is started again, but serves nothing before it has read the record.
+        tokio::time::sleep(STANDS_STILL).await;
+        let still = load::written(world).await?;
+        tokio::time::sleep(WITHOUT_STANDBY).await;
+        Ok::<_, Failure>((still, load::written(world).await?))
+    }
+    .await;
+    machines::fault(&["start", machines::API, "apiserver"]).await?;
+    machines::api_back(world).await?;
+    let (still, after) = outage?;
+    ensure(still == after, || format!("{} writes were acknowledged without the standby", after - still))?;
+    load::goes_on(world).await?;
+    world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await?;
+    machines::kubelets_anew(world).await?;
+    load::unharmed(world).await
 }

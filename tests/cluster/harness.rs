@@ -43,26 +43,14 @@ pub fn ensure(holds: bool, words: impl FnOnce() -> String) -> Outcome {
 /// The work of a step.
 pub type Work = for<'w> fn(&'w World) -> Pin<Box<dyn Future<Output = Outcome> + 'w>>;
 
-/// When a step runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// When all before it have ended.
-    Alone,
-    /// When the step before it has; what runs beside that goes on.
-    Along,
-    /// It has pools of its own and runs beside the steps before it, which mostly wait: with the first of those that follow one
-    /// another along. Steps of one module follow one another.
-    Beside,
-}
-
 /// One step of the scenario.
 pub struct Step {
     /// Its name, by which it can be asked for.
     pub name: &'static str,
     /// Later steps can't do without it: it runs whatever was asked for, and when it fails the rest is given up.
     pub groundwork: bool,
-    /// When it runs.
-    pub place: Place,
+    /// It has pools of its own and runs beside the step before it, which mostly waits.
+    pub beside: bool,
     /// Longest time that it may take.
     pub limit: Duration,
     /// What it does.
@@ -111,7 +99,7 @@ pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
     let began = Instant::now();
     let (mut passed, mut broken) = (0, Vec::new());
     let mut given_up: Option<&str> = None;
-    for steps in chosen.chunk_by(|step, next| next.place != Place::Alone && !step.groundwork) {
+    for steps in chosen.chunk_by(|_, next| next.beside) {
         if let Some(name) = given_up {
             for step in steps {
                 println!("test {} ... FAILED (not tried: {name} failed)", step.name);
@@ -119,8 +107,8 @@ pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
             }
             continue;
         }
-        let outcomes = join_all(lanes(steps).iter().map(|lane| one_by_one(world, lane))).await;
-        for (step, good) in outcomes.into_iter().flatten() {
+        let outcomes = join_all(steps.iter().map(|step| reported(world, step))).await;
+        for (step, good) in steps.iter().zip(outcomes) {
             if good {
                 passed += 1;
             } else {
@@ -140,23 +128,6 @@ pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
         began.elapsed().as_secs_f64()
     );
     broken.is_empty()
-}
-
-/// What runs at the same time: in each lane one step after the other.
-fn lanes<'s>(steps: &[&'s Step]) -> Vec<Vec<&'s Step>> {
-    let (beside, main): (Vec<&Step>, Vec<&Step>) =
-        steps.iter().copied().partition(|step| step.place == Place::Beside);
-    let module = |step: &Step| step.name.split("::").next().unwrap_or_default();
-    let beside = beside.chunk_by(|one, next| module(one) == module(next)).map(<[&Step]>::to_vec);
-    std::iter::once(main).filter(|main| !main.is_empty()).chain(beside).collect()
-}
-
-async fn one_by_one<'s>(world: &World, steps: &[&'s Step]) -> Vec<(&'s Step, bool)> {
-    let mut outcomes = Vec::new();
-    for step in steps {
-        outcomes.push((*step, reported(world, step).await));
-    }
-    outcomes
 }
 
 /// Runs one step and says how it went; true when it passed.

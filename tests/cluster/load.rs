@@ -8,7 +8,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep};
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::{authority, locked, login};
@@ -23,15 +22,6 @@ const PORT: u16 = 8080;
 const GOING_ON: u64 = 40;
 /// Time for writes to go on, after a fault whose end was seen.
 const GOES_ON: Duration = Duration::from_secs(45);
-/// In every such span of time that goes on something is written and read.
-const WINDOW: Duration = Duration::from_secs(10);
-/// Milliseconds without a write that nothing explains but a break, however busy the machine.
-const BREAK: u64 = 8000;
-/// Between two looks for one.
-const LOOK: Duration = Duration::from_secs(1);
-/// After that time commits that have to wait do, and all leases of the pool (4 s) are over: the primary gives others theirs up
-/// to the end of its own.
-const STANDS_STILL: Duration = Duration::from_secs(9);
 /// Longest time for one answer of the control port.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -109,6 +99,7 @@ pub async fn writes_go_on(world: &World) -> Outcome {
 /// Writes go on, and no read missed an acknowledged write.
 pub async fn goes_on(world: &World) -> Outcome {
     let before = summary(world).await?;
+    let fresh = |summary: &Value| summary["reads"]["fresh"].as_u64().unwrap_or_default();
     let now = until("the load to go on", GOES_ON, || async {
         let now = summary(world).await?;
         let written = acked(&now) >= acked(&before) + GOING_ON;
@@ -116,49 +107,7 @@ pub async fn goes_on(world: &World) -> Outcome {
         Ok(now)
     })
     .await?;
-    none_is_stale(&now)
-}
-
-fn none_is_stale(summary: &Value) -> Outcome {
-    ensure(summary["reads"]["stale"] == 0, || {
-        format!("reads: {}, stale: {}", summary["reads"], summary["stale"])
-    })
-}
-
-/// For so long writes are acknowledged and reads answered, none of them stale, without a break. Needs no API server.
-pub async fn keeps_on(world: &World, time: Duration) -> Outcome {
-    let end = Instant::now() + time;
-    let first = summary(world).await?;
-    let mut longest = 0;
-    while Instant::now() < end {
-        let before = summary(world).await?;
-        let window = Instant::now() + WINDOW;
-        while Instant::now() < window {
-            sleep(LOOK).await;
-            let stall = stalled(&summary(world).await?);
-            longest = longest.max(stall);
-            ensure(stall < BREAK, || format!("no write was acknowledged for {stall} ms"))?;
-        }
-        let now = summary(world).await?;
-        let both = acked(&now) > acked(&before) && fresh(&now) > fresh(&before);
-        ensure(both, || format!("{} s before {before}, now {now}", WINDOW.as_secs()))?;
-        none_is_stale(&now)?;
-    }
-    let last = summary(world).await?;
-    let (written, read) = (acked(&last) - acked(&first), fresh(&last) - fresh(&first));
-    println!("    {written} writes, {read} fresh reads; the longest break that was met: {longest} ms");
-    Ok(())
-}
-
-/// Once the leases are over nothing is acknowledged and nothing read for so long. Needs no API server.
-pub async fn stands_still(world: &World, time: Duration) -> Outcome {
-    sleep(STANDS_STILL).await;
-    let before = summary(world).await?;
-    sleep(time).await;
-    let now = summary(world).await?;
-    let (written, read) = (acked(&now) - acked(&before), fresh(&now) - fresh(&before));
-    ensure(written == 0, || format!("{written} writes were acknowledged"))?;
-    ensure(read == 0, || format!("{read} reads were answered, by {}", now["reads_by_node"]))
+    ensure(now["reads"]["stale"] == 0, || format!("reads: {}, stale: {}", now["reads"], now["stale"]))
 }
 
 /// Ends the load, dumps every node, and has everything looked for everywhere.
@@ -255,17 +204,13 @@ async fn dump(node: u8, script: &str, path: &Path) -> Outcome {
     ensure(status.success(), || format!("dump of node {node}: {status}"))
 }
 
+/// How many writes were acknowledged so far. Needs no API server.
+pub async fn written(world: &World) -> Outcome<u64> {
+    Ok(acked(&summary(world).await?))
+}
+
 fn acked(summary: &Value) -> u64 {
     summary["writes"]["acked"].as_u64().unwrap_or_default()
-}
-
-fn fresh(summary: &Value) -> u64 {
-    summary["reads"]["fresh"].as_u64().unwrap_or_default()
-}
-
-/// For how many milliseconds no write has been acknowledged.
-fn stalled(summary: &Value) -> u64 {
-    summary["current_stall_ms"].as_u64().unwrap_or_default()
 }
 
 async fn summary(world: &World) -> Outcome<Value> {

@@ -90,22 +90,17 @@ async fn machines_of_fronts(world: &World) -> Outcome<Vec<String>> {
 
 /// The address of a front on this machine.
 pub async fn front_on(world: &World, machine: &str) -> Outcome<String> {
-    front_where(world, |its| its == machine).await.map(|(_, address)| address)
+    front_where(world, |its| its == machine).await
 }
 
-/// A machine with a front.
-pub async fn with_front(world: &World) -> Outcome<String> {
-    front_where(world, |_| true).await.map(|(machine, _)| machine)
+/// The address of a front on another machine than this one.
+pub async fn front_away_from(world: &World, machine: &str) -> Outcome<String> {
+    front_where(world, |its| its != machine).await
 }
 
-/// Another machine than this one, with a front.
-pub async fn with_front_away_from(world: &World, machine: &str) -> Outcome<String> {
-    front_where(world, |its| its != machine).await.map(|(machine, _)| machine)
-}
-
-async fn front_where(world: &World, fits: impl Fn(&str) -> bool) -> Outcome<(String, String)> {
+async fn front_where(world: &World, fits: impl Fn(&str) -> bool) -> Outcome<String> {
     let found = fronts(world).await?.into_iter().find(|(machine, _)| fits(machine));
-    found.ok_or_else(|| Failure("no front runs there".to_owned()))
+    found.map(|(_, address)| address).ok_or_else(|| Failure("no front runs there".to_owned()))
 }
 
 /// The primary, on a machine with a front and without the load: it hands over to a standby that is there.

@@ -9,18 +9,15 @@
 mod authority;
 mod changes;
 mod clients;
-mod elections;
 mod failover;
 mod faults;
 mod front;
 mod harness;
-mod history;
 mod install;
 mod load;
 mod machines;
 mod majors;
 mod options;
-mod outages;
 mod pool;
 mod processes;
 mod recoveries;
@@ -35,7 +32,7 @@ mod world;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use harness::{Place, Step, Wishes, Work};
+use harness::{Step, Wishes, Work};
 use world::World;
 
 /// Longest time for one step.
@@ -79,15 +76,11 @@ async fn play(steps: &[Step], wishes: &Wishes) -> bool {
 }
 
 fn step(name: &'static str, work: Work) -> Step {
-    Step { name, groundwork: false, place: Place::Alone, limit: LIMIT, work }
-}
-
-fn along(name: &'static str, work: Work) -> Step {
-    Step { place: Place::Along, ..step(name, work) }
+    Step { name, groundwork: false, beside: false, limit: LIMIT, work }
 }
 
 fn beside(name: &'static str, work: Work) -> Step {
-    Step { place: Place::Beside, ..step(name, work) }
+    Step { beside: true, ..step(name, work) }
 }
 
 fn groundwork(name: &'static str, work: Work) -> Step {
@@ -98,14 +91,14 @@ fn groundwork(name: &'static str, work: Work) -> Step {
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
-    let failover = [changes(), killed(), silent(), elections(), outages()];
+    let failover = [changes(), failures()];
     let parts: Vec<Vec<Step>> = match act {
         None => quiet
             .into_iter()
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([timed(), judgement(), compatibility(), others(), wishes(), ending()])
+            .chain([judgement(), compatibility(), others(), wishes(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -204,8 +197,8 @@ fn changes() -> Vec<Step> {
     ]
 }
 
-/// How nodes are lost.
-fn killed() -> Vec<Step> {
+/// How nodes and machines are lost.
+fn failures() -> Vec<Step> {
     vec![
         step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),
         step("failover::the_primary's_pod_is_deleted", |w| Box::pin(failover::pod_deleted(w))),
@@ -214,59 +207,31 @@ fn killed() -> Vec<Step> {
         }),
         step("failover::the_primary's_agent_is_killed", |w| Box::pin(failover::agent_killed(w))),
         step("failover::the_primary's_postgres_hangs", |w| Box::pin(failover::postgres_hangs(w))),
-        step("failover::the_operator_is_away", |w| Box::pin(failover::operator_away(w))),
-    ]
-}
-
-/// How they are there and do nothing, which is mostly waited for.
-fn silent() -> Vec<Step> {
-    vec![
         step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(failover::primary_frozen(w))),
-        along("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
-        along("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
-        along("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
-    ]
-}
-
-/// More than one node at a time, or one in the middle of an election.
-fn elections() -> Vec<Step> {
-    vec![
-        step("elections::two_nodes_are_killed_within_a_second", |w| Box::pin(elections::two_killed(w))),
-        step("elections::two_nodes_fall_silent_at_once", |w| Box::pin(elections::two_silent(w))),
-        step("elections::a_voter_is_killed", |w| Box::pin(elections::voter_killed(w))),
-        step("elections::the_chosen_node's_postgres_is_killed", |w| {
-            Box::pin(elections::chosen_postgres_killed(w))
+        step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
+        step("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
+        step("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
+        step("failover::the_operator_is_away", |w| Box::pin(failover::operator_away(w))),
+        step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
+        step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
+        step("failover::the_chosen_node_is_killed", |w| Box::pin(failover::chosen_killed(w))),
+        step("failover::the_chosen_node's_postgres_is_killed", |w| {
+            Box::pin(failover::chosen_postgres_killed(w))
         }),
-        step("elections::all_pods_at_once", |w| Box::pin(elections::all_at_once(w))),
-        step("elections::all_at_once_and_one_for_good", |w| {
-            Box::pin(elections::all_at_once_and_one_for_good(w))
+        step("failover::all_pods_at_once", |w| Box::pin(failover::all_at_once(w))),
+        step("failover::all_at_once_and_one_for_good", |w| {
+            Box::pin(failover::all_at_once_and_one_for_good(w))
         }),
-    ]
-}
-
-/// In no act: it needs the second vote within `detachAfter` of the first, which a busy machine doesn't give.
-fn timed() -> Vec<Step> {
-    vec![step("elections::a_second_one_while_the_first_is_under_way", |w| {
-        Box::pin(elections::second_election(w))
-    })]
-}
-
-/// Machines, networks and the API.
-fn outages() -> Vec<Step> {
-    vec![
-        step("outages::the_api_is_away_for_a_minute", |w| Box::pin(outages::api_away(w))),
-        step("outages::the_api_is_away_and_a_standby_dies", |w| {
-            Box::pin(outages::api_away_and_a_standby_dies(w))
+        step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(failover::api_away(w))),
+        step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
+        step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),
+        step("failover::the_primary_reaches_the_api_alone", |w| {
+            Box::pin(failover::primary_cut_off_from_nodes(w))
         }),
-        step("outages::the_primary's_machine_is_lost", |w| Box::pin(outages::machine_lost(w))),
-        step("outages::the_primary's_machine_is_cut_off", |w| Box::pin(outages::primary_cut_off(w))),
-        step("outages::the_primary_reaches_the_api_alone", |w| {
-            Box::pin(outages::primary_cut_off_from_nodes(w))
+        step("failover::the_primary_does_not_reach_the_api", |w| {
+            Box::pin(failover::primary_cut_off_from_api(w))
         }),
-        step("outages::the_primary_does_not_reach_the_api", |w| {
-            Box::pin(outages::primary_cut_off_from_api(w))
-        }),
-        step("outages::a_standby's_machine_is_cut_off", |w| Box::pin(outages::standby_cut_off(w))),
+        step("failover::a_standby's_machine_is_cut_off", |w| Box::pin(failover::standby_cut_off(w))),
     ]
 }
 
