@@ -77,6 +77,9 @@ pub struct Options {
     /// How often each is measured
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Size of the pool's WAL segments in megabytes: one is copied at each promotion and its rest sent at each orderly stop
+    #[arg(long, default_value_t = 16)]
+    wal_segment_size: u32,
 }
 
 /// One loss.
@@ -115,7 +118,8 @@ pub fn failover(options: &Options) -> Result<()> {
 fn measure(options: &Options, cluster: &Cluster) -> Result<()> {
     let target = prepare(cluster)?;
     let pool = Pool::new(&target, NAMESPACE);
-    step("pool of three nodes", || pool.create_automatic("1Gi"))?;
+    let bootstrap = json!({ "bootstrap": { "walSegmentSize": options.wal_segment_size } });
+    step("pool of three nodes", || pool.create_with("1Gi", &bootstrap))?;
     let client = step("client", || Client::start(&pool))?;
     for loss in &options.loss {
         let mut turns = Vec::new();

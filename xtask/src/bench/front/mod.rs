@@ -23,8 +23,9 @@ use crate::clock::Stopwatch;
 use crate::cluster::{self, Cluster};
 use crate::error::Result;
 use crate::images;
+use crate::interrupt;
 use crate::programs::Programs;
-use crate::progress::{print, step};
+use crate::progress::{print, say, step};
 use calls::Counter;
 use load::{Cell, KINDS, Turn};
 use report::Calls;
@@ -164,7 +165,15 @@ fn memory(stage: &mut Stage<'_>, sessions: u32) -> Result<()> {
         }
         let side = if tls { "with" } else { "without" };
         let name = format!("{sessions} idle sessions of {}, {side} TLS", way.name());
-        all.extend(step(&name, || idle::idle(stage, way, tls, sessions))?);
+        match step(&name, || idle::idle(stage, way, tls, sessions)) {
+            Ok(idle) => all.extend(idle.inspect(|idle| say(report::one_memory(sessions, idle)))),
+            // What a peer can't hold is no reason to lose the others' figures.
+            Err(e) if way != Way::Front => {
+                interrupt::check()?;
+                say(format!("  no figure for {name}: {e}"));
+            }
+            Err(e) => return Err(e),
+        }
     }
     print(report::memory(sessions, &all));
     print(report::memory_json(sessions, &all).to_string());

@@ -196,6 +196,11 @@ pub fn memory(sessions: u32, all: &[Idle]) -> String {
     text + "\n  the front takes no client without TLS"
 }
 
+/// What a way's sessions add, as soon as it is known.
+pub fn one_memory(sessions: u32, idle: &Idle) -> String {
+    format!("  {:.2} KiB for each of {sessions} sessions of {}", idle.added(), idle.way.name())
+}
+
 /// The same for programs.
 pub fn memory_json(sessions: u32, all: &[Idle]) -> Value {
     let each: Vec<Value> = all
