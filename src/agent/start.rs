@@ -262,12 +262,11 @@ impl Node {
             if let Some(history) = &known {
                 self.write_lineage(record.timeline, history)?;
             }
-            // What an attached node noted when it voted may leave out a choice that it never heard of. That lies behind
-            // the end of its WAL, so it proves the same; but nothing is taken from an archive by it.
-            let noted = || self.noted_history(record.timeline).filter(|_| self.shared.lock().attached());
-            let Some(history) = known.or_else(noted) else {
-                return Ok((Some(control), Join::Unknown));
+            let history = match known {
+                Some(history) => Some(history),
+                None => self.voters_history(record, &control, view.held)?,
             };
+            let Some(history) = history else { return Ok((Some(control), Join::Unknown)) };
             view.wal_end = self.wal_end(newest, control.looked_from(view.held, &history)).await?;
             view.history = history;
         }

@@ -252,29 +252,31 @@ impl World {
         if !self.rules.has(Rule::JoinProved) {
             return Join::Proved;
         }
+        let state = if n.primary { joining::State::InProduction } else { joining::State::InArchiveRecovery };
+        let control = ControlData {
+            state,
+            timeline: u32::from(n.wal.timeline()),
+            redo: 0,
+            min_recovery_end: 0,
+            min_recovery_timeline: 0,
+            system_id: 0,
+        };
         let p = &s.nodes[usize::from(n.view.primary)];
         let asked = p.running && p.primary && p.wal.timeline() == n.view.timeline;
-        let alone = n.wal.timeline() < n.view.timeline && !asked;
-        let noted = self.noted && !n.primary && n.view.counts(i, n.copy);
-        if alone && !noted {
-            return Join::Unknown;
-        }
-        let own = Fork { timeline: u32::from(n.wal.timeline()), at: u64::from(n.wal.end()) };
-        let state = if n.primary { joining::State::InProduction } else { joining::State::InArchiveRecovery };
+        let history = if n.wal.timeline() < n.view.timeline && !asked {
+            let me = views::member(i, n.copy);
+            joining::fork_of_voter_with(record, &me, &control, 0, self.rules).map(|fork| vec![fork])
+        } else {
+            Some(history(p))
+        };
+        let Some(history) = history else { return Join::Unknown };
         joining::decide(&JoinView {
-            control: ControlData {
-                state,
-                timeline: u32::from(n.wal.timeline()),
-                redo: 0,
-                min_recovery_end: 0,
-                min_recovery_timeline: 0,
-                system_id: 0,
-            },
+            control,
             held: 0,
             fresh_copy: false,
             wal_end: Some(u64::from(n.wal.end())),
             primary_timeline: record.timeline,
-            history: if alone { vec![own] } else { history(p) },
+            history,
         })
     }
 }

@@ -240,7 +240,7 @@ fn faults(nodes: usize, leases: bool, late: bool) -> World {
     // Without beats every change of the record looks like silence.
     let mut world = walks::anything(late, leases);
     (world.nodes, world.attached, world.leases) = (nodes, nodes, leases);
-    (world.counts_steps, world.max_wal, world.noted) = (false, 14, true);
+    (world.counts_steps, world.max_wal) = (false, 14);
     world
 }
 
@@ -261,6 +261,21 @@ fn three_nodes_settle() {
 fn those_that_are_left_settle() {
     settles("two nodes, leases, one lost", &faults(2, true, false), pick(500, 50_000), kill);
     settles("three nodes, leases, one lost", &faults(3, true, false), pick(500, 50_000), kill);
+}
+
+/// A voter that was started again before it read the choice would wait for whoever was chosen, and is lost for good.
+#[test]
+fn without_the_records_fork_a_voter_gets_stuck() {
+    let mut world = faults(3, true, false);
+    world.rules = world.rules.without(Rule::ForkByRecord);
+    let stuck = |seed: &u64| {
+        let mut dice = Dice::new(*seed);
+        let mut pool = walked(&world, &mut dice);
+        kill(&mut pool);
+        end(&mut pool) == End::Stuck
+    };
+    let seed = (0..2000).find(stuck).expect("somebody waits for a history that nobody has");
+    println!("without the record's fork: seed {seed} gets stuck");
 }
 
 /// That the test can fail: whoever never gives up a missing vote waits for the lost node's.

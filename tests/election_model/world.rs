@@ -75,8 +75,6 @@ pub struct World {
     pub changes: bool,
     /// Nodes are removed for their silence.
     pub removes: bool,
-    /// Voters note where the timeline of the choice begins, and need nobody to tell them when they start again.
-    pub noted: bool,
     pub max_epoch: u8,
     pub max_wal: u8,
     /// Steps make states different: a walk may come back to where it was.
