@@ -51,10 +51,7 @@ impl Node {
             }
             let replaying = pg.is_replaying();
             self.say("postgres is starting");
-            if replaying {
-                self.promote_unseen(&record)?;
-            }
-            return Ok(Next::Wait);
+            return self.without_session(&record, replaying).await;
         };
         self.failed_starts = 0;
         self.shared.set_client(Some(client.clone()));

@@ -134,6 +134,7 @@ impl Node {
             Start::WriteFirst { member, taken_up } => self.write_first(member, taken_up).await,
             Start::Depose => self.depose_self(None, "its Postgres has ended").await,
             Start::StartPrimary => self.launch(Role::Primary, file).await,
+            Start::StartStandby { .. } if self.votes_unseen() => self.vote_unseen().await,
             // Chosen: a standby without an upstream, which its first look at the record promotes.
             Start::TakeOffice | Start::StartStandby { .. } => {
                 self.undo_promotion(start == Start::TakeOffice).await?;
@@ -273,7 +274,7 @@ impl Node {
         Ok((Some(control), joining::decide(&view)))
     }
 
-    async fn wal_end(&self, timeline: u32, from: u64) -> Result<Option<u64>, StepError> {
+    pub(super) async fn wal_end(&self, timeline: u32, from: u64) -> Result<Option<u64>, StepError> {
         let Some(programs) = &self.programs else { return Ok(None) };
         let said = programs.wal_end(&self.volume.data(), timeline, &lsn::print(from)).await?;
         Ok(joining::parse_wal_end(&said))

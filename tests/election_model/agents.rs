@@ -105,18 +105,26 @@ impl World {
         let office = usize::from(n.view.primary) == i;
         let standing = match (n.running, n.primary) {
             (true, true) if office && !n.view.stopped => Standing::InOffice,
-            (true, false) if !office => Standing::Standby,
+            // One that gives no session is stopped to vote.
+            (_, false) if !office => Standing::Standby,
             (false, _) if office => Standing::Stopped,
             _ => return None,
         };
         let fenced = n.upstream.is_none() || !self.rules.has(Rule::VoteFenced);
-        if standing == Standing::Standby && !(fenced && n.applied == n.wal.end()) {
+        let drained = n.applied == n.wal.end() || !n.running;
+        if standing == Standing::Standby && !(fenced && drained) {
             return None;
         }
         // A primary that runs goes on writing; one that has ended says no position either.
         let fixed = standing == Standing::Standby || !self.rules.has(Rule::IncumbentFirst);
         let (timeline, lsn) = if fixed { (n.view.timeline, n.wal.end()) } else { (0, 0) };
         Some(Ballot { epoch: n.view.epoch, copy: n.copy, standing, timeline, lsn })
+    }
+
+    /// A standby that was stopped to vote is one that would be started again.
+    pub fn may_vote(&self, s: &State, i: usize) -> bool {
+        let n = &s.nodes[i];
+        n.running || n.primary || self.join(s, i, &views::record(&n.view)) == Join::Proved
     }
 
     pub fn choice(&self, s: &State, i: usize, mask: u8, patience: usize) -> Option<Rec> {

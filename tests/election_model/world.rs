@@ -128,7 +128,7 @@ impl World {
         let may_write = n.write.is_none() && n.view.epoch < self.max_epoch;
         let current = n.view == s.api || !self.rules.has(Rule::CompareAndSwap);
         if member && n.view.electing {
-            if self.ballot(n, i).is_some_and(|b| n.vote != Some(b)) {
+            if self.ballot(n, i).is_some_and(|b| n.vote != Some(b)) && self.may_vote(s, i) {
                 out.push(Step::Vote(i));
             }
             if may_write && current && n.vote.is_some() && n.vote == self.ballot(n, i) {
