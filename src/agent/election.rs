@@ -255,15 +255,19 @@ impl Node {
     }
 
     /// Gives the word that the Postgres of this office has ended, and asks for an election (R5). The word is in
-    /// the volume before anybody can hear it.
+    /// the volume before anybody can hear it. Where it can't be written, as on a volume that is full, none is given: the
+    /// others choose, and wait for the leases of this office.
     pub(super) async fn depose_self(&mut self, successor: Option<u8>, why: &str) -> Result<Next, StepError> {
         let Some(record) = self.record().cloned() else { return Ok(Next::Wait) };
         if record.phase != Phase::Serving || record.primary != self.me() {
             return Ok(Next::Again);
         }
-        write_json(&word_path(self), &Word { epoch: record.epoch })?;
+        let noted = write_json(&word_path(self), &Word { epoch: record.epoch });
+        if let Err(error) = &noted {
+            tracing::error!(%error, "the word can't be noted: an election is asked for without it");
+        }
         let text = format!("node {}, the primary, has stopped: {why}", record.primary);
-        match record::depose(&record, successor, true, &text) {
+        match record::depose(&record, successor, noted.is_ok(), &text) {
             Ok(new) => self.write_record(new).await?,
             Err(error) => tracing::error!(%error, "no election can be asked for"),
         }

@@ -50,7 +50,7 @@ impl Node {
                 return self.stop_and_think("no session can be made: the data can't be read").await;
             }
             let replaying = pg.is_replaying();
-            self.say("postgres is starting");
+            self.say_starting();
             return self.without_session(&record, replaying).await;
         };
         self.failed_starts = 0;
