@@ -34,6 +34,8 @@ pub struct Election {
     pub since: Moment,
     /// How long the primary had been silent then.
     pub silence: Duration,
+    /// The Postgres of this standby gave no session, and was stopped to vote.
+    pub(super) unseen: bool,
     posted: Option<Moment>,
 }
 
@@ -56,7 +58,7 @@ pub struct Gone {
 
 impl Node {
     /// Notes the election that the record speaks of.
-    fn note_election(&mut self, record: &Record) {
+    pub(super) fn note_election(&mut self, record: &Record) {
         if self.election.as_ref().is_some_and(|e| e.record == *record) {
             return;
         }
@@ -66,7 +68,8 @@ impl Node {
         inner.votes.retain(|h| h.vote.epoch == record.epoch);
         drop(inner);
         tracing::info!(epoch = record.epoch, reason = record.reason, "a primary is being chosen");
-        self.election = Some(Election { record: record.clone(), since: now, silence, posted: None });
+        self.election =
+            Some(Election { record: record.clone(), since: now, silence, unseen: false, posted: None });
     }
 
     /// A standby votes: once its walreceiver is gone and its replay has drained, nobody can be told by its word
@@ -107,7 +110,7 @@ impl Node {
         }
     }
 
-    fn cast(&self, record: &Record, standing: Standing, timeline: u32, lsn: u64) {
+    pub(super) fn cast(&self, record: &Record, standing: Standing, timeline: u32, lsn: u64) {
         let now = clock::now();
         let wished = self.object.as_ref().map_or(0, |(object, _)| object.spec.timings.lease_ms);
         let mut inner = self.shared.lock();
@@ -130,7 +133,7 @@ impl Node {
     }
 
     /// Tells the others, and ends the election if this node is chosen.
-    async fn count(&mut self, record: &Record) -> Result<Next, StepError> {
+    pub(super) async fn count(&mut self, record: &Record) -> Result<Next, StepError> {
         let now = clock::now();
         let Some(own) = self.shared.lock().own_vote(record.epoch) else { return Ok(Next::Wait) };
         self.post(record, &own, now);
@@ -252,15 +255,19 @@ impl Node {
     }
 
     /// Gives the word that the Postgres of this office has ended, and asks for an election (R5). The word is in
-    /// the volume before anybody can hear it.
+    /// the volume before anybody can hear it. Where it can't be written, as on a volume that is full, none is given: the
+    /// others choose, and wait for the leases of this office.
     pub(super) async fn depose_self(&mut self, successor: Option<u8>, why: &str) -> Result<Next, StepError> {
         let Some(record) = self.record().cloned() else { return Ok(Next::Wait) };
         if record.phase != Phase::Serving || record.primary != self.me() {
             return Ok(Next::Again);
         }
-        write_json(&word_path(self), &Word { epoch: record.epoch })?;
+        let noted = write_json(&word_path(self), &Word { epoch: record.epoch });
+        if let Err(error) = &noted {
+            tracing::error!(%error, "the word can't be noted: an election is asked for without it");
+        }
         let text = format!("node {}, the primary, has stopped: {why}", record.primary);
-        match record::depose(&record, successor, true, &text) {
+        match record::depose(&record, successor, noted.is_ok(), &text) {
             Ok(new) => self.write_record(new).await?,
             Err(error) => tracing::error!(%error, "no election can be asked for"),
         }

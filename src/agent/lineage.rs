@@ -4,6 +4,7 @@ use super::observe::StandbyFacts;
 use super::volume::{read_json, write_json};
 use crate::api::v1alpha1::Record;
 use crate::archive::{Branch, Lineage};
+use crate::membership::joining::ControlData;
 use crate::membership::{joining, lsn};
 use crate::names;
 
@@ -68,8 +69,25 @@ impl Node {
         Some(history).filter(|history| !history.is_empty())
     }
 
+    /// What a voter knows of the history of the record's timeline where nobody tells it: what it noted when it followed the
+    /// choice, or what the record says of a choice that it never read. That is noted now, so that it takes nothing from an
+    /// archive that goes past the fork. A choice that it never heard of may be left out: that lies behind the end of its WAL,
+    /// so it proves the same.
+    pub(super) fn voters_history(
+        &mut self,
+        record: &Record,
+        control: &ControlData,
+        held: u32,
+    ) -> Result<Option<Vec<joining::Fork>>, StepError> {
+        let Some(me) = self.shared.lock().member.clone() else { return Ok(None) };
+        let Some(fork) = joining::fork_of_voter(record, &me, control, held) else { return Ok(None) };
+        self.extend_lineage(record)?;
+        let knows = |history: &Vec<joining::Fork>| history.iter().any(|f| f.timeline == fork.timeline);
+        Ok(Some(self.noted_history(record.timeline).filter(knows).unwrap_or_else(|| vec![fork])))
+    }
+
     /// What this node has noted of a timeline's history when it followed a choice.
-    pub(super) fn noted_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
+    fn noted_history(&self, timeline: u32) -> Option<Vec<joining::Fork>> {
         let noted: Lineage = read_json(&self.lineage_path()).ok()??;
         let whole = noted.branches.last().is_some_and(|last| last.timeline == timeline && last.end.is_none());
         let fork = |branch: &Branch| Some(joining::Fork { timeline: branch.timeline, at: branch.end? });

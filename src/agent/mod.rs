@@ -40,6 +40,7 @@ mod standby;
 mod start;
 mod switchover;
 mod takeup;
+mod unseen;
 mod volume;
 mod wal;
 

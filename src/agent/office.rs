@@ -10,8 +10,6 @@ use tokio_postgres::Client;
 use super::files::Opened;
 use super::node::{Next, Node, StepError};
 use super::observe;
-use super::postgres::PostgresError;
-use super::server::PROMOTE;
 use super::shared::millis;
 use super::sql;
 use super::volume::{VolumeError, read_json, sync_dir, write_durably, write_json};
@@ -19,7 +17,6 @@ use crate::api::v1alpha1::{Member, Record};
 use crate::clock::{self, Moment};
 use crate::membership::handover::Handover;
 use crate::membership::names::Names;
-use crate::membership::starting;
 use crate::messages::{OfficeReport, Role};
 
 /// Between two looks at a promotion.
@@ -92,10 +89,10 @@ impl Node {
             return self.restart_postgres("its promotion does not end").await;
         }
         // The only node that is left has nobody to leave it to.
-        if clock::now().since(begun) > PROMOTION && record.attached.len() > 1 {
-            // It beats all the while, so nobody else would ask for another primary.
-            self.end_postgres(super::server::Stop::Immediate).await?;
-            return self.depose_self(None, &OfficeError::Late.to_string()).await;
+        if record.attached.len() > 1
+            && let Some(next) = self.give_up_office(begun).await?
+        {
+            return Ok(next);
         }
         self.say("chosen: takes office");
         self.begin_office(record)?;
@@ -116,34 +113,25 @@ impl Node {
         Ok(Next::Again)
     }
 
-    /// Promotes the copy of an earlier pool that lets nobody in, not even this agent. It may do so for ever: a standby opens
-    /// by a list of the transactions that ran, and where each list since the last checkpoint was too long to be whole, it
-    /// waits for WAL that only a primary could write (PostgreSQL docs, "Hot Standby", Administrator's Overview).
-    ///
-    /// PostgreSQL replays all that there is first. Nobody but this node is attached, so nobody has to be told before, and
-    /// N still has the name of nobody in it: no commit is acknowledged until the office is taken in order.
-    pub(super) fn promote_unseen(&mut self, record: &Record) -> Result<(), StepError> {
-        let file = self.volume.node()?;
-        if !starting::begins_alone(self.me(), record, file.as_ref()) || !self.promotes_first(record.epoch) {
-            return Ok(());
+    /// Leaves the office to another node where this one has tried for too long to take it: it beats all the while, so nobody
+    /// else would ask for another primary.
+    pub(super) async fn give_up_office(&mut self, begun: Moment) -> Result<Option<Next>, StepError> {
+        if clock::now().since(begun) <= PROMOTION {
+            return Ok(None);
         }
-        let Some(pg) = &self.pg else { return Ok(()) };
-        tracing::info!(timeline = record.timeline, "promotes a copy that gives no session");
-        self.make_room(record.timeline)?;
-        let path = self.volume.data().join(PROMOTE);
-        fs::write(&path, b"").map_err(|source| VolumeError::File { path, source })?;
-        Ok(pg.server.promote().map_err(PostgresError::from)?)
+        self.end_postgres(super::server::Stop::Immediate).await?;
+        Ok(Some(self.depose_self(None, &OfficeError::Late.to_string()).await?))
     }
 
     /// True once in each start of Postgres and each office: a promotion that is under way may have written its history file
     /// already, which must stay.
-    fn promotes_first(&mut self, epoch: i64) -> bool {
+    pub(super) fn promotes_first(&mut self, epoch: i64) -> bool {
         let now = self.pg.as_ref().map(|pg| (pg.boot.clone(), epoch));
         std::mem::replace(&mut self.promoting, now.clone()) != now
     }
 
     /// Since when this node has tried to take the office of that epoch.
-    fn chosen_since(&mut self, epoch: i64) -> Moment {
+    pub(super) fn chosen_since(&mut self, epoch: i64) -> Moment {
         match self.chosen {
             Some((known, since)) if known == epoch => since,
             _ => {
@@ -155,7 +143,7 @@ impl Node {
     }
 
     /// From now on this node is the primary: it beats, or it would be deposed while it promotes.
-    fn begin_office(&mut self, record: &Record) -> Result<(), StepError> {
+    pub(super) fn begin_office(&mut self, record: &Record) -> Result<(), StepError> {
         let now = clock::now();
         let wished = self.object.as_ref().map_or(0, |(object, _)| object.spec.timings.lease_ms);
         // What the office before gave may be longer than what this one will.

@@ -36,7 +36,7 @@ impl Node {
         }
         let Some(pg) = self.pg.as_mut() else { return Ok(Next::Wait) };
         let Some(client) = pg.client().await else {
-            self.say("postgres is starting");
+            self.say_starting();
             return Ok(Next::Wait);
         };
         if observe::in_recovery(&client).await? {

@@ -50,11 +50,8 @@ impl Node {
                 return self.stop_and_think("no session can be made: the data can't be read").await;
             }
             let replaying = pg.is_replaying();
-            self.say("postgres is starting");
-            if replaying {
-                self.promote_unseen(&record)?;
-            }
-            return Ok(Next::Wait);
+            self.say_starting();
+            return self.without_session(&record, replaying).await;
         };
         self.failed_starts = 0;
         self.shared.set_client(Some(client.clone()));

@@ -30,6 +30,8 @@ use crate::names;
 pub(super) const BROKEN_AFTER: u32 = 5;
 /// Pause after a start that failed, times the number of failures.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest of these pauses: what a person has mended is noticed soon.
+const LONGEST_RETRY: u32 = 30;
 /// Longest time for fetching a history file.
 const FETCH: Duration = Duration::from_secs(5);
 
@@ -37,6 +39,9 @@ impl Node {
     /// Decides and does the next step towards a running Postgres.
     pub(super) async fn start(&mut self) -> Result<Next, StepError> {
         if clock::now() < self.retry_at {
+            if self.failed_starts > BROKEN_AFTER {
+                self.say_starting();
+            }
             return Ok(Next::Wait);
         }
         if let Some(why) = self.foreign.clone() {
@@ -133,7 +138,8 @@ impl Node {
             Start::TakeUp => self.take_up(spec, file).await,
             Start::WriteFirst { member, taken_up } => self.write_first(member, taken_up).await,
             Start::Depose => self.depose_self(None, "its Postgres has ended").await,
-            Start::StartPrimary => self.launch(Role::Primary, file).await,
+            Start::StartPrimary => self.launch_primary(file).await,
+            Start::StartStandby { .. } if self.votes_unseen() => self.vote_unseen().await,
             // Chosen: a standby without an upstream, which its first look at the record promotes.
             Start::TakeOffice | Start::StartStandby { .. } => {
                 self.undo_promotion(start == Start::TakeOffice).await?;
@@ -262,19 +268,18 @@ impl Node {
             if let Some(history) = &known {
                 self.write_lineage(record.timeline, history)?;
             }
-            // What an attached node noted when it voted may leave out a choice that it never heard of. That lies behind
-            // the end of its WAL, so it proves the same; but nothing is taken from an archive by it.
-            let noted = || self.noted_history(record.timeline).filter(|_| self.shared.lock().attached());
-            let Some(history) = known.or_else(noted) else {
-                return Ok((Some(control), Join::Unknown));
+            let history = match known {
+                Some(history) => Some(history),
+                None => self.voters_history(record, &control, view.held)?,
             };
+            let Some(history) = history else { return Ok((Some(control), Join::Unknown)) };
             view.wal_end = self.wal_end(newest, control.looked_from(view.held, &history)).await?;
             view.history = history;
         }
         Ok((Some(control), joining::decide(&view)))
     }
 
-    async fn wal_end(&self, timeline: u32, from: u64) -> Result<Option<u64>, StepError> {
+    pub(super) async fn wal_end(&self, timeline: u32, from: u64) -> Result<Option<u64>, StepError> {
         let Some(programs) = &self.programs else { return Ok(None) };
         let said = programs.wal_end(&self.volume.data(), timeline, &lsn::print(from)).await?;
         Ok(joining::parse_wal_end(&said))
@@ -313,11 +318,32 @@ impl Node {
         joining::parse_history(std::str::from_utf8(&text).ok()?).filter(|history| !history.is_empty())
     }
 
+    /// A start that fails before there is a process, as on a volume that is full, says the same of this office as a process
+    /// that has ended.
+    async fn launch_primary(&mut self, file: Option<NodeFile>) -> Result<Next, StepError> {
+        let launched = self.launch(Role::Primary, file).await;
+        if launched.is_err() {
+            (self.ended, self.stale) = (true, true);
+        }
+        launched
+    }
+
+    /// Says that Postgres starts; after many starts that failed, that somebody has to look why.
+    pub(super) fn say_starting(&self) {
+        if self.failed_starts <= BROKEN_AFTER {
+            return self.say("postgres is starting");
+        }
+        let starts = self.failed_starts;
+        self.call_person(&format!(
+            "its Postgres was started {starts} times and never got ready: see its log"
+        ));
+    }
+
     /// Starts Postgres, gate shut, as what the record says.
     async fn launch(&mut self, role: Role, file: Option<NodeFile>) -> Result<Next, StepError> {
         let (Some(programs), Some(file)) = (self.programs.clone(), file) else { return Ok(Next::Wait) };
         let member = Member { index: self.me(), incarnation: file.incarnation };
-        self.retry_at = clock::now().after(RETRY * (self.failed_starts + 1));
+        self.retry_at = clock::now().after(RETRY * (self.failed_starts + 1).min(LONGEST_RETRY));
         self.failed_starts += 1;
         self.volume.protect_data()?;
         if role == Role::Primary {
@@ -359,8 +385,6 @@ impl Node {
         inner.report.role = role;
         inner.report.open = false;
         inner.report.lsn = None;
-        inner.report.message = "postgres is starting".into();
-        inner.report.needs_person = false;
         inner.report.draining = false;
         inner.report.restarting = false;
         // A start is what they waited for.
@@ -373,6 +397,7 @@ impl Node {
             inner.watch_anew(now);
         }
         drop(inner);
+        self.say_starting();
         if role == Role::Primary {
             let office = self.new_office(now, handover);
             self.shared.lock().office = office;

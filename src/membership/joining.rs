@@ -4,7 +4,9 @@
 //! does: the end of its valid WAL against the fork in the primary's history, and the epoch table.
 use std::collections::BTreeMap;
 
-use super::lsn;
+use super::rules::{Rule, Rules};
+use super::{lsn, standby};
+use crate::api::v1alpha1::{Member, Record};
 use crate::messages::{EpochRow, Join};
 
 /// What `pg_controldata` says of a data directory whose Postgres isn't running.
@@ -219,6 +221,31 @@ fn same_timeline(view: &JoinView) -> Option<String> {
     (!proved).then(|| "it has written on the primary's timeline itself".to_owned())
 }
 
+/// Where the timeline of a voter was left, by the record alone: for one that was started again before it read the choice, where
+/// whoever was chosen can't be asked. Only those are counted beside a new primary that have voted and had no more than it,
+/// by the position that the record has; whoever was added later holds WAL of the primary's timeline.
+///
+/// The history may name a timeline between the two, of which this node has nothing: its own was left before, then. That
+/// proves the same, since it had no more than the chosen one of that office either.
+pub fn fork_of_voter(record: &Record, me: &Member, control: &ControlData, held: u32) -> Option<Fork> {
+    fork_of_voter_with(record, me, control, held, Rules::ALL)
+}
+
+/// [`fork_of_voter`] under other rules; for tests.
+pub fn fork_of_voter_with(
+    record: &Record,
+    me: &Member,
+    control: &ControlData,
+    held: u32,
+    rules: Rules,
+) -> Option<Fork> {
+    let voted = standby::is_attached(record, me, rules) && record.primary != me.index && control.is_standby();
+    let counts = rules.has(Rule::ForkByRecord) && (voted || !rules.has(Rule::ForkOfVoters));
+    let timeline = control.newest_timeline(held);
+    let at = lsn::parse(&record.fork_lsn).filter(|_| counts && timeline < record.timeline)?;
+    Some(Fork { timeline, at })
+}
+
 /// How the epoch table of another node compares with the own one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableCheck {
@@ -254,6 +281,7 @@ pub fn compare_tables(ours: &[EpochRow], theirs: &[EpochRow]) -> TableCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::v1alpha1::Phase;
 
     const CONTROL: &str = "\
 pg_control version number:            1700
@@ -339,6 +367,39 @@ Min recovery ending loc's timeline:   1
         let wal_end = Some(0x0300_0238);
         let past = JoinView { control, held, wal_end, primary_timeline: 3, history, ..view() };
         assert!(matches!(decide(&past), Join::NeedsCopy(why) if why.contains("past the fork")));
+    }
+
+    /// Node 1 voted on timeline 1, and node 2 was chosen for timeline 2.
+    #[test]
+    fn a_voter_knows_by_the_record_where_its_timeline_was_left() {
+        let member = |index: u8| Member { index, incarnation: format!("copy{index}") };
+        let record = Record {
+            epoch: 7,
+            phase: Phase::Serving,
+            primary: 2,
+            attached: vec![member(1), member(2)],
+            timeline: 2,
+            fork_lsn: "0/3000200".to_owned(),
+            successor: None,
+            stopped: false,
+            reason: String::new(),
+        };
+        let control = view().control;
+        let fork = |record: &Record, me: &Member, control: &ControlData, held: u32| {
+            fork_of_voter(record, me, control, held).map(|fork| (fork.timeline, fork.at))
+        };
+        assert_eq!(fork(&record, &member(1), &control, 0), Some((1, 0x0300_0200)));
+        let electing = Record { epoch: 8, phase: Phase::Electing, ..record.clone() };
+        assert_eq!(fork(&electing, &member(1), &control, 0), Some((1, 0x0300_0200)), "asked for meanwhile");
+        assert_eq!(fork(&record, &member(1), &control, 2), None, "it holds WAL of that timeline");
+        assert_eq!(fork(&record, &member(2), &control, 0), None, "the primary");
+        assert_eq!(fork(&record, &member(0), &control, 0), None, "not counted");
+        let other = Member { incarnation: "other".to_owned(), ..member(1) };
+        assert_eq!(fork(&record, &other, &control, 0), None, "another copy");
+        let wrote = ControlData { state: State::InProduction, ..control.clone() };
+        assert_eq!(fork(&record, &member(1), &wrote, 0), None, "it was a primary");
+        let spoilt = Record { fork_lsn: "nowhere".to_owned(), ..record };
+        assert_eq!(fork(&spoilt, &member(1), &control, 0), None);
     }
 
     #[test]

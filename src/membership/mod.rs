@@ -13,6 +13,7 @@
 //! | [`lease`] | read leases and the primary's own lease (R3, R4) |
 //! | [`standby`] | when a standby lets clients in (R3) |
 //! | [`election`] | who deposes a primary, and who is chosen (R2, R14) |
+//! | [`unseen`] | what becomes of a standby that gives no session (R2, R7) |
 //! | [`handover`] | until when a new primary stays behind its gate (R4) |
 //! | [`starting`] | what a starting agent does with its volume (R7, R8) |
 //! | [`joining`] | whether a node may follow without a copy, and epoch tables (R9) |
@@ -30,3 +31,4 @@ pub mod rules;
 pub mod settings;
 pub mod standby;
 pub mod starting;
+pub mod unseen;

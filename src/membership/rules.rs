@@ -73,6 +73,10 @@ pub enum Rule {
     WordSurvives = 1 << 32,
     /// R4: a new primary waits for every office under which it has answered, not only for the last one.
     EveryOffice = 1 << 33,
+    /// R9: a voter that was started again before it read the choice knows by the record where its timeline was left.
+    ForkByRecord = 1 << 34,
+    /// R9: that holds of nodes alone that the record counts.
+    ForkOfVoters = 1 << 35,
 }
 
 /// Which parts are in force. The product always uses [`Rules::ALL`].

@@ -238,15 +238,6 @@ fn begins_with(record: &Record, file: Option<&NodeFile>) -> bool {
     taken.is_some_and(|taken| taken.timeline == record.timeline)
 }
 
-/// Whether this node has still to take the office for which an earlier pool's copy was taken up, and nobody else is
-/// attached: then its Postgres may be promoted as soon as it replays.
-pub fn begins_alone(me: u8, record: &Record, file: Option<&NodeFile>) -> bool {
-    let own =
-        |member: &Member| member.index == me && file.is_some_and(|f| f.incarnation == member.incarnation);
-    let alone = matches!(record.attached.as_slice(), [only] if own(only));
-    record.phase == Phase::Serving && record.primary == me && alone && begins_with(record, file)
-}
-
 fn follow(attached: bool, join: &Join) -> Start {
     match join {
         Join::Proved => Start::StartStandby { attached },
@@ -413,17 +404,6 @@ mod tests {
         let seen = NodeFile { epoch: r.epoch, ..taken.clone() };
         assert_eq!(adopting(2, Some(&r), Some(&seen)), Start::TakeOffice);
         assert_eq!(adopting(1, Some(&r), Some(&old(1))), wait);
-        // Only in that office, with that very copy, and while nobody else is attached.
-        assert!(begins_alone(2, &r, Some(&seen)) && !begins_alone(1, &r, Some(&seen)));
-        let other = Member { index: 1, incarnation: "copy1".to_owned() };
-        let two = Record { attached: vec![other, r.attached[0].clone()], ..r.clone() };
-        let next = Record { timeline: 6, ..r.clone() };
-        let electing = Record { phase: Phase::Electing, ..r.clone() };
-        assert!([two, next, electing].iter().all(|record| !begins_alone(2, record, Some(&seen))));
-        let others = NodeFile { incarnation: "copy3".to_owned(), ..seen.clone() };
-        let made_here = NodeFile { taken_up: None, ..seen.clone() };
-        assert!([Some(&others), Some(&made_here), None].iter().all(|file| !begins_alone(2, &r, *file)));
-
         assert!(matches!(adopting(2, None, Some(&seen)), Start::CallPerson(_)), "the record is gone again");
         assert!(matches!(adopting(2, Some(&r), Some(&old(2))), Start::CallPerson(_)), "another volume");
         let later = Record { epoch: 9, timeline: 6, ..r.clone() };

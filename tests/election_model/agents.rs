@@ -105,18 +105,26 @@ impl World {
         let office = usize::from(n.view.primary) == i;
         let standing = match (n.running, n.primary) {
             (true, true) if office && !n.view.stopped => Standing::InOffice,
-            (true, false) if !office => Standing::Standby,
+            // One that gives no session is stopped to vote.
+            (_, false) if !office => Standing::Standby,
             (false, _) if office => Standing::Stopped,
             _ => return None,
         };
         let fenced = n.upstream.is_none() || !self.rules.has(Rule::VoteFenced);
-        if standing == Standing::Standby && !(fenced && n.applied == n.wal.end()) {
+        let drained = n.applied == n.wal.end() || !n.running;
+        if standing == Standing::Standby && !(fenced && drained) {
             return None;
         }
         // A primary that runs goes on writing; one that has ended says no position either.
         let fixed = standing == Standing::Standby || !self.rules.has(Rule::IncumbentFirst);
         let (timeline, lsn) = if fixed { (n.view.timeline, n.wal.end()) } else { (0, 0) };
         Some(Ballot { epoch: n.view.epoch, copy: n.copy, standing, timeline, lsn })
+    }
+
+    /// A standby that was stopped to vote is one that would be started again.
+    pub fn may_vote(&self, s: &State, i: usize) -> bool {
+        let n = &s.nodes[i];
+        n.running || n.primary || self.join(s, i, &views::record(&n.view)) == Join::Proved
     }
 
     pub fn choice(&self, s: &State, i: usize, mask: u8, patience: usize) -> Option<Rec> {
@@ -252,29 +260,31 @@ impl World {
         if !self.rules.has(Rule::JoinProved) {
             return Join::Proved;
         }
+        let state = if n.primary { joining::State::InProduction } else { joining::State::InArchiveRecovery };
+        let control = ControlData {
+            state,
+            timeline: u32::from(n.wal.timeline()),
+            redo: 0,
+            min_recovery_end: 0,
+            min_recovery_timeline: 0,
+            system_id: 0,
+        };
         let p = &s.nodes[usize::from(n.view.primary)];
         let asked = p.running && p.primary && p.wal.timeline() == n.view.timeline;
-        let alone = n.wal.timeline() < n.view.timeline && !asked;
-        let noted = self.noted && !n.primary && n.view.counts(i, n.copy);
-        if alone && !noted {
-            return Join::Unknown;
-        }
-        let own = Fork { timeline: u32::from(n.wal.timeline()), at: u64::from(n.wal.end()) };
-        let state = if n.primary { joining::State::InProduction } else { joining::State::InArchiveRecovery };
+        let history = if n.wal.timeline() < n.view.timeline && !asked {
+            let me = views::member(i, n.copy);
+            joining::fork_of_voter_with(record, &me, &control, 0, self.rules).map(|fork| vec![fork])
+        } else {
+            Some(history(p))
+        };
+        let Some(history) = history else { return Join::Unknown };
         joining::decide(&JoinView {
-            control: ControlData {
-                state,
-                timeline: u32::from(n.wal.timeline()),
-                redo: 0,
-                min_recovery_end: 0,
-                min_recovery_timeline: 0,
-                system_id: 0,
-            },
+            control,
             held: 0,
             fresh_copy: false,
             wal_end: Some(u64::from(n.wal.end())),
             primary_timeline: record.timeline,
-            history: if alone { vec![own] } else { history(p) },
+            history,
         })
     }
 }

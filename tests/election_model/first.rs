@@ -13,6 +13,7 @@ impl World {
             primary: 0,
             attached,
             timeline: 1,
+            fork: 0,
             successor: None,
             stopped: false,
         };

@@ -126,7 +126,6 @@ fn world(nodes: usize, max_epoch: u8, left: Budget) -> World {
         late: false,
         changes: false,
         removes: false,
-        noted: false,
         max_epoch,
         max_wal: 8,
         counts_steps: false,

@@ -112,6 +112,19 @@ fn a_timeline_twice() {
     misses(&[Rule::TimelineReserved, Rule::TablesCompared], ONE, world);
 }
 
+/// Node 0 has a commit that nobody else has; the office of timeline 2 is over before it comes back, and node 2, which was
+/// chosen for timeline 3, can't be asked yet.
+#[test]
+fn the_records_fork_for_a_node_that_it_does_not_count() {
+    let mut world = world(3, 6, budget());
+    world.changes = true;
+    world.script = vec![Commit(0)];
+    world.script.extend(first_election());
+    world.script.extend([Agent(1), Read(2), Stream(2), Stream(2), Suspect(2), Land(2), Read(2), Vote(2)]);
+    world.script.extend([Choose(2, 0b100, 0), Land(2), Read(2), Read(0)]);
+    misses(&[Rule::ForkOfVoters], ONE, world);
+}
+
 #[test]
 fn an_epoch_used_again() {
     misses(&[Rule::SamePool], KEPT, remade());

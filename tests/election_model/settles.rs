@@ -29,6 +29,8 @@ struct Pool<'a> {
     electing: usize,
     /// A node that is never started again.
     dead: Option<usize>,
+    /// A node that gives no session while it is a standby, and whether it is stopped to vote.
+    unseen: Option<(usize, bool)>,
     /// How long voters wait at most, as a place in [`PATIENCE`].
     patience: usize,
 }
@@ -55,6 +57,7 @@ impl Pool<'_> {
                 None
             }
             Start(i) if self.dead == Some(i) => None,
+            Vote(i) | Run(i) if self.is_unseen(i) => self.unseen_step(step, i),
             Suspect(i) if self.quiet[i] < GRACE => None,
             Choose(i, ..) => {
                 let lives = |n: &Node| n.up && n.vote.is_some();
@@ -64,6 +67,23 @@ impl Pool<'_> {
                 Some(Choose(i, heard, patience.min(self.patience)))
             }
             other => Some(other),
+        }
+    }
+
+    /// Whether the node would be a voter, had it a session.
+    fn is_unseen(&self, i: usize) -> bool {
+        let n = &self.state.nodes[i];
+        let voter = n.view.electing && usize::from(n.view.primary) != i && !n.primary;
+        voter && self.unseen.is_some_and(|(unseen, _)| unseen == i)
+    }
+
+    /// It is stopped after a while, votes, and is started again when the election is over.
+    fn unseen_step(&self, step: Step, i: usize) -> Option<Step> {
+        let stops = self.unseen.is_some_and(|(_, stops)| stops) && self.electing >= 2;
+        match (step, self.state.nodes[i].running) {
+            (Step::Vote(_), true) => stops.then_some(Step::Die(i)),
+            (Step::Run(_), false) if stops => None,
+            _ => Some(step),
         }
     }
 
@@ -162,6 +182,7 @@ fn walked<'a>(world: &World, dice: &'a mut Dice) -> Pool<'a> {
         quiet: [0; NODES],
         electing: 0,
         dead: None,
+        unseen: None,
         patience: PATIENCE.len() - 1,
     };
     let length = pool.dice.below(WALK);
@@ -235,12 +256,27 @@ fn kill(pool: &mut Pool) {
     (pool.dead, pool.state.left.crashes) = (Some(dead), 0);
 }
 
+/// Once the pool is whole the primary is never seen again, and another node was started again and gives no session.
+fn kill_and_hide(pool: &mut Pool, stops: bool) {
+    assert!(pool.settle().is_some(), "nothing had failed for good");
+    let dead = usize::from(pool.state.api.primary);
+    let unseen = (dead + 1 + pool.dice.below(pool.world.nodes - 1)) % pool.world.nodes;
+    for node in [dead, unseen] {
+        pool.state.left.crashes = 1;
+        if pool.state.nodes[node].up {
+            pool.take(Step::Crash(node));
+        }
+    }
+    (pool.state.left.crashes, pool.state.left.deaths) = (0, u8::MAX);
+    (pool.dead, pool.unseen) = (Some(dead), Some((unseen, stops)));
+}
+
 /// Faults of every kind, among so many nodes.
 fn faults(nodes: usize, leases: bool, late: bool) -> World {
     // Without beats every change of the record looks like silence.
     let mut world = walks::anything(late, leases);
     (world.nodes, world.attached, world.leases) = (nodes, nodes, leases);
-    (world.counts_steps, world.max_wal, world.noted) = (false, 14, true);
+    (world.counts_steps, world.max_wal) = (false, 14);
     world
 }
 
@@ -261,6 +297,41 @@ fn three_nodes_settle() {
 fn those_that_are_left_settle() {
     settles("two nodes, leases, one lost", &faults(2, true, false), pick(500, 50_000), kill);
     settles("three nodes, leases, one lost", &faults(3, true, false), pick(500, 50_000), kill);
+}
+
+#[test]
+fn a_standby_that_gives_no_session_takes_over() {
+    let hide: fn(&mut Pool) = |pool| kill_and_hide(pool, true);
+    settles("two nodes, leases, one lost, one unseen", &faults(2, true, false), pick(300, 30_000), hide);
+    settles("three nodes, leases, one lost, one unseen", &faults(3, true, false), pick(300, 30_000), hide);
+}
+
+/// That it has to be stopped for that.
+#[test]
+fn a_standby_that_waits_for_a_session_gets_stuck() {
+    let world = faults(2, true, false);
+    let stuck = |seed: &u64| {
+        let mut dice = Dice::new(*seed);
+        let mut pool = walked(&world, &mut dice);
+        kill_and_hide(&mut pool, false);
+        end(&mut pool) == End::Stuck
+    };
+    assert!((0..200).any(|seed| stuck(&seed)), "its vote is never needed");
+}
+
+/// A voter that was started again before it read the choice would wait for whoever was chosen, and is lost for good.
+#[test]
+fn without_the_records_fork_a_voter_gets_stuck() {
+    let mut world = faults(3, true, false);
+    world.rules = world.rules.without(Rule::ForkByRecord);
+    let stuck = |seed: &u64| {
+        let mut dice = Dice::new(*seed);
+        let mut pool = walked(&world, &mut dice);
+        kill(&mut pool);
+        end(&mut pool) == End::Stuck
+    };
+    let seed = (0..2000).find(stuck).expect("somebody waits for a history that nobody has");
+    println!("without the record's fork: seed {seed} gets stuck");
 }
 
 /// That the test can fail: whoever never gives up a missing vote waits for the lost node's.

@@ -18,6 +18,8 @@ pub struct Rec {
     pub primary: u8,
     pub attached: [u8; NODES],
     pub timeline: u8,
+    /// Where that timeline began.
+    pub fork: u8,
     pub successor: Option<u8>,
     pub stopped: bool,
 }

@@ -9,6 +9,7 @@ use pgpool_operator::clock::Moment;
 use pgpool_operator::membership::handover::{Answered, Answers, Handover, Rest};
 use pgpool_operator::membership::joining::TableCheck;
 use pgpool_operator::membership::lease::{Contact, Grant, ReadLease, waited};
+use pgpool_operator::membership::lsn;
 use pgpool_operator::membership::names::{Listed, Names};
 use pgpool_operator::membership::primary::{Compared, Growth, Other, PrimaryView, Wish};
 use pgpool_operator::messages::{Answer, Beat, EpochRow, Join, Replica, Role, Stamp, Vote};
@@ -58,7 +59,7 @@ pub fn record(rec: &Rec) -> Record {
         primary: rec.primary,
         attached,
         timeline: u32::from(rec.timeline),
-        fork_lsn: "0/0".to_owned(),
+        fork_lsn: lsn::print(u64::from(rec.fork)),
         successor: rec.successor,
         stopped: rec.stopped,
         reason: String::new(),
@@ -76,6 +77,7 @@ pub fn rec(record: &Record) -> Rec {
         primary: record.primary,
         attached,
         timeline: small(record.timeline),
+        fork: small(lsn::parse(&record.fork_lsn).expect("made by record()")),
         successor: record.successor,
         stopped: record.stopped,
     }

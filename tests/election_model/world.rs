@@ -75,8 +75,6 @@ pub struct World {
     pub changes: bool,
     /// Nodes are removed for their silence.
     pub removes: bool,
-    /// Voters note where the timeline of the choice begins, and need nobody to tell them when they start again.
-    pub noted: bool,
     pub max_epoch: u8,
     pub max_wal: u8,
     /// Steps make states different: a walk may come back to where it was.
@@ -130,7 +128,7 @@ impl World {
         let may_write = n.write.is_none() && n.view.epoch < self.max_epoch;
         let current = n.view == s.api || !self.rules.has(Rule::CompareAndSwap);
         if member && n.view.electing {
-            if self.ballot(n, i).is_some_and(|b| n.vote != Some(b)) {
+            if self.ballot(n, i).is_some_and(|b| n.vote != Some(b)) && self.may_vote(s, i) {
                 out.push(Step::Vote(i));
             }
             if may_write && current && n.vote.is_some() && n.vote == self.ballot(n, i) {

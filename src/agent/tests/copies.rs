@@ -10,7 +10,7 @@ use crate::membership::starting;
 use crate::postgres::programs::Programs;
 
 /// What `pg_controldata` says of a copy whose Postgres was this, on timeline 2.
-fn control(state: &str) -> String {
+pub(super) fn control(state: &str) -> String {
     format!(
         "Database system identifier:           7571234567890123456\n\
          Database cluster state:               {state}\n\
@@ -22,7 +22,7 @@ fn control(state: &str) -> String {
 }
 
 /// Programs that say that the WAL ends there.
-fn programs(folder: &Path, control: &str, end: &str) -> Programs {
+pub(super) fn programs(folder: &Path, control: &str, end: &str) -> Programs {
     let waldump = format!(
         "echo 'pg_waldump: error: error in WAL record at 0/28: invalid record length at {end}: wanted 24' >&2; exit 1"
     );
@@ -34,7 +34,7 @@ fn programs(folder: &Path, control: &str, end: &str) -> Programs {
 
 /// Written by another process: a file that is open for writing in a child of this one, as that of another test, can't be
 /// run.
-fn script(path: &Path, text: &str) {
+pub(super) fn script(path: &Path, text: &str) {
     let mut writer = Command::new("sh")
         .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
         .arg(path)
@@ -47,7 +47,7 @@ fn script(path: &Path, text: &str) {
 }
 
 /// Node 1 with such a copy, in a pool whose record is `record`; timeline 2 was left for 3 at 0/3000060.
-async fn holding(record: Record, state: &str, end: &str) -> (Api, Agent, TempDir) {
+pub(super) async fn holding(record: Record, state: &str, end: &str) -> (Api, Agent, TempDir) {
     let api = Api::start(object(Some(record))).await;
     let mut agent = Agent::new(1, &api);
     let folder = tempfile::tempdir().unwrap();
@@ -172,4 +172,69 @@ async fn data_of_another_database_system_is_neither_started_nor_copied_over() {
         let control = agent.node.control().await.unwrap();
         assert_eq!(agent.node.of_another_system(Some(&record), control.as_ref()), None);
     }
+}
+
+/// Node 1 has voted on timeline 2, and was started again before it read that node 0 was chosen for timeline 3. It has nobody
+/// to ask, and this of the history noted itself.
+async fn voted(record: Record, state: &str, end: &str, noted: &str) -> (Api, Agent, TempDir) {
+    let (api, agent, programs) = holding(record, state, end).await;
+    fs::remove_file(agent.volume.path().join("pgdata/pg_wal/00000003.history")).unwrap();
+    if !noted.is_empty() {
+        fs::write(
+            agent.conf(names::LINEAGE),
+            format!(r#"{{"segment_bytes":16777216,"branches":[{noted}]}}"#),
+        )
+        .unwrap();
+    }
+    agent.knows_its_copy();
+    (api, agent, programs)
+}
+
+/// Timelines and their ends, as noted for `restore-wal`.
+fn lineage(agent: &Agent) -> Vec<(u32, Option<u64>)> {
+    let noted = fs::read(agent.conf(names::LINEAGE)).unwrap();
+    let branches = serde_json::from_slice::<Lineage>(&noted).unwrap().branches;
+    branches.iter().map(|branch| (branch.timeline, branch.end)).collect()
+}
+
+#[tokio::test]
+async fn a_voter_that_never_read_the_choice_follows_by_what_the_record_says_of_it() {
+    let record = serving(&[0, 1, 2]);
+    let first = r#"{"timeline":1,"end":33554432},{"timeline":2,"end":null}"#;
+    for (noted, ends) in [
+        (first, vec![(1, Some(0x0200_0000)), (2, Some(0x0300_0060)), (3, None)]),
+        // What it has noted says nothing of its own timeline, or nothing at all.
+        (r#"{"timeline":1,"end":null}"#, vec![(1, Some(0x0300_0060)), (3, None)]),
+        ("", vec![(3, None)]),
+    ] {
+        let (_api, mut agent, _programs) =
+            voted(record.clone(), "in archive recovery", "0/3000060", noted).await;
+        let (_, join) = agent.node.examine(Some(&record)).await.unwrap();
+        assert_eq!(join, Join::Proved, "{noted}");
+        // No archive may give it what lies past the fork.
+        assert_eq!(lineage(&agent), ends);
+        // Looked at again, it is the same.
+        assert_eq!(agent.node.examine(Some(&record)).await.unwrap().1, Join::Proved);
+    }
+    // What it has noted of an office that it had nothing of is the stricter.
+    let stricter = r#"{"timeline":2,"end":50331704},{"timeline":3,"end":null}"#;
+    let (_api, mut agent, _programs) =
+        voted(record.clone(), "in archive recovery", "0/3000060", stricter).await;
+    let (_, join) = agent.node.examine(Some(&record)).await.unwrap();
+    assert!(matches!(join, Join::NeedsCopy(why) if why.contains("past the fork at 0/3000038")));
+}
+
+#[tokio::test]
+async fn the_records_fork_proves_nothing_of_a_node_that_has_not_voted() {
+    let first = r#"{"timeline":1,"end":33554432},{"timeline":2,"end":null}"#;
+    for (record, state) in [(serving(&[0, 2]), "in archive recovery"), (serving(&[0, 1, 2]), "in production")]
+    {
+        let (_api, mut agent, _programs) = voted(record.clone(), state, "0/3000060", first).await;
+        assert_eq!(agent.node.examine(Some(&record)).await.unwrap().1, Join::Unknown, "{state}");
+        assert_eq!(lineage(&agent), [(1, Some(0x0200_0000)), (2, None)], "nothing is noted of it");
+    }
+    let record = serving(&[0, 1, 2]);
+    let (_api, mut agent, _programs) = voted(record.clone(), "in archive recovery", "0/3000068", first).await;
+    let (_, join) = agent.node.examine(Some(&record)).await.unwrap();
+    assert!(matches!(join, Join::NeedsCopy(why) if why.contains("past the fork")));
 }

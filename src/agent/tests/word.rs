@@ -31,13 +31,65 @@ async fn the_word_is_in_the_volume_before_it_can_be_heard() {
 }
 
 #[tokio::test]
-async fn a_word_that_cannot_be_written_is_not_given() {
+async fn a_word_that_cannot_be_written_is_not_given_and_an_election_is_asked_for_all_the_same() {
     let api = Api::start(object(Some(serving(&[0, 1])))).await;
     let mut agent = ended(&api).await;
     // A directory in the place of the file that is written before it is renamed.
     fs::create_dir(agent.conf("word.tmp")).unwrap();
+    assert_eq!(agent.node.start().await.unwrap(), Next::Again);
+    let record = api.record();
+    assert_eq!((record.phase, record.epoch), (Phase::Electing, 6));
+    assert!(!record.stopped, "its leases are waited for");
+    assert_eq!(agent.node.word().unwrap(), None);
+}
+
+/// Programs of PostgreSQL, but for `postgres`.
+async fn cannot_start(record: &Record) -> (Api, Agent, TempDir) {
+    let api = Api::start(object(Some(record.clone()))).await;
+    let mut agent = Agent::new(0, &api);
+    let folder = tempfile::tempdir().unwrap();
+    let data = copies::control("in production");
+    agent.node.programs = Some(copies::programs(folder.path(), &data, "0/3000060"));
+    // A directory in the place of a file that each start writes.
+    fs::create_dir(agent.conf("names.tmp")).unwrap();
+    agent.read().await;
+    (api, agent, folder)
+}
+
+#[tokio::test]
+async fn a_primary_that_cannot_even_be_started_leaves_its_office_to_the_others() {
+    let record = Record { timeline: 2, ..serving(&[0, 1]) };
+    let (api, mut agent, _programs) = cannot_start(&record).await;
+    assert!(matches!(agent.node.start().await, Err(StepError::Volume(_))));
+    assert!(api.sent().is_empty() && agent.node.ended && agent.node.stale);
+    // Nothing is said before a read that was made since.
+    agent.node.retry_at = Moment::ZERO;
     assert!(matches!(agent.node.start().await, Err(StepError::Volume(_))));
     assert!(api.sent().is_empty());
+    agent.read().await;
+    agent.node.retry_at = Moment::ZERO;
+    assert_eq!(agent.node.start().await.unwrap(), Next::Again);
+    assert_eq!((api.record().phase, api.record().stopped), (Phase::Electing, true));
+}
+
+#[tokio::test]
+async fn who_is_alone_tries_again_and_calls_a_person_after_a_while() {
+    let record = Record { timeline: 2, ..serving(&[0]) };
+    let (api, mut agent, _programs) = cannot_start(&record).await;
+    for started in 1..60 {
+        agent.node.retry_at = Moment::ZERO;
+        assert!(matches!(agent.node.start().await, Err(StepError::Volume(_))));
+        assert_eq!(agent.node.failed_starts, started);
+        assert!(agent.node.retry_at <= clock::now().after(Duration::from_secs(30)));
+        agent.read().await;
+        agent.node.retry_at = clock::now().after(PATIENCE);
+        assert_eq!(agent.node.start().await.unwrap(), Next::Wait);
+        assert_eq!(agent.node.shared.report().needs_person, started > 5, "{started}");
+    }
+    assert_eq!(api.record(), record, "there is nobody to leave it to");
+    agent.node.failed_starts = 0;
+    agent.node.say_starting();
+    assert!(!agent.node.shared.report().needs_person);
 }
 
 #[tokio::test]
