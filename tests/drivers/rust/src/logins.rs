@@ -17,10 +17,7 @@ async fn came_of(place: &Place, tls: &Tls, change: impl FnOnce(&mut Config)) -> 
     if config.get_hosts().is_empty() {
         config.host(&place.host);
     }
-    let error = match place.connect_as(&config, tls).await {
-        Ok(_) => return "in".to_owned(),
-        Err(error) => error,
-    };
+    let Err(error) = place.connect_as(&config, tls).await else { return "in".to_owned() };
     let words = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     match error.code() {
         Some(code) => code.code().to_owned(),

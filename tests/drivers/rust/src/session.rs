@@ -155,5 +155,5 @@ pub fn failing<T>(came: &Result<T, tokio_postgres::Error>) -> Value {
 
 /// A short form of much data.
 pub fn digest(data: impl AsRef<[u8]>) -> String {
-    Sha256::digest(data).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(data))
 }
