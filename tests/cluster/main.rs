@@ -249,14 +249,14 @@ fn others() -> Vec<Step> {
         step("majors::its_archive_keeps_to_its_size", |w| Box::pin(majors::archive_size(w))),
         beside("clients::psql_says_the_same", |w| Box::pin(clients::psql(w))),
         step("majors::volumes_that_cannot_grow_are_told_of", |w| Box::pin(majors::fixed_size(w))),
+        beside("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
         step("majors::it_is_recovered_and_taken_over", |w| Box::pin(majors::recovered(w))),
-        beside("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
         step("majors::an_unsafe_setting_is_told_of", |w| Box::pin(majors::unsafe_setting(w))),
         beside("clients::pgbench_runs_in_each_protocol", |w| Box::pin(clients::pgbench(w))),
         step("majors::hostile_settings_change_nothing", |w| Box::pin(majors::hostile_settings(w))),
-        beside("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
+        beside("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
         step("majors::its_only_node_is_kept", |w| Box::pin(majors::only_node(w))),
-        beside("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
+        beside("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
         step("strangers::another_pools_node_reaches_none", |w| Box::pin(strangers::other_pools_node(w))),
         step("strangers::another_pools_certificate_is_refused", |w| {
             Box::pin(strangers::foreign_certificate(w))

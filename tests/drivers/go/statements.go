@@ -149,7 +149,7 @@ type unreadable struct{}
 func (unreadable) Read([]byte) (int, error) { return 0, errors.New("the source broke") }
 
 func large(ctx context.Context, c *pgx.Conn) (seen, error) {
-	rows, err := c.Query(ctx, "SELECT md5(n::text) FROM generate_series(1, 300000) n")
+	rows, err := c.Query(ctx, "SELECT md5(n::text) FROM generate_series(1, 100000) n")
 	if err != nil {
 		return nil, err
 	}
@@ -161,10 +161,10 @@ func large(ctx context.Context, c *pgx.Conn) (seen, error) {
 		return nil, rows.Err()
 	}
 	var value, parameter string
-	if err = c.QueryRow(ctx, "SELECT repeat('y', 50000000)").Scan(&value); err != nil {
+	if err = c.QueryRow(ctx, "SELECT repeat('y', 10000000)").Scan(&value); err != nil {
 		return nil, err
 	}
-	err = c.QueryRow(ctx, "SELECT md5($1)", strings.Repeat("z", 20000000)).Scan(&parameter)
+	err = c.QueryRow(ctx, "SELECT md5($1)", strings.Repeat("z", 5000000)).Scan(&parameter)
 	return seen{fmt.Sprintf("%x", all.Sum(nil)), fmt.Sprintf("%x", md5.Sum([]byte(value))), parameter}, err
 }
 

@@ -155,14 +155,14 @@ public final class Drivers {
 
     private static Object large(Connection connection, Statement statement) throws Exception {
         StringBuilder all = new StringBuilder();
-        try (ResultSet rows = statement.executeQuery("SELECT md5(n::text) FROM generate_series(1, 200000) n")) {
+        try (ResultSet rows = statement.executeQuery("SELECT md5(n::text) FROM generate_series(1, 100000) n")) {
             while (rows.next()) {
                 all.append(rows.getString(1));
             }
         }
-        String value = one(statement, "SELECT repeat('y', 30000000)");
+        String value = one(statement, "SELECT repeat('y', 10000000)");
         try (PreparedStatement with = connection.prepareStatement("SELECT md5(?)")) {
-            with.setString(1, "z".repeat(20_000_000));
+            with.setString(1, "z".repeat(5_000_000));
             try (ResultSet rows = with.executeQuery()) {
                 rows.next();
                 return List.of(digest(all.toString()), digest(value), rows.getString(1));

@@ -139,9 +139,9 @@ await check('cursor', async (client) => {
 });
 
 await check('large', async (client) => {
-  const { rows } = await client.query('SELECT md5(n::text) AS x FROM generate_series(1, 200000) n');
-  const value = (await client.query("SELECT repeat('y', 30000000) AS x")).rows[0].x;
-  const parameter = (await client.query('SELECT md5($1) AS x', ['z'.repeat(20000000)])).rows[0].x;
+  const { rows } = await client.query('SELECT md5(n::text) AS x FROM generate_series(1, 100000) n');
+  const value = (await client.query("SELECT repeat('y', 10000000) AS x")).rows[0].x;
+  const parameter = (await client.query('SELECT md5($1) AS x', ['z'.repeat(5000000)])).rows[0].x;
   return [digest(rows.map(({ x }) => x).join('')), digest(value), parameter];
 });
 

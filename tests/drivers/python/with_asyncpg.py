@@ -142,9 +142,9 @@ async def copying():
 
 async def large():
     connection = await connect()
-    rows = await connection.fetch("SELECT md5(n::text) FROM generate_series(1, 200000) n")
-    value = await connection.fetchval("SELECT repeat('y', 30000000)")
-    parameter = await connection.fetchval("SELECT md5($1)", "z" * 20_000_000)
+    rows = await connection.fetch("SELECT md5(n::text) FROM generate_series(1, 100000) n")
+    value = await connection.fetchval("SELECT repeat('y', 10000000)")
+    parameter = await connection.fetchval("SELECT md5($1)", "z" * 5_000_000)
     async with connection.transaction():
         cursor = [row[0] async for row in connection.cursor("SELECT generate_series(1, 20000)", prefetch=500)]
     await connection.close()

@@ -120,7 +120,7 @@ def copying():
     with connect() as connection:
         connection.execute("TRUNCATE drv_python")
         with connection.cursor().copy("COPY drv_python FROM STDIN") as copy:
-            for n in range(200_000):
+            for n in range(50_000):
                 copy.write_row((n, "naïve\t猫\n" if n % 3 else None))
         said.append(one(connection, "SELECT count(*) FROM drv_python"))
         for form in ("text", "binary", "csv"):
@@ -137,9 +137,9 @@ def copying():
 
 def large():
     with connect() as connection:
-        rows = connection.execute("SELECT md5(n::text) FROM generate_series(1, 300000) n").fetchall()
-        value = one(connection, "SELECT repeat('y', 50000000)")
-        parameter = one(connection, "SELECT md5(%s)", ("z" * 20_000_000,))
+        rows = connection.execute("SELECT md5(n::text) FROM generate_series(1, 100000) n").fetchall()
+        value = one(connection, "SELECT repeat('y', 10000000)")
+        parameter = one(connection, "SELECT md5(%s)", ("z" * 5_000_000,))
         with connection.cursor(name="served") as cursor:
             cursor.itersize = 1000
             cursor.execute("SELECT generate_series(1, 5000)")

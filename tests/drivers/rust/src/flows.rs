@@ -55,11 +55,11 @@ fn line(n: i32) -> String {
 /// Many rows, a large one, a large parameter.
 pub async fn large(place: &Place) -> Result<Value, Failure> {
     let session = place.connect().await?;
-    let rows = "SELECT md5(n::text) FROM generate_series(1, 300000) n";
+    let rows = "SELECT md5(n::text) FROM generate_series(1, 100000) n";
     let rows = session.client.query(rows, &[]).await?;
     let rows = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<&str>, _>>()?;
-    let value: String = session.client.query_one_scalar("SELECT repeat('y', 50000000)", &[]).await?;
-    let parameter = "z".repeat(20_000_000);
+    let value: String = session.client.query_one_scalar("SELECT repeat('y', 10000000)", &[]).await?;
+    let parameter = "z".repeat(5_000_000);
     let parameter: String = session.client.query_one_scalar("SELECT md5($1)", &[&parameter]).await?;
     Ok(json!([digest(rows.concat()), digest(value), parameter]))
 }
