@@ -1,5 +1,7 @@
 //! Programs of PostgreSQL itself, by the front and at the primary's own port, as the same user and from the same pod: what
-//! they say is the same, byte by byte. The scripts are in the folder `clients`.
+//! they say is the same, byte by byte. The scripts are in the folder `clients`. Drivers of several languages: what they see.
+use std::time::Duration;
+
 use pgpool_operator::names;
 use serde_json::{Value, json};
 
@@ -8,7 +10,7 @@ use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::{authority, client_pod};
 use super::pool::WHOLE;
 use super::processes;
-use super::world::{POOL, SPACE, World, call, until};
+use super::world::{POOL, SPACE, World, call_within, until};
 
 mod logins;
 
@@ -30,6 +32,10 @@ const SCRIPTS: [(&str, &str); 9] = [
 pub const LABEL: &str = "cluster-test-clients";
 /// Memory that a front may take more for results of any size, in KiB: less than a tenth of what it passes on.
 const TAKES: u64 = 16 << 10;
+/// Says how many MB the longest result has, where it isn't this many.
+const SIZE: (&str, u64) = ("PGPOOL_TEST_RESULT_MB", 200);
+/// Longest time for a script; a step has little more.
+const SCRIPT: Duration = Duration::from_secs(560);
 
 /// A pod with PostgreSQL's programs and two databases, which a step has for itself.
 struct Desk<'w> {
@@ -100,7 +106,7 @@ impl<'w> Desk<'w> {
         let script = format!("bash /scripts/{script}");
         let mut args = vec!["exec", "-i", self.name, "--", "env"];
         args.extend(words.iter().map(String::as_str).chain(script.split(' ')));
-        self.world.feed(&args, input).await
+        call_within(SCRIPT, "kubectl", &[&["-n", SPACE], &args[..]].concat(), Some(input)).await
     }
 
     /// Removes all of it.
@@ -149,6 +155,7 @@ pub async fn logins(world: &World) -> Outcome {
     let said = said?;
     closed?;
     let said: Vec<&str> = said.lines().collect();
+    ensure(said.len() == 2 * LOGINS.len(), || format!("{} lines of {} logins", said.len(), LOGINS.len()))?;
     let mut wrong = Vec::new();
     for (login, said) in LOGINS.iter().zip(said.chunks(2)) {
         for (way, wanted, said) in
@@ -168,14 +175,16 @@ pub async fn logins(world: &World) -> Outcome {
 /// Results and uploads of any size, also in one message and for a client that stops reading for a while, pass a front in
 /// little memory.
 pub async fn large(world: &World) -> Outcome {
+    let (name, usual) = SIZE;
+    let size: u64 = std::env::var(name).map_or(Ok(usual), |size| size.parse())?;
     let desk = Desk::open(world, "clients-large").await?;
     let passed = async {
         let fronts = processes::fronts(world).await?;
         let before =
             fronts.iter().map(|front| processes::forget_peak(*front)).collect::<Outcome<Vec<u64>>>()?;
-        desk.run("large.sh front", "").await?;
+        desk.run(&format!("large.sh front {size}"), "").await?;
         let after = fronts.iter().map(|front| processes::peak(*front)).collect::<Outcome<Vec<u64>>>()?;
-        let said = desk.run("large.sh directly", "").await?;
+        let said = desk.run(&format!("large.sh directly {size}"), "").await?;
         Ok::<_, Failure>((before, after, said))
     }
     .await;
@@ -183,17 +192,19 @@ pub async fn large(world: &World) -> Outcome {
     let (before, after, said) = passed?;
     closed?;
     println!("    {said}");
-    println!("    fronts, KiB: {before:?} before, {after:?} at most meanwhile");
+    println!("    {size} MB; fronts, KiB: {before:?} before, {after:?} at most meanwhile");
     let good = before.iter().zip(&after).all(|(before, after)| *after < before + TAKES);
     ensure(good && !before.is_empty(), || format!("fronts grew from {before:?} to {after:?} KiB"))
 }
 
-/// Drivers of other languages: what passes at the primary itself passes by the front.
+/// Drivers of several languages: what they see at the primary itself they see by the front. One that can't be had on this
+/// machine is named.
 pub async fn drivers(_: &World) -> Outcome {
     let Some(xtask) = std::env::var_os("PGPOOL_XTASK") else {
         return failed("PGPOOL_XTASK isn't set: `cargo xtask test cluster` does it");
     };
-    let said = call(&xtask.to_string_lossy(), &["drivers", "--namespace", SPACE, "--directly"], None).await?;
-    println!("    {} cases", said.lines().filter(|line| line.starts_with("ok ")).count());
+    let args = ["drivers", "--namespace", SPACE, "--directly", "--cached"];
+    let said = call_within(SCRIPT, &xtask.to_string_lossy(), &args, None).await?;
+    said.lines().filter(|line| line.starts_with("drivers: ")).for_each(|line| println!("    {line}"));
     Ok(())
 }

@@ -49,7 +49,7 @@ pub struct Step {
     pub name: &'static str,
     /// Later steps can't do without it: it runs whatever was asked for, and when it fails the rest is given up.
     pub groundwork: bool,
-    /// It has pools of its own and runs beside the step before it, which mostly waits.
+    /// It and the step before it are about pools of their own, or other things: it runs beside that one, which mostly waits.
     pub beside: bool,
     /// Longest time that it may take.
     pub limit: Duration,
@@ -94,21 +94,23 @@ impl Wishes {
 
 /// Runs the steps that were asked for; true when all passed.
 pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
-    let chosen: Vec<&Step> = steps.iter().filter(|step| wishes.want(step)).collect();
+    let chosen: Vec<(usize, &Step)> =
+        steps.iter().enumerate().filter(|(_, step)| wishes.want(step)).collect();
     println!("\nrunning {} tests", chosen.len());
     let began = Instant::now();
     let (mut passed, mut broken) = (0, Vec::new());
     let mut given_up: Option<&str> = None;
-    for steps in chosen.chunk_by(|_, next| next.beside) {
+    // Beside no other than the one that it was put beside.
+    for steps in chosen.chunk_by(|(at, _), (after, next)| next.beside && *after == at + 1) {
         if let Some(name) = given_up {
-            for step in steps {
+            for (_, step) in steps {
                 println!("test {} ... FAILED (not tried: {name} failed)", step.name);
                 broken.push(step.name);
             }
             continue;
         }
-        let outcomes = join_all(steps.iter().map(|step| reported(world, step))).await;
-        for (step, good) in steps.iter().zip(outcomes) {
+        let outcomes = join_all(steps.iter().map(|(_, step)| reported(world, step))).await;
+        for ((_, step), good) in steps.iter().zip(outcomes) {
             if good {
                 passed += 1;
             } else {

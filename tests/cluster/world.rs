@@ -139,7 +139,17 @@ pub fn checkout(path: &str) -> PathBuf {
 
 /// Runs a program; its words are the failure when it fails.
 pub async fn call(program: &str, args: &[&str], input: Option<&str>) -> Outcome<String> {
-    let output = output(program, args, input).await?;
+    call_within(CALL, program, args, input).await
+}
+
+/// The same of a program that may take so long.
+pub async fn call_within(
+    limit: Duration,
+    program: &str,
+    args: &[&str],
+    input: Option<&str>,
+) -> Outcome<String> {
+    let output = output_within(limit, program, args, input).await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
         return Ok(text(&output.stdout));
@@ -150,6 +160,15 @@ pub async fn call(program: &str, args: &[&str], input: Option<&str>) -> Outcome<
 
 /// Runs a program to its end, good or bad.
 pub async fn output(program: &str, args: &[&str], input: Option<&str>) -> Outcome<Output> {
+    output_within(CALL, program, args, input).await
+}
+
+async fn output_within(
+    limit: Duration,
+    program: &str,
+    args: &[&str],
+    input: Option<&str>,
+) -> Outcome<Output> {
     let shown = || format!("{program} {}", args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -166,9 +185,9 @@ pub async fn output(program: &str, args: &[&str], input: Option<&str>) -> Outcom
         let ((), output) = tokio::join!(write, child.wait_with_output());
         output
     };
-    match tokio::time::timeout(CALL, work).await {
+    match tokio::time::timeout(limit, work).await {
         Ok(output) => Ok(output?),
-        Err(_) => failed(format!("{}: no end within {} s", shown(), CALL.as_secs())),
+        Err(_) => failed(format!("{}: no end within {} s", shown(), limit.as_secs())),
     }
 }
 

@@ -118,9 +118,12 @@ pub struct Drivers {
     /// Namespace of the pool demo
     #[arg(long, default_value = crate::demo::SPACE)]
     pub namespace: String,
-    /// Also try them at the primary itself, past the front
+    /// Also try them at the primary itself, past the front, and compare what they saw
     #[arg(long)]
     pub directly: bool,
+    /// Fetch nothing: try those whose drivers are in the cache
+    #[arg(long)]
+    pub cached: bool,
 }
 
 /// What can be measured.

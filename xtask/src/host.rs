@@ -1,5 +1,7 @@
 //! What the machine must have: root, Debian packages, Go.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::error::{Result, refused};
 use crate::progress::{say, step};
 use crate::run;
@@ -70,7 +72,11 @@ pub fn need_regress_packages() -> Result<()> {
     need(&REGRESS_PACKAGES)
 }
 
+/// apt-get gives up where another one works.
+static APT: Mutex<()> = Mutex::new(());
+
 fn need(packages: &[&'static str]) -> Result<()> {
+    let _alone = APT.lock().unwrap_or_else(PoisonError::into_inner);
     let missing = missing_packages(packages);
     if missing.is_empty() {
         return Ok(());

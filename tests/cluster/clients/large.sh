@@ -1,5 +1,6 @@
 . /scripts/ways.sh
 export PGDATABASE=$OWN
+way=$1 size=$2
 
 # One way at a time: what the front's memory comes to is looked at in between.
 
@@ -7,8 +8,8 @@ export PGDATABASE=$OWN
 slow() {
   { head -c 1000000; sleep 4; cat; } | cksum
 }
-# 205 MB in lines of 1 KiB; 100 MB in one message; 64 MB up.
-lines="COPY (SELECT repeat(md5(n::text), 32) FROM generate_series(1, 200000) n) TO STDOUT"
+# So many MB in lines of 1,000 bytes and some; 100 MB in one message; 64 MB up.
+lines="COPY (SELECT repeat(md5(n::text), 32) FROM generate_series(1, $((size * 1000))) n) TO STDOUT"
 message="COPY (SELECT repeat('0123456789', 10000000)) TO STDOUT"
 down() { # SQL
   psql -Xqc "$1" | slow
@@ -24,9 +25,9 @@ up() {
 export -f slow down rows up
 
 # All at once.
-on_well "$1" lines bash -c "set -o pipefail; down '$lines'" &
-on_well "$1" message bash -c "set -o pipefail; down \"$message\"" &
-on_well "$1" rows bash -c 'set -o pipefail; rows' &
-on_well "$1" up bash -c up &
+on_well "$way" lines bash -c "set -o pipefail; down '$lines'" &
+on_well "$way" message bash -c "set -o pipefail; down \"$message\"" &
+on_well "$way" rows bash -c 'set -o pipefail; rows' &
+on_well "$way" up bash -c up &
 for job in $(jobs -p); do wait "$job"; done
-if [ "$1" = directly ]; then compared; fi
+if [ "$way" = directly ]; then compared; fi

@@ -14,7 +14,7 @@ on() { # WAY NAME COMMAND…
   mkdir -p "/tmp/ways/$way"
   cd "/tmp/ways/$way"
   PGHOST=${HOSTS[$way]} PGSSLMODE=verify-full PGSSLCERT=/own/tls.crt PGSSLKEY=/own/tls.key \
-    timeout 100 "$@" >"$name.out" 2>"$name.err" </dev/null || status=$?
+    timeout 500 "$@" >"$name.out" 2>"$name.err" </dev/null || status=$?
   echo "$status" >"$name.status"
   # Where it was connected to, and the numbers of processes, are another's in each session.
   sed -Ei -e 's/server at "[^"]+" \([0-9a-f.:]+\)/server at THERE/' -e 's/with PID [0-9]+/with PID N/' "$name.out" "$name.err"
