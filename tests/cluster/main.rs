@@ -98,7 +98,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([judgement(), others(), wishes(), ending()])
+            .chain([judgement(), compatibility(), others(), wishes(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -240,28 +240,33 @@ fn judgement() -> Vec<Step> {
     vec![step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w)))]
 }
 
-/// Strangers and other pools; one of them on small volumes. Beside that, clients of the first one: PostgreSQL's own programs
-/// and drivers of several languages, by the front as at the primary itself.
+/// Strangers and other pools; one of them on small volumes.
 fn others() -> Vec<Step> {
     vec![
         step("strangers::reach_the_front_alone", |w| Box::pin(strangers::front_only(w))),
-        beside("clients::log_in_as_at_the_primary", |w| Box::pin(clients::logins(w))),
         step("majors::its_archive_keeps_to_its_size", |w| Box::pin(majors::archive_size(w))),
-        beside("clients::psql_says_the_same", |w| Box::pin(clients::psql(w))),
         step("majors::volumes_that_cannot_grow_are_told_of", |w| Box::pin(majors::fixed_size(w))),
-        beside("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
         step("majors::it_is_recovered_and_taken_over", |w| Box::pin(majors::recovered(w))),
         step("majors::an_unsafe_setting_is_told_of", |w| Box::pin(majors::unsafe_setting(w))),
-        beside("clients::pgbench_runs_in_each_protocol", |w| Box::pin(clients::pgbench(w))),
         step("majors::hostile_settings_change_nothing", |w| Box::pin(majors::hostile_settings(w))),
-        beside("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
         step("majors::its_only_node_is_kept", |w| Box::pin(majors::only_node(w))),
-        beside("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
         step("strangers::another_pools_node_reaches_none", |w| Box::pin(strangers::other_pools_node(w))),
         step("strangers::another_pools_certificate_is_refused", |w| {
             Box::pin(strangers::foreign_certificate(w))
         }),
         step("volumes::a_nearly_full_one_is_told_of", |w| Box::pin(volumes::nearly_full(w))),
+    ]
+}
+
+/// PostgreSQL's own programs and drivers of several languages, by the front and at the primary itself. In no act yet.
+fn compatibility() -> Vec<Step> {
+    vec![
+        step("clients::log_in_as_at_the_primary", |w| Box::pin(clients::logins(w))),
+        step("clients::psql_says_the_same", |w| Box::pin(clients::psql(w))),
+        step("clients::pgbench_runs_in_each_protocol", |w| Box::pin(clients::pgbench(w))),
+        step("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
+        step("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
+        step("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
     ]
 }
 
