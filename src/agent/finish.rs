@@ -18,7 +18,9 @@ impl Node {
             return;
         }
         self.say("stopping");
-        let standby = self.role == Role::Standby;
+        // One that was chosen is the primary, though it may not have taken office.
+        let chosen = self.record().is_some_and(|record| record.primary == self.me());
+        let standby = self.role == Role::Standby && !chosen;
         if let Err(error) = self.end_postgres(Stop::Fast).await {
             tracing::warn!(%error, "the record isn't waited for");
             return;

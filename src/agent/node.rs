@@ -129,7 +129,7 @@ pub struct Node {
     /// The epoch in which this node was chosen last, and when it began to take office.
     pub(super) chosen: Option<(i64, Moment)>,
     /// The start of Postgres, and the epoch, in which it was promoted.
-    pub(super) promoting: Option<(String, i64)>,
+    pub(super) promoting: Option<(String, u32)>,
     /// The checkpoint before a switchover: its id, and when it began.
     pub(super) checkpoint: Option<(String, tokio::task::JoinHandle<()>, Moment)>,
     /// Primary and timeline that the running standby follows.

@@ -98,7 +98,7 @@ impl Node {
         self.begin_office(record)?;
         self.load_for_office(&member).await?;
         // It may have been promoted by a step that failed afterwards.
-        if observe::in_recovery(client).await? && self.promotes_first(record.epoch) {
+        if observe::in_recovery(client).await? && self.promotes_first(record.timeline) {
             self.make_room(record.timeline)?;
             sql::within(client.query_one("SELECT pg_promote(false)", &[])).await?;
         }
@@ -123,10 +123,10 @@ impl Node {
         Ok(Some(self.depose_self(None, &OfficeError::Late.to_string()).await?))
     }
 
-    /// True once in each start of Postgres and each office: a promotion that is under way may have written its history file
+    /// True once in each start of Postgres and each timeline: a promotion that is under way may have written its history file
     /// already, which must stay.
-    pub(super) fn promotes_first(&mut self, epoch: i64) -> bool {
-        let now = self.pg.as_ref().map(|pg| (pg.boot.clone(), epoch));
+    pub(super) fn promotes_first(&mut self, timeline: u32) -> bool {
+        let now = self.pg.as_ref().map(|pg| (pg.boot.clone(), timeline));
         std::mem::replace(&mut self.promoting, now.clone()) != now
     }
 
@@ -205,7 +205,7 @@ impl Node {
         let Some(control) = self.control().await? else { return Ok(()) };
         let taken = self.volume.node()?.and_then(|file| file.taken_up);
         let taken = chosen && taken.is_some_and(|taken| taken.timeline == newest);
-        let held = control.newest_timeline(self.held_timeline(newest));
+        let held = control.newest_timeline(self.held_timeline(newest)?);
         let folder = self.volume.data().join("pg_wal");
         for n in (control.timeline.max(control.min_recovery_timeline) + 1..=newest).rev() {
             let path = folder.join(format!("{n:08X}.history"));

@@ -41,6 +41,18 @@ impl Node {
         self.upstream.learn(primary, self.link.proved().get(&host), streaming);
     }
 
+    /// Whether the primary was proved to be at another address than the one that is followed; that is learnt then.
+    pub(super) fn finds_primary_elsewhere(&mut self, primary: u8) -> bool {
+        let Some((object, _)) = &self.object else { return false };
+        let host = names::node_host(&self.shared.env.pool, primary, &object.spec.domain);
+        let known = self.link.proved().get(&host);
+        let elsewhere = known.is_some() && known != self.upstream.of(primary);
+        if elsewhere {
+            self.upstream.learn(primary, known, false);
+        }
+        elsewhere
+    }
+
     /// The configuration of this node, as a standby of the record's primary or as the primary.
     pub(super) fn config(&self, member: &Member, role: Role) -> Option<NodeConfig> {
         let (object, _) = self.object.as_ref()?;

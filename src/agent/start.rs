@@ -21,8 +21,8 @@ use crate::membership::joining::{self, ControlData, JoinView};
 use crate::membership::lease::{Contact, ReadLease};
 use crate::membership::names::Names;
 use crate::membership::primary::{Other, PrimaryView, Wish};
+use crate::membership::record;
 use crate::membership::starting::{self, NodeFile, Start, StartView, TakenUp, decide};
-use crate::membership::{lsn, record};
 use crate::messages::{Join, Role, Standing};
 use crate::names;
 
@@ -32,6 +32,8 @@ pub(super) const BROKEN_AFTER: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest of these pauses: what a person has mended is noticed soon.
 const LONGEST_RETRY: u32 = 30;
+/// After so long without a primary nobody will remove a node.
+const NOBODY_AFTER: Duration = Duration::from_secs(60);
 /// Longest time for fetching a history file.
 const FETCH: Duration = Duration::from_secs(5);
 
@@ -151,7 +153,12 @@ impl Node {
             }
             Start::DataGone(why) => {
                 // Without its copy the node answers beats as what it is, and the primary removes it.
-                self.say(&format!("waits to be removed and recovered: {why}"));
+                match self.remover() {
+                    Ok(()) => self.say(&format!("waits to be removed and recovered: {why}")),
+                    Err(nobody) => self.call_person(&format!(
+                        "{why}; the record counts this node, and {nobody}, so nobody removes and recovers it"
+                    )),
+                }
                 Ok(Next::Wait)
             }
             Start::CallPerson(why) => {
@@ -163,6 +170,14 @@ impl Node {
                 self.vote_stopped().await
             }
         }
+    }
+
+    /// Whether somebody may take this node out of the record, as the primary does; else why not.
+    fn remover(&self) -> Result<(), &'static str> {
+        let inner = self.shared.lock();
+        let heard = inner.beaten.map_or(inner.agent_started, |beaten| beaten.max(inner.agent_started));
+        let long = clock::now().since(heard) > NOBODY_AFTER;
+        if long { Err("no primary has been heard for a minute") } else { Ok(()) }
     }
 
     /// The stopped primary of the office that is voted on says that it is there.
@@ -251,7 +266,7 @@ impl Node {
         let mut view = JoinView {
             fresh_copy: self.volume.data().join("backup_label").exists(),
             control: control.clone(),
-            held: self.held_timeline(u32::MAX),
+            held: self.held_timeline(u32::MAX)?,
             wal_end: None,
             primary_timeline: record.timeline,
             history: Vec::new(),
@@ -279,12 +294,6 @@ impl Node {
         Ok((Some(control), joining::decide(&view)))
     }
 
-    pub(super) async fn wal_end(&self, timeline: u32, from: u64) -> Result<Option<u64>, StepError> {
-        let Some(programs) = &self.programs else { return Ok(None) };
-        let said = programs.wal_end(&self.volume.data(), timeline, &lsn::print(from)).await?;
-        Ok(joining::parse_wal_end(&said))
-    }
-
     /// The history of the record's timeline: what this node has of it, else what the primary has, else any other
     /// attached node. A node that needed the primary for it could not vote once that is lost.
     async fn history(&self, record: &Record) -> Option<Vec<joining::Fork>> {
@@ -302,11 +311,6 @@ impl Node {
             }
         }
         None
-    }
-
-    /// The newest timeline, before `below`, of which this node holds a WAL segment.
-    pub(super) fn held_timeline(&self, below: u32) -> u32 {
-        joining::newest_segment(self.wal_names().iter().map(String::as_str), below)
     }
 
     async fn fetch_history(&self, node: u8, timeline: u32) -> Option<Vec<joining::Fork>> {
@@ -361,23 +365,24 @@ impl Node {
         }
         let Some(config) = self.config(&member, role) else { return Ok(Next::Wait) };
         self.conf.write(config, &programs, &data).await?;
+        let handover = match self.record().cloned() {
+            Some(record) if role == Role::Primary => self.handover(&record)?,
+            _ => None,
+        };
+        // From here on nothing fails: a process that is there and isn't known would be said to have ended.
         let pg = Postgres::start(&programs.path("postgres"), &self.files(), &self.conf)?;
         self.conf.owed = false;
-        self.begin(role, &pg)?;
+        self.begin(role, &pg, handover);
         self.pg = Some(pg);
         self.role = role;
         Ok(Next::Again)
     }
 
     /// What is known anew with each start of Postgres: leases and what was proved in the last one are void.
-    fn begin(&mut self, role: Role, pg: &Postgres) -> Result<(), StepError> {
+    fn begin(&mut self, role: Role, pg: &Postgres, handover: Option<Handover>) {
         let now = clock::now();
         self.ended = false;
         self.followed = self.record().map(|r| (r.primary, r.timeline));
-        let handover = match self.record().cloned() {
-            Some(record) if role == Role::Primary => self.handover(&record)?,
-            _ => None,
-        };
         self.flushes = FlushHistory::default();
         self.waiters = Waiters::default();
         let mut inner = self.shared.lock();
@@ -402,7 +407,6 @@ impl Node {
             let office = self.new_office(now, handover);
             self.shared.lock().office = office;
         }
-        Ok(())
     }
 
     pub(super) fn new_office(&self, now: clock::Moment, handover: Option<Handover>) -> Option<PrimaryView> {

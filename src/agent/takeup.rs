@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::initdb;
 use super::node::{Next, Node, StepError};
-use super::volume::{VolumeError, sync_dir};
+use super::volume::{VolumeError, entries, sync_dir};
 use crate::api::v1alpha1::MembershipSpec;
 use crate::membership::joining;
 use crate::membership::starting::{self, NodeFile};
@@ -32,7 +32,7 @@ impl Node {
         };
         self.say("takes up the data of an earlier pool");
         self.shared.changed();
-        let (wal, archive) = (self.wal_names(), entries(&self.volume.archive()));
+        let (wal, archive) = (self.wal_names()?, entries(&self.volume.archive())?);
         let named = joining::newest_named(wal.iter().chain(&archive).map(String::as_str));
         let newest = control.newest_timeline(named);
         let new = starting::take_up(&file, &spec.pool_uid, initdb::new_incarnation(), newest);
@@ -55,16 +55,6 @@ impl Node {
         }
         Ok(sync_dir(&conf)?)
     }
-
-    /// Names of the files in `pg_wal`.
-    pub(super) fn wal_names(&self) -> Vec<String> {
-        entries(&self.volume.data().join("pg_wal"))
-    }
-}
-
-fn entries(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Why this image's PostgreSQL can't use the data; what a person has to change.

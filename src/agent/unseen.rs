@@ -9,7 +9,7 @@ use super::volume::VolumeError;
 use crate::api::v1alpha1::{Phase, Record};
 use crate::clock;
 use crate::membership::unseen::{Unseen, UnseenView, unseen};
-use crate::messages::Standing;
+use crate::messages::{Role, Standing};
 
 impl Node {
     /// A running standby has given no session. `replaying` says that it replays and lets nobody in.
@@ -20,6 +20,14 @@ impl Node {
     ) -> Result<Next, StepError> {
         if record.phase == Phase::Electing {
             self.note_election(record);
+        } else if record.primary != self.me() {
+            if self.followed != Some((record.primary, record.timeline)) {
+                // What it has may go past the fork: that is looked at with Postgres stopped (R8, R9).
+                return self.stop_and_think("another primary is in office").await;
+            }
+            if replaying {
+                self.follow_address(record).await?;
+            }
         }
         match self.unseen_action(record) {
             Unseen::Wait => Ok(Next::Wait),
@@ -37,6 +45,26 @@ impl Node {
                 .await
             }
         }
+    }
+
+    /// Has a Postgres that replays look for its primary where that is now. Whether it has read its files nothing can show, nor whether
+    /// it gets WAL: a primary that is found elsewhere than before gives it none.
+    async fn follow_address(&mut self, record: &Record) -> Result<(), StepError> {
+        self.ask_primary(record);
+        if !self.finds_primary_elsewhere(record.primary) {
+            return Ok(());
+        }
+        let Some(member) = self.shared.lock().member.clone() else { return Ok(()) };
+        let (Some(config), Some(programs)) = (self.config(&member, Role::Standby), self.programs.clone())
+        else {
+            return Ok(());
+        };
+        self.conf.write(config, &programs, &self.volume.data()).await?;
+        if let Some(pg) = self.pg.as_ref().filter(|_| self.conf.owed) {
+            pg.server.reload().map_err(PostgresError::from)?;
+            self.conf.owed = false;
+        }
+        Ok(())
     }
 
     fn unseen_action(&self, record: &Record) -> Unseen {
@@ -79,7 +107,7 @@ impl Node {
     /// Where the valid WAL of the stopped copy ends.
     async fn end_of_wal(&mut self) -> Result<Option<u64>, StepError> {
         let Some(control) = self.control().await? else { return Ok(None) };
-        let held = self.held_timeline(u32::MAX);
+        let held = self.held_timeline(u32::MAX)?;
         let newest = control.newest_timeline(held);
         let history = self.streamed_history(newest).unwrap_or_default();
         let end = self.wal_end(newest, control.looked_from(held, &history)).await?;
@@ -99,18 +127,26 @@ impl Node {
                 return Ok(next);
             }
         }
-        if !replaying || !self.promotes_first(record.epoch) {
+        if !replaying || !self.promotes_first(record.timeline) {
             return Ok(Next::Wait);
         }
         if others {
             self.begin_office(record)?;
         }
-        let Some(pg) = &self.pg else { return Ok(Next::Wait) };
+        let told = self.tell_to_promote(record);
+        if told.is_err() {
+            // It wasn't told: the next step tries again.
+            self.promoting = None;
+        }
+        told.map(|()| Next::Wait)
+    }
+
+    fn tell_to_promote(&self, record: &Record) -> Result<(), StepError> {
+        let Some(pg) = &self.pg else { return Ok(()) };
         tracing::info!(timeline = record.timeline, "promotes a copy that gives no session");
         self.make_room(record.timeline)?;
         let path = self.volume.data().join(PROMOTE);
         fs::write(&path, b"").map_err(|source| VolumeError::File { path, source })?;
-        pg.server.promote().map_err(PostgresError::from)?;
-        Ok(Next::Wait)
+        Ok(pg.server.promote().map_err(PostgresError::from)?)
     }
 }

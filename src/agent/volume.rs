@@ -53,6 +53,17 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
     move |source| VolumeError::File { path, source }
 }
 
+/// Names of the files and folders in `dir`; none where there is no such folder.
+pub fn entries(dir: &Path) -> Result<Vec<String>, VolumeError> {
+    let list = match fs::read_dir(dir) {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(file_error(dir)(error)),
+    };
+    let names = list.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    Ok(names.collect::<io::Result<Vec<_>>>().map_err(file_error(dir))?.into_iter().flatten().collect())
+}
+
 /// Makes a rename or a new file in `dir` durable.
 pub fn sync_dir(dir: &Path) -> Result<(), VolumeError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(file_error(dir))

@@ -27,7 +27,7 @@ pub struct Proved(Arc<Mutex<HashMap<String, IpAddr>>>);
 
 impl Proved {
     /// Notes the address of the newest connection.
-    pub(super) fn note(&self, host: &str, at: IpAddr) {
+    pub(crate) fn note(&self, host: &str, at: IpAddr) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), at);
     }
 

@@ -140,7 +140,9 @@ fn incumbent(booth: &Booth<'_>, votes: &[&Vote], waited: Duration) -> Option<Rec
 fn last_resort(booth: &Booth<'_>, votes: &[&Vote], waited: Duration) -> Option<Record> {
     let alone = !votes.iter().any(|v| v.standing == Standing::Standby);
     let mine: Vec<&Vote> = votes.iter().copied().filter(|v| v.index == booth.me.index).collect();
-    if alone && waited > booth.patience * SECOND {
+    let standbys = booth.record.attached.iter().any(|m| m.index != booth.record.primary);
+    // One that gives no session is stopped first to vote, and all its WAL is looked through.
+    if alone && waited > booth.patience * if standbys { LAST } else { SECOND } {
         return elect(booth, votes, booth.me.index, 0, "no attached standby is left");
     }
     // Those that vote can't write: what they have is copied from here once they can.
@@ -285,9 +287,12 @@ mod tests {
         let stays = chosen(&record, 0, &votes, 10_000).unwrap();
         assert_eq!((stays.primary, stays.timeline, stays.attached.len()), (0, 3, 2));
         let stopped = [vote(0, Stopped, 0)];
-        assert_eq!(chosen(&record, 0, &stopped, 14_500), None);
-        let alone = chosen(&record, 0, &stopped, 14_501).unwrap();
+        assert_eq!(chosen(&record, 0, &stopped, 19_000), None, "one that gives no session votes late");
+        let alone = chosen(&record, 0, &stopped, 19_001).unwrap();
         assert_eq!((alone.primary, alone.attached), (0, vec![member(0)]));
+        let only = electing(&[0], None);
+        assert_eq!(chosen(&only, 0, &stopped, 14_500), None);
+        assert!(chosen(&only, 0, &stopped, 14_501).is_some(), "nobody else could vote");
         let with = [vote(0, Stopped, 0), vote(1, Standby, 50)];
         assert_eq!(chosen(&record, 0, &with, 19_000), None);
         assert_eq!(chosen(&record, 1, &with, 10_000).unwrap().attached, [member(1)]);

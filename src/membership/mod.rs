@@ -17,6 +17,7 @@
 //! | [`handover`] | until when a new primary stays behind its gate (R4) |
 //! | [`starting`] | what a starting agent does with its volume (R7, R8) |
 //! | [`joining`] | whether a node may follow without a copy, and epoch tables (R9) |
+//! | [`wal_end`] | where the WAL of a stopped server ends (R9) |
 //! | [`settings`] | PostgreSQL parameters that belong to the operator (R11) |
 
 pub mod election;
@@ -32,3 +33,4 @@ pub mod settings;
 pub mod standby;
 pub mod starting;
 pub mod unseen;
+pub mod wal_end;

@@ -71,6 +71,15 @@ fn candidates() -> Vec<PathBuf> {
     dirs
 }
 
+/// What a program has said.
+#[derive(Debug)]
+pub struct Said {
+    /// On its standard output.
+    pub printed: String,
+    /// How it ended, and its standard error; none when it ended well.
+    pub failure: Option<String>,
+}
+
 impl Programs {
     /// Looks for PostgreSQL in the usual places of an image.
     pub async fn find() -> Result<Self, ProgramError> {
@@ -103,8 +112,18 @@ impl Programs {
 
     /// Runs a program and gives its standard output; what it wrote to standard error is in the error.
     pub async fn output(&self, program: &str, args: &[&str]) -> Result<String, ProgramError> {
+        let said = self.said(program, args).await?;
+        match said.failure {
+            None => Ok(said.printed),
+            Some(output) => {
+                Err(ProgramError::Failed { program: self.path(program).display().to_string(), output })
+            }
+        }
+    }
+
+    /// Runs a program to its end, good or bad.
+    async fn said(&self, program: &str, args: &[&str]) -> Result<Said, ProgramError> {
         let path = self.path(program);
-        let name = path.display().to_string();
         let output = Command::new(&path)
             .args(args)
             .env("LC_ALL", "C")
@@ -112,13 +131,11 @@ impl Programs {
             .kill_on_drop(true)
             .output()
             .await
-            .map_err(|source| ProgramError::Start { program: name.clone(), source })?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(ProgramError::Failed { program: name, output: format!("{}: {said}", output.status) })
-        }
+            .map_err(|source| ProgramError::Start { program: path.display().to_string(), source })?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let failure =
+            (!output.status.success()).then(|| format!("{}: {}", output.status, text(&output.stderr)));
+        Ok(Said { printed: text(&output.stdout), failure })
     }
 
     /// What `pg_controldata` prints of a data directory.
@@ -126,14 +143,16 @@ impl Programs {
         self.output("pg_controldata", &["-D", &data.display().to_string()]).await
     }
 
-    /// What `pg_waldump` says when it stops at the end of the valid WAL of a stopped server, looking from the
-    /// position `from` of a timeline on.
-    pub async fn wal_end(&self, data: &Path, timeline: u32, from: &str) -> Result<String, ProgramError> {
+    /// What `pg_waldump` says of the WAL of a stopped server, from a position on: of these segments, named, since from a folder it
+    /// would take the size of segments from whatever file it finds first.
+    pub async fn wal_statistics(
+        &self,
+        data: &Path,
+        from: &str,
+        first: &str,
+        last: &str,
+    ) -> Result<Said, ProgramError> {
         let wal = data.join("pg_wal").display().to_string();
-        match self.output("pg_waldump", &["-q", "-p", &wal, "-t", &timeline.to_string(), "-s", from]).await {
-            Ok(_) => Ok(String::new()),
-            Err(ProgramError::Failed { output, .. }) => Ok(output),
-            Err(other) => Err(other),
-        }
+        self.said("pg_waldump", &["--stats", "-p", &wal, "-s", from, first, last]).await
     }
 }

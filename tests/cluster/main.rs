@@ -23,6 +23,7 @@ mod processes;
 mod recoveries;
 mod removal;
 mod requests;
+mod rights;
 mod sessions;
 mod strangers;
 mod volumes;
@@ -286,6 +287,7 @@ fn wishes() -> Vec<Step> {
 /// The end of the pools and of the operator.
 fn ending() -> Vec<Step> {
     vec![
+        step("rights::are_those_that_are_used", |w| Box::pin(rights::as_needed(w))),
         step("removal::other_namespaces_can_be_left_alone", |w| Box::pin(removal::watched_namespaces(w))),
         step("removal::an_upgrade_changes_no_pool", |w| Box::pin(removal::upgrade(w))),
         step("removal::an_uninstalled_operator_leaves_its_pools_running", |w| {

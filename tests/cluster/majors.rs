@@ -141,9 +141,13 @@ pub async fn recovered(world: &World) -> Outcome {
     ensure(new.get(&1) != old.get(&1), || format!("nothing was copied: {old:?}, {new:?}"))?;
     other.psql(0, "app", "INSERT INTO start VALUES ('kept')").await?;
     let first = primary(&other).await?;
+    // As `archive_timeout` does it: behind that, no segment may be there yet in which the end of the WAL could be seen.
+    other.psql(first, "app", "SELECT pg_switch_wal()").await?;
     kill_postgres(&other, first).await?;
     let second = taken_over(&other, first).await?;
     other.whole(WHOLE).await?;
+    let after = other.incarnations().await?;
+    ensure(after == new, || format!("the old primary was copied: {new:?} became {after:?}"))?;
     for node in BOTH {
         let said = other.psql(node, "app", "SELECT count(*) FROM start").await?;
         ensure(said == "2", || format!("node {node} has {said} rows"))?;

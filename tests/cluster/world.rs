@@ -23,8 +23,12 @@ pub const RELEASE: &str = "pgpool-operator";
 pub const SPACE: &str = "cluster-test";
 /// That pool.
 pub const POOL: &str = "demo";
-/// Pause between two looks at something that can't be watched.
+/// Shortest pause between two looks at something that can't be watched.
 const LOOK: Duration = Duration::from_millis(250);
+/// Longest one.
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
+/// How many times as long as a look the pause after it is: on a busy machine looks would take from what is looked at.
+const PAUSES: u32 = 3;
 /// Longest time for one call of kubectl or helm.
 const CALL: Duration = Duration::from_secs(120);
 /// A wait that is worth a word.
@@ -197,6 +201,7 @@ pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -
     let end = begun + limit;
     let mut last = String::new();
     loop {
+        let looked = Instant::now();
         match look().await {
             Ok(found) => {
                 let took = begun.elapsed();
@@ -210,7 +215,7 @@ pub async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -
             }
             Err(Failure(seen)) => {
                 last = seen;
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep((looked.elapsed() * PAUSES).clamp(LOOK, LONGEST_LOOK)).await;
             }
         }
     }

@@ -137,6 +137,8 @@ pub enum BenchCommand {
     Cost(bench::CostOptions),
     /// What the front costs beside PgBouncer and pgpool-II: CPU, system calls, latency, memory; takes some 35 minutes
     Front(bench::FrontOptions),
+    /// What the operator, agents and fronts use at rest, and what they ask of the Kubernetes API
+    Operator(bench::OperatorOptions),
 }
 
 /// Commands of the cluster.

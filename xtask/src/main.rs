@@ -66,6 +66,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Bench(BenchCommand::Failover(options)) => bench::failover(&options)?,
         Command::Bench(BenchCommand::Cost(options)) => bench::cost(&options)?,
         Command::Bench(BenchCommand::Front(options)) => bench::front(&options)?,
+        Command::Bench(BenchCommand::Operator(options)) => bench::operator(&options)?,
         Command::Model { full } => model::run(full)?,
         Command::Fuzz { targets, minutes } => {
             return Ok(if fuzz::run(&targets, minutes)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::agent::node::Next;
+use crate::agent::node::{Next, StepError};
 use crate::archive::Lineage;
 use crate::membership::starting;
 use crate::postgres::programs::Programs;
@@ -24,7 +24,8 @@ pub(super) fn control(state: &str) -> String {
 /// Programs that say that the WAL ends there.
 pub(super) fn programs(folder: &Path, control: &str, end: &str) -> Programs {
     let waldump = format!(
-        "echo 'pg_waldump: error: error in WAL record at 0/28: invalid record length at {end}: wanted 24' >&2; exit 1"
+        "echo 'WAL statistics between 0/28 and {end}:'; \
+         echo 'pg_waldump: error: error in WAL record at 0/28: invalid record length at {end}: wanted 24' >&2; exit 1"
     );
     for (name, text) in [("pg_controldata", format!("cat <<'END'\n{control}END")), ("pg_waldump", waldump)] {
         script(&folder.join(name), &text);
@@ -53,7 +54,9 @@ pub(super) async fn holding(record: Record, state: &str, end: &str) -> (Api, Age
     let folder = tempfile::tempdir().unwrap();
     agent.node.programs = Some(programs(folder.path(), &control(state), end));
     let history = "1\t0/2000000\tno\n2\t0/3000060\tno\n";
-    fs::write(agent.volume.path().join("pgdata/pg_wal/00000003.history"), history).unwrap();
+    for (name, content) in [("00000003.history", history), ("000000020000000000000003", "")] {
+        fs::write(agent.volume.path().join("pgdata/pg_wal").join(name), content).unwrap();
+    }
     agent.read().await;
     (api, agent, folder)
 }
@@ -88,6 +91,37 @@ async fn an_old_primary_whose_wal_ends_at_the_fork_may_follow() {
     let branches = serde_json::from_slice::<Lineage>(&noted).unwrap().branches;
     let ends: Vec<(u32, Option<u64>)> = branches.iter().map(|branch| (branch.timeline, branch.end)).collect();
     assert_eq!(ends, [(1, Some(0x0200_0000)), (2, Some(0x0300_0060)), (3, None)]);
+}
+
+#[tokio::test]
+async fn a_person_is_called_where_no_primary_would_remove_it() {
+    let (_api, mut agent, _programs) = holding(serving(&[0, 1, 2]), "in production", "0/3000068").await;
+    let told = |agent: &Agent| {
+        let report = agent.node.shared.report();
+        (report.needs_person, report.message.contains("nobody removes"))
+    };
+    assert_eq!(agent.node.start().await.unwrap(), Next::Wait);
+    assert_eq!(told(&agent), (false, false));
+    let long_ago = Moment::from_millis(clock::now().as_millis() - 61_000);
+    agent.node.shared.lock().agent_started = long_ago;
+    agent.node.start().await.unwrap();
+    assert_eq!(told(&agent), (true, true));
+    agent.node.shared.lock().beaten = Some(clock::now());
+    agent.node.start().await.unwrap();
+    assert_eq!(told(&agent), (false, false), "it is heard again");
+}
+
+#[tokio::test]
+async fn wal_with_a_gap_proves_nothing() {
+    let (_api, mut agent, _programs) = holding(serving(&[0, 2]), "in production", "0/3000060").await;
+    fs::write(agent.volume.path().join("pgdata/pg_wal/000000020000000000000005"), "").unwrap();
+    assert_eq!(agent.node.start().await.unwrap(), Next::Wait);
+    assert!(matches!(join(&agent), Join::NeedsCopy(why) if why.contains("is not known")));
+    // What can't be read isn't taken for nothing.
+    let wal = agent.volume.path().join("pgdata/pg_wal");
+    fs::remove_dir_all(&wal).unwrap();
+    fs::write(&wal, "").unwrap();
+    assert!(matches!(agent.node.start().await, Err(StepError::Volume(_))));
 }
 
 #[tokio::test]

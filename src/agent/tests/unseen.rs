@@ -99,6 +99,7 @@ async fn it_asks_for_an_election_when_its_primary_is_silent() {
     let (api, mut agent, _programs) = holding(serving(&[0, 1, 2]), "in archive recovery", "0/3000060").await;
     agent.knows_its_copy();
     agent.node.role = Role::Standby;
+    agent.node.followed = Some((0, serving(&[0, 1, 2]).timeline));
     agent.node.shared.lock().watched = ago(2000);
     assert_eq!(agent.node.without_session(&serving(&[0, 1, 2]), true).await.unwrap(), Next::Wait);
     assert!(api.sent().is_empty());
@@ -112,14 +113,66 @@ async fn chosen(attached: &[u8]) -> (Record, Api, Agent, TempDir) {
     let record = record::elect(&electing(), 1, members(attached), 0x0300_0060, "a test").unwrap();
     let (api, mut agent, folder) = holding(record.clone(), "in archive recovery", "0/3000060").await;
     agent.knows_its_copy();
+    run_elephant(&mut agent, &folder, "USR1").await;
+    (record, api, agent, folder)
+}
+
+/// Its Postgres is a program that notes when it gets this signal.
+async fn run_elephant(agent: &mut Agent, folder: &TempDir, signal: &str) {
     let program = folder.path().join("elephant");
-    let text =
-        "trap ': > \"$0.told\"' USR1; trap 'exit 0' QUIT; : > \"$0.ready\"; while :; do sleep 0.02; done";
-    script(&program, text);
+    let text = format!(
+        "trap ': > \"$0.told\"' {signal}; trap 'exit 0' QUIT; : > \"$0.ready\"; while :; do sleep 0.02; done"
+    );
+    script(&program, &text);
     agent.node.pg = Some(Postgres::start(&program, &agent.node.files(), &agent.node.conf).unwrap());
     agent.node.role = Role::Standby;
     appears(&program.with_extension("ready")).await;
-    (record, api, agent, folder)
+}
+
+#[tokio::test]
+async fn under_another_primary_it_is_stopped_and_looked_at() {
+    let record = serving(&[0, 2]);
+    let (_api, mut agent, _programs) = holding(record.clone(), "in archive recovery", "0/3000060").await;
+    agent.knows_its_copy();
+    agent.node.followed = Some((2, 2));
+    assert_eq!(agent.node.without_session(&record, true).await.unwrap(), Next::Again);
+    assert!(agent.node.stale && agent.node.shared.report().message.contains("another primary"));
+    agent.node.followed = Some((0, record.timeline));
+    assert_eq!(agent.node.without_session(&record, true).await.unwrap(), Next::Wait);
+}
+
+#[tokio::test]
+async fn it_follows_its_primary_to_another_address() {
+    let record = serving(&[0, 2]);
+    let (_api, mut agent, folder) = holding(record.clone(), "in archive recovery", "0/3000060").await;
+    agent.knows_its_copy();
+    run_elephant(&mut agent, &folder, "HUP").await;
+    agent.node.followed = Some((0, record.timeline));
+    agent.node.without_session(&record, true).await.unwrap();
+    assert!(!agent.conf("postgresql.conf").exists(), "where it is nobody has said");
+    let host = names::node_host("heron", 0, &spec().domain);
+    agent.node.link.proved().note(&host, "10.9.8.7".parse().unwrap());
+    agent.node.without_session(&record, false).await.unwrap();
+    assert!(!agent.conf("postgresql.conf").exists(), "one that begins to start could be ended by the signal");
+    agent.node.without_session(&record, true).await.unwrap();
+    let text = fs::read_to_string(agent.conf("postgresql.conf")).unwrap();
+    assert!(text.contains("hostaddr=''10.9.8.7''") && !agent.node.conf.owed, "{text}");
+    appears(&folder.path().join("elephant.told")).await;
+    agent.node.end_postgres(Stop::Immediate).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_promotion_that_could_not_be_told_is_told_again() {
+    let (record, _api, mut agent, folder) = chosen(&[1]).await;
+    let promote = agent.volume.path().join("pgdata").join(PROMOTE);
+    // A directory in the place of the file.
+    fs::create_dir(&promote).unwrap();
+    assert!(agent.node.without_session(&record, true).await.is_err());
+    fs::remove_dir(&promote).unwrap();
+    agent.node.without_session(&record, true).await.unwrap();
+    assert!(promote.exists());
+    appears(&folder.path().join("elephant.told")).await;
+    agent.node.end_postgres(Stop::Immediate).await.unwrap();
 }
 
 /// Waits for a file.

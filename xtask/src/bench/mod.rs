@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what a pool costs and how long it stands still, beside what could do the same. `failover`,
-//! `cost` and `front` have files of their own; the rest here is `recovery`, beside the tools that could do its work alone.
+//! `cost`, `front` and `operator` have files of their own; the rest here is `recovery`, beside the tools that could do its work alone.
 //!
 //! Everything is measured in one run, one after the other and in turn, since a figure from another hour of a
 //! shared machine says nothing: whole recoveries, `pg_basebackup` alone with the recovery's own options, and
@@ -10,6 +10,7 @@ mod cost;
 mod failover;
 mod fill;
 mod front;
+mod operator;
 mod peer;
 mod pool;
 mod recovery;
@@ -34,6 +35,7 @@ use copies::Copier;
 pub use cost::{Options as CostOptions, cost};
 pub use failover::{Options as FailoverOptions, failover};
 pub use front::{Options as FrontOptions, front};
+pub use operator::{Options as OperatorOptions, operator};
 pub use pool::{NAME, PROGRAMS, Pool};
 
 /// Namespace of the pool whose nodes are recovered.

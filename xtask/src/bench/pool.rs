@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A small archive: three copies of the table's WAL would need more room than the table.
-fn spec(storage: &str, automatic: bool) -> Value {
+pub(super) fn spec(storage: &str, automatic: bool) -> Value {
     json!({ "nodes": 3, "recovery": { "automatic": automatic }, "walArchive": { "maxSize": "256Mi" },
         "storage": { "size": storage, "whenDeleted": "Delete" } })
 }

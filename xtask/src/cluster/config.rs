@@ -29,7 +29,7 @@ pub fn write(cluster: &Cluster, machine: Machine, pki: &Path) -> Result<()> {
                 let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 take(&name, &name)?;
             }
-            Ok(())
+            put("audit.yaml", &audit())
         }
         Machine::Client => {
             take("proxy.kubeconfig", "proxy.kubeconfig")?;
@@ -46,6 +46,21 @@ pub fn write(cluster: &Cluster, machine: Machine, pki: &Path) -> Result<()> {
             files::write(&etc.join("containerd.toml"), containerd())
         }
     }
+}
+
+/// What is written down: who, what and how it ended, of accounts that pods have, but for those of Kubernetes itself.
+fn audit() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "omitManagedFields": true,
+        "rules": [
+            { "level": "None", "userGroups": ["system:serviceaccounts:kube-system"] },
+            { "level": "Metadata", "userGroups": ["system:serviceaccounts"] },
+            { "level": "None" },
+        ],
+    })
 }
 
 /// `node` must exist: without a Node of its name kube-proxy waits for ever, silently.

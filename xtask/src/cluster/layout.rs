@@ -29,6 +29,8 @@ pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub const KUBERNETES: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Where a machine finds its own certificates and configuration.
 pub const ETC: &str = "/var/lib/pgpool-node";
+/// Where the API server writes down what accounts of pods ask of it, on its machine.
+pub const AUDIT_LOG: &str = "/var/log/audit.log";
 /// Where a machine finds the cluster's programs.
 pub const BIN: &str = "/mnt";
 
@@ -134,6 +136,11 @@ impl Cluster {
     /// The disk of one machine.
     pub fn disk(&self, machine: Machine) -> PathBuf {
         self.disks().join(machine.to_string())
+    }
+
+    /// What accounts of pods have asked of the API server ([`AUDIT_LOG`]).
+    pub fn audit_log(&self) -> PathBuf {
+        self.disk(Machine::Control).join(AUDIT_LOG.trim_start_matches('/'))
     }
 
     /// The programs that this cluster's machines run.

@@ -1,6 +1,6 @@
 //! Which services each machine runs, with their arguments.
 
-use super::layout::{BIN, ETC, Machine, SERVICES};
+use super::layout::{AUDIT_LOG, BIN, ETC, Machine, SERVICES};
 
 /// A program that PID 1 keeps running.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,7 @@ fn control(toleration: u32) -> Vec<Service> {
                 --kubelet-client-key={ETC}/kubelet-client.key
                 --kubelet-preferred-address-types=InternalIP --allow-privileged=true
                 --enable-admission-plugins=NodeRestriction --enable-aggregator-routing=true
+                --audit-policy-file={ETC}/audit.yaml --audit-log-path={AUDIT_LOG}
                 --default-not-ready-toleration-seconds={toleration}
                 --default-unreachable-toleration-seconds={toleration}"
             ),

@@ -56,6 +56,7 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
         format!("{xtask} enter --name {} --", cluster.name()),
     );
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
+    test.env("PGPOOL_AUDIT", cluster.audit_log());
     counted(&mut test, &part.label)
 }
 

@@ -9,7 +9,7 @@ mod calls;
 mod idle;
 mod load;
 mod peers;
-mod process;
+pub(super) mod process;
 mod report;
 mod stage;
 mod way;
