@@ -1,12 +1,16 @@
 //! crds/, the chart's copies and the reference are what src/api says, and the examples are what it reads.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
+#[path = "common/bad_pools.rs"]
+mod bad_pools;
 #[path = "common/examples.rs"]
 mod examples;
 #[path = "common/generated.rs"]
 mod generated;
 #[path = "common/reference.rs"]
 mod reference;
+
+use std::fmt::Write as _;
 
 use generated::generated;
 use kube::ResourceExt as _;
@@ -40,6 +44,23 @@ fn the_reference_is_up_to_date() {
         let name = crd.spec.names.singular.clone().unwrap();
         generated(&format!("docs/reference/{name}.md"), &reference::page(&crd), "crds");
     }
+}
+
+#[test]
+fn the_table_of_bad_manifests_is_up_to_date() {
+    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+    let mut text = "# What is refused at once\n\nWritten by a test from what another one tries on a real API server: the spec of a \
+         PgPool, and words of the answer. Nothing is changed then. What is only found out later is in \
+         [bad-input.md](../bad-input.md).\n\n| spec | answer |\n|---|---|\n"
+        .to_owned();
+    let specs = bad_pools::BAD.iter().map(|(_, spec, answer)| (cell(spec), cell(answer)));
+    let names = bad_pools::BAD_NAMES.iter().map(|name| {
+        (format!("metadata: {{name: {name}}}"), "a pool's name has at most 40 characters".to_owned())
+    });
+    for (bad, answer) in specs.chain(names) {
+        writeln!(text, "| `{bad}` | {answer} |").unwrap();
+    }
+    generated("docs/reference/bad-manifests.md", &text, "crds");
 }
 
 #[test]

@@ -29,8 +29,8 @@ pub fn role(pool: &ValidPool) -> Role {
         metadata: metadata(pool, &names::agent_account(pool.name()), Part::Pool),
         rules: Some(vec![
             // list and watch of one object: with fieldSelector metadata.name=NAME.
-            rule("pgpoolmemberships", &["get", "list", "watch", "update"]),
-            rule("pgpoolmemberships/status", &["get", "update"]),
+            rule("pgpoolmemberships", &["get", "list", "watch"]),
+            rule("pgpoolmemberships/status", &["update"]),
         ]),
     }
 }

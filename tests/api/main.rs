@@ -5,6 +5,8 @@
 //! It works in a namespace of its own, which it removes, also after a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
+#[path = "../common/bad_pools.rs"]
+mod bad_pools;
 mod cluster;
 mod examples;
 mod guard;

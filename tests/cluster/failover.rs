@@ -18,6 +18,8 @@ use super::{load, machines, sessions};
 const STANDS_STILL: Duration = Duration::from_secs(5);
 /// How much longer the API is away once a standby has died.
 const WITHOUT_STANDBY: Duration = Duration::from_secs(20);
+/// How long a primary doesn't reach the API.
+const WITHOUT_API: Duration = Duration::from_secs(20);
 /// How long processes are frozen.
 const FROZEN: Duration = Duration::from_secs(20);
 /// Time for a node to come back by itself.
@@ -401,7 +403,8 @@ pub async fn primary_cut_off_from_api(world: &World) -> Outcome {
     let machine = machines::of_node(world, old).await?;
     let before = world.record().await?;
     machines::fault(&["part", &machine, machines::API]).await?;
-    let went_on = load::goes_on(world).await;
+    // Longer than a kubelet's machine counts as Ready without a word of it, and than any lease.
+    let went_on = load::goes_on_for(world, WITHOUT_API).await;
     let after = world.record().await;
     machines::fault(&["heal", &machine]).await?;
     went_on?;

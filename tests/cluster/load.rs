@@ -110,6 +110,15 @@ pub async fn goes_on(world: &World) -> Outcome {
     ensure(now["reads"]["stale"] == 0, || format!("reads: {}, stale: {}", now["reads"], now["stale"]))
 }
 
+/// The same again and again for so long.
+pub async fn goes_on_for(world: &World, time: Duration) -> Outcome {
+    let end = tokio::time::Instant::now() + time;
+    while tokio::time::Instant::now() < end {
+        goes_on(world).await?;
+    }
+    Ok(())
+}
+
 /// Ends the load, dumps every node, and has everything looked for everywhere.
 pub async fn judge(world: &World) -> Outcome {
     ask(world, "POST", "/stop").await?;

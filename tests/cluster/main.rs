@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
 mod authority;
+mod bad_input;
 mod changes;
 mod clients;
 mod failover;
@@ -165,6 +166,9 @@ fn requests() -> Vec<Step> {
         step("recoveries::a_copy_keeps_to_its_bandwidth", |w| Box::pin(recoveries::bandwidth(w))),
         step("recoveries::a_recovery_has_its_time", |w| Box::pin(recoveries::timed_out(w))),
         step("recoveries::a_killed_job_is_begun_again", |w| Box::pin(recoveries::job_killed(w))),
+        step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
+        beside("bad_input::quotas_are_told_of", |w| Box::pin(bad_input::quotas(w))),
+        step("bad_input::odd_passwords_work", |w| Box::pin(bad_input::odd_passwords(w))),
         beside("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
         step("recoveries::a_donor_may_be_killed", |w| Box::pin(recoveries::donor_killed(w))),
         step("recoveries::a_donors_machine_may_be_killed", |w| {

@@ -1,0 +1,150 @@
+//! What people write by mistake or by malice beside a pool that runs, or for one that is to run: it goes on with what it had, and
+//! says what is wrong where a person looks.
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use super::harness::{Outcome, ensure};
+use super::install::{CLIENT, IMAGE, namespace};
+use super::load;
+use super::pool::{NODES, WHOLE};
+use super::world::{POOL, SPACE, World, until};
+
+/// Namespace with a quota.
+pub const NARROW: &str = "cluster-test-narrow";
+/// A user whose Secret a person writes.
+const USER: &str = "odd";
+/// A password longer than PostgreSQL's own programs read, as long as a Secret may be.
+const LONG: usize = 1_000_000;
+/// Each has something that a shell, a file of passwords, a connection string or SASLprep (RFC 4013) could trip over.
+const PASSWORDS: [&str; 5] = [
+    r#"it's "quoted" \ $HOME `id` %s %00 :*"#,
+    "two\nlines\tand\ra bell \u{7}",
+    "  spaces around  ",
+    "Пароль 猫 🐘 e\u{301} \u{ad}soft ⅷ",
+    "x",
+];
+
+async fn patch(world: &World, spec: &Value) -> Outcome {
+    let patch = json!({ "spec": spec }).to_string();
+    world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await.map(drop)
+}
+
+/// Parameters that PostgreSQL refuses: those before stay, and each node says why.
+pub async fn refused_parameters(world: &World) -> Outcome {
+    let shown = "SHOW work_mem";
+    let before = world.psql(0, "app", shown).await?;
+    let outcome = async {
+        for (name, value) in [("work_mem", "lots"), ("no_such_parameter", "1"), ("max_connections", "-5")] {
+            patch(world, &json!({"postgres": {"parameters": {name: value}}})).await?;
+            let told = until("each node to say what is wrong", WHOLE, || async {
+                let status = world.status().await?;
+                let said = |node: &str| node.contains("refuses the new parameters") && node.contains(name);
+                let all = status.nodes.iter().filter(|node| said(&node.reason)).count();
+                let reasons: Vec<&str> = status.nodes.iter().map(|node| node.reason.as_str()).collect();
+                ensure(all == NODES.len(), || format!("{reasons:?}"))?;
+                Ok(reasons.first().map(ToString::to_string).unwrap_or_default())
+            })
+            .await?;
+            println!("    {told}");
+            for node in NODES {
+                let now = world.psql(node, "app", shown).await?;
+                ensure(now == before, || format!("node {node} has {now}, not {before}"))?;
+            }
+            patch(world, &json!({"postgres": {"parameters": {name: null}}})).await?;
+        }
+        Ok(())
+    }
+    .await;
+    patch(world, &json!({"postgres": {"parameters": null}})).await?;
+    outcome?;
+    until("nothing to be refused any more", WHOLE, || async {
+        let status = world.status().await?;
+        let refused = status.nodes.iter().find(|node| node.reason.contains("refuses"));
+        ensure(refused.is_none(), || format!("{refused:?}"))
+    })
+    .await?;
+    load::unharmed(world).await
+}
+
+async fn write_password(world: &World, password: &str) -> Outcome {
+    let encode = |text: &str| BASE64_STANDARD.encode(text);
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth",
+        "metadata": {"name": USER, "namespace": SPACE},
+        "data": {"username": encode(USER), "password": encode(password)},
+    });
+    // Not applied: that would write it down twice, and a long one is too long for that.
+    world.here(&["delete", "secret", USER, "--ignore-not-found"]).await?;
+    world.feed(&["create", "-f", "-"], &secret.to_string()).await.map(drop)
+}
+
+async fn logs_in(world: &World, password: &str) -> Outcome {
+    let target = format!("host={POOL} user={USER} dbname=app sslmode=verify-full connect_timeout=5");
+    let password = format!("PGPASSWORD={password}");
+    let args = ["exec", CLIENT, "--", "env", &password, "psql", "-XAtq", "-d", &target, "-c", "SELECT 1"];
+    let said = world.here(&args).await?;
+    ensure(said == "1", || said.clone())
+}
+
+/// Passwords with whatever a person can type work; one that is too long is refused, and the one before goes on.
+pub async fn odd_passwords(world: &World) -> Outcome {
+    patch(world, &json!({"users": [{"name": USER, "secret": USER}]})).await?;
+    let outcome = async {
+        for password in PASSWORDS {
+            write_password(world, password).await?;
+            until(&format!("a login by {password:?}"), WHOLE, || logs_in(world, password)).await?;
+        }
+        write_password(world, &"x".repeat(LONG)).await?;
+        let told = until("the condition", WHOLE, || async {
+            let conditions = json!(world.status().await?.conditions).to_string();
+            ensure(conditions.contains("SecretUnusable") && conditions.contains("1024"), || {
+                conditions.clone()
+            })?;
+            Ok(conditions)
+        })
+        .await?;
+        ensure(told.len() < 10_000 && !told.contains("xxxx"), || "the password is told".to_owned())?;
+        let last = PASSWORDS.last().copied().unwrap_or_default();
+        logs_in(world, last).await
+    }
+    .await;
+    patch(world, &json!({"users": []})).await?;
+    world.here(&["delete", "secret", USER, "--ignore-not-found"]).await?;
+    outcome?;
+    load::unharmed(world).await
+}
+
+/// A quota that allows no volume: the pool says so, and goes on once there is room.
+pub async fn quotas(world: &World) -> Outcome {
+    world.apply(&namespace(NARROW)).await?;
+    let here = async |args: &[&str]| world.kubectl(&[&["-n", NARROW], args].concat()).await;
+    let metadata = |name: &str| json!({"name": name, "namespace": NARROW});
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata("none"),
+        "spec": {"hard": {"persistentvolumeclaims": "0"}},
+    });
+    world.apply(&quota).await?;
+    until("the quota to count", WHOLE, || async {
+        let used = here(&["get", "resourcequota", "none", "-o", "jsonpath={.status.used}"]).await?;
+        ensure(!used.is_empty(), || "not yet".to_owned())
+    })
+    .await?;
+    let pool = json!({
+        "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool", "metadata": metadata("narrow"),
+        "spec": {"nodes": 1, "image": IMAGE, "storage": {"size": "1Gi", "whenDeleted": "Delete"}},
+    });
+    world.apply(&pool).await?;
+    let told = until("the pool to say what is wrong", WHOLE, || async {
+        let path = "jsonpath={.status.conditions[*].message} {.status.nodes[*].reason}";
+        let told = here(&["get", "pgpool", "narrow", "-o", path]).await?;
+        ensure(told.contains("exceeded quota"), || told.clone())?;
+        Ok(told)
+    })
+    .await?;
+    println!("    {told}");
+    here(&["delete", "resourcequota", "none"]).await?;
+    here(&["wait", "--for=condition=Ready", "pgpool", "narrow", "--timeout=100s"]).await?;
+    here(&["delete", "pgpool", "narrow", "--timeout=100s"]).await?;
+    world.kubectl(&["delete", "namespace", NARROW, "--timeout=100s"]).await.map(drop)
+}
