@@ -34,7 +34,7 @@ async fn patch(world: &World, spec: &Value) -> Outcome {
 pub async fn refused_parameters(world: &World) -> Outcome {
     let shown = "SHOW work_mem";
     let before = world.psql(0, "app", shown).await?;
-    let outcome = async {
+    let outcome: Outcome = async {
         for (name, value) in [("work_mem", "lots"), ("no_such_parameter", "1"), ("max_connections", "-5")] {
             patch(world, &json!({"postgres": {"parameters": {name: value}}})).await?;
             let told = until("each node to say what is wrong", WHOLE, || async {
@@ -90,7 +90,7 @@ async fn logs_in(world: &World, password: &str) -> Outcome {
 /// Passwords with whatever a person can type work; one that is too long is refused, and the one before goes on.
 pub async fn odd_passwords(world: &World) -> Outcome {
     patch(world, &json!({"users": [{"name": USER, "secret": USER}]})).await?;
-    let outcome = async {
+    let outcome: Outcome = async {
         for password in PASSWORDS {
             write_password(world, password).await?;
             until(&format!("a login by {password:?}"), WHOLE, || logs_in(world, password)).await?;
