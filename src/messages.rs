@@ -177,6 +177,9 @@ pub struct NodeReport {
     /// Parameters that were changed and need a restart of Postgres (`pg_settings.pending_restart`).
     #[serde(default)]
     pub pending_restart: Vec<String>,
+    /// Why PostgreSQL refuses the newest of the user's parameters; those before them stay.
+    #[serde(default)]
+    pub refused_parameters: Option<String>,
     /// On a primary: settings of roles and databases that belong to the operator, as the command that takes each back.
     #[serde(default)]
     pub unsafe_settings: Vec<String>,

@@ -116,6 +116,7 @@ fn report() -> NodeReport {
         attach_note: "node 0 is silent".into(),
         bootstrapped: true,
         pending_restart: vec!["max_connections".into()],
+        refused_parameters: Some("invalid value for parameter \"work_mem\": \"lots\"".into()),
         unsafe_settings: vec!["ALTER ROLE picker RESET synchronous_commit".into()],
         refused_handover: Some(RefusedHandover { id: "s1".into(), why: "no standby is attached".into() }),
         office: Some(OfficeReport {

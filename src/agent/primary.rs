@@ -224,15 +224,12 @@ impl Node {
     }
 
     fn describe(&self, view: &PrimaryView, why: &str) {
-        let mut text = match (view.open, why) {
+        let text = match (view.open, why) {
             (true, "nothing to do") => "primary in office".to_owned(),
             (true, why) => format!("primary in office; {why}"),
             (false, why) => format!("primary behind the gate; {why}"),
         };
-        if let Some(said) = self.conf.refused() {
-            text.push_str("; PostgreSQL refuses the new parameters: ");
-            text.push_str(said);
-        }
+        self.note_refused();
         self.say(&text);
     }
 

@@ -112,6 +112,7 @@ fn empty_report(env: &Env, boot: &str) -> NodeReport {
         attach_note: String::new(),
         bootstrapped: false,
         pending_restart: Vec::new(),
+        refused_parameters: None,
         unsafe_settings: Vec::new(),
         refused_handover: None,
         office: None,

@@ -218,11 +218,14 @@ impl Node {
         if attached && open {
             self.forget_old_data();
         }
-        match self.conf.refused() {
-            Some(said) => self.say(&format!("{why}; PostgreSQL refuses the new parameters: {said}")),
-            None => self.say(&why),
-        }
+        self.note_refused();
+        self.say(&why);
         Ok(Next::Wait)
+    }
+
+    /// Says whether PostgreSQL takes the user's parameters.
+    pub(super) fn note_refused(&self) {
+        self.shared.lock().report.refused_parameters = self.conf.refused().map(str::to_owned);
     }
 
     /// A detached standby that can't get on is said to need a copy; an attached one is removed first. True when

@@ -208,6 +208,11 @@ fn tell_node(draft: &mut Draft<'_>, index: u8) {
     draft.warn(&format!("person/{index}"), "NeedsPerson", person);
     let archive = report.archive_error.as_ref().map(|error| format!("{node}: WAL archive: {error}"));
     draft.warn(&format!("archive/{index}"), "ArchiveError", archive);
+    let refused = report.refused_parameters.as_ref();
+    let refused = refused.map(|said| {
+        format!("{node}: PostgreSQL refuses spec.postgres.parameters, and those before stay in use: {said}")
+    });
+    draft.warn(&format!("parameters/{index}"), "ParametersRefused", refused);
     let full = nearly_full(report).then(|| {
         format!(
             "{node}: its volume is nearly full ({} % of {} MiB free): delete data, or raise spec.storage.size, before \

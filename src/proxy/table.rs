@@ -120,6 +120,7 @@ pub(super) mod tests {
             attach_note: String::new(),
             bootstrapped: true,
             pending_restart: Vec::new(),
+            refused_parameters: None,
             unsafe_settings: Vec::new(),
             refused_handover: None,
             office: None,

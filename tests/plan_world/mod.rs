@@ -271,6 +271,7 @@ impl World {
             attach_note: String::new(),
             bootstrapped: primary && self.bootstrapped,
             unsafe_settings: Vec::new(),
+            refused_parameters: None,
             pending_restart: if self.pending.contains(&index) {
                 vec!["max_connections".to_owned()]
             } else {

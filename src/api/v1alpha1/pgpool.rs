@@ -56,7 +56,7 @@ pub struct PgPoolSpec {
     pub clustering_mode: ClusteringMode,
     /// Image with PostgreSQL 15 to 18.
     #[serde(default = "default_image")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S*$"))]
     #[x_kube(validation = Rule::new("!self.matches('(^|/)postgres(ql)?:1[0-9]([^0-9][^/]*)?$') || !oldSelf.matches('(^|/)postgres(ql)?:1[0-9]([^0-9][^/]*)?$') || self.find('postgres(ql)?:1[0-9]') == oldSelf.find('postgres(ql)?:1[0-9]')").message("spec.image: another major version of PostgreSQL can't use the data that is there; make a new pool and move the data"))]
     pub image: String,
     /// When the image is pulled.

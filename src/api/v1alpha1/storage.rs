@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Span;
-use super::rules::rules;
+use super::rules::{OBJECT_NAME, rules};
 
 /// The volume of a node.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Storage {
     pub size: String,
     /// Storage class; the cluster's default when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), regex(pattern = OBJECT_NAME))]
     pub storage_class_name: Option<String>,
     /// What becomes of the volumes when the PgPool is deleted.
     #[serde(default)]
