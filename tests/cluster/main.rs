@@ -100,7 +100,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([judgement(), compatibility(), others(), wishes(), ending()])
+            .chain([mistakes(), judgement(), compatibility(), others(), wishes(), rights(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -166,9 +166,6 @@ fn requests() -> Vec<Step> {
         step("recoveries::a_copy_keeps_to_its_bandwidth", |w| Box::pin(recoveries::bandwidth(w))),
         step("recoveries::a_recovery_has_its_time", |w| Box::pin(recoveries::timed_out(w))),
         step("recoveries::a_killed_job_is_begun_again", |w| Box::pin(recoveries::job_killed(w))),
-        step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
-        beside("bad_input::quotas_are_told_of", |w| Box::pin(bad_input::quotas(w))),
-        step("bad_input::odd_passwords_work", |w| Box::pin(bad_input::odd_passwords(w))),
         beside("strangers::hopeless_pools_say_why", |w| Box::pin(strangers::hopeless_pools(w))),
         step("recoveries::a_donor_may_be_killed", |w| Box::pin(recoveries::donor_killed(w))),
         step("recoveries::a_donors_machine_may_be_killed", |w| {
@@ -263,6 +260,20 @@ fn others() -> Vec<Step> {
     ]
 }
 
+/// What people write by mistake or by malice. In no act yet.
+fn mistakes() -> Vec<Step> {
+    vec![
+        step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
+        beside("bad_input::quotas_are_told_of", |w| Box::pin(bad_input::quotas(w))),
+        step("bad_input::odd_passwords_work", |w| Box::pin(bad_input::odd_passwords(w))),
+    ]
+}
+
+/// What the API server has seen of it all; says something only behind all other steps. In no act yet.
+fn rights() -> Vec<Step> {
+    vec![step("rights::are_those_that_are_used", |w| Box::pin(rights::as_needed(w)))]
+}
+
 /// PostgreSQL's own programs and drivers of several languages, by the front and at the primary itself. In no act yet.
 fn compatibility() -> Vec<Step> {
     vec![
@@ -291,7 +302,6 @@ fn wishes() -> Vec<Step> {
 /// The end of the pools and of the operator.
 fn ending() -> Vec<Step> {
     vec![
-        step("rights::are_those_that_are_used", |w| Box::pin(rights::as_needed(w))),
         step("removal::other_namespaces_can_be_left_alone", |w| Box::pin(removal::watched_namespaces(w))),
         step("removal::an_upgrade_changes_no_pool", |w| Box::pin(removal::upgrade(w))),
         step("removal::an_uninstalled_operator_leaves_its_pools_running", |w| {
