@@ -239,7 +239,10 @@ fn failures() -> Vec<Step> {
 
 /// What the load has seen, and what the nodes hold.
 fn judgement() -> Vec<Step> {
-    vec![step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w)))]
+    vec![
+        step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w))),
+        step("load::registers_are_linearizable", |w| Box::pin(load::registers(w))),
+    ]
 }
 
 /// Strangers and other pools; one of them on small volumes.

@@ -153,7 +153,7 @@ pub async fn call_within(
     args: &[&str],
     input: Option<&str>,
 ) -> Outcome<String> {
-    let output = output_within(limit, program, args, input).await?;
+    let output = output(limit, program, args, input).await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
         return Ok(text(&output.stdout));
@@ -163,16 +163,7 @@ pub async fn call_within(
 }
 
 /// Runs a program to its end, good or bad.
-pub async fn output(program: &str, args: &[&str], input: Option<&str>) -> Outcome<Output> {
-    output_within(CALL, program, args, input).await
-}
-
-async fn output_within(
-    limit: Duration,
-    program: &str,
-    args: &[&str],
-    input: Option<&str>,
-) -> Outcome<Output> {
+pub async fn output(limit: Duration, program: &str, args: &[&str], input: Option<&str>) -> Outcome<Output> {
     let shown = || format!("{program} {}", args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

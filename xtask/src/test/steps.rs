@@ -1,6 +1,7 @@
 //! What each step does.
 
 use std::io::{BufRead, BufReader};
+use std::ops::Add as _;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -11,7 +12,7 @@ use super::wish::Chosen;
 use crate::cargo::{self, SELECTION};
 use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
-use crate::programs::{self, Programs};
+use crate::programs::{self, LINEARIZABLE, Programs};
 use crate::progress::{print, say};
 use crate::{host, paths, run};
 
@@ -57,6 +58,7 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
     );
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
     test.env("PGPOOL_AUDIT", cluster.audit_log());
+    test.env("PGPOOL_LINEARIZABLE", Programs::build()?.path(LINEARIZABLE)?);
     counted(&mut test, &part.label)
 }
 
@@ -95,10 +97,13 @@ fn unit(filters: &[String]) -> Result<Tally> {
     let own = counted(cargo::command("test").args(["--package", "xtask"]), "")?;
     host::need_go()?;
     host::need_test_packages()?;
-    let go = one(&mut programs::go_test()).unwrap_or_else(|e| {
-        say(format!("error: {e}"));
-        Tally::FAILURE
+    let go = programs::go_test().iter_mut().map(|command| {
+        one(command).unwrap_or_else(|e| {
+            say(format!("error: {e}"));
+            Tally::FAILURE
+        })
     });
+    let go = go.fold(Tally::default(), Tally::add);
     let mut waits = unit_tests(&["--lib", "--bins"], &waiting)?;
     let mut counts = unit_tests(&[], &busy)?;
     let both = thread::scope(|scope| {
@@ -114,7 +119,9 @@ fn unit_tests(targets: &[&str], tests: &[&str]) -> Result<Command> {
     let mut command = cargo::command("test");
     command.args(SELECTION).arg("--no-fail-fast").args(targets);
     command.args(tests.iter().flat_map(|test| ["--test", test]));
-    command.env("RUST_TEST_THREADS", AT_ONCE).env("PGPOOL_HELM", Programs::build()?.path("helm")?);
+    let programs = Programs::build()?;
+    command.env("RUST_TEST_THREADS", AT_ONCE).env("PGPOOL_HELM", programs.path("helm")?);
+    command.env("PGPOOL_LINEARIZABLE", programs.path(LINEARIZABLE)?);
     Ok(command)
 }
 
