@@ -25,8 +25,22 @@ const GOES_ON: Duration = Duration::from_secs(45);
 /// Longest time for one answer of the control port.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// Milliseconds between two writes of a writer.
+const WRITE_PAUSE: &str = "40";
+/// The same of a load that may run for hours: what it writes has to fit onto small volumes, and is looked for row by row.
+const LONG_WRITE_PAUSE: &str = "160";
+
 /// Starts the load: it writes by `demo`, and looks by `demo-ro` for what was acknowledged.
 pub async fn start(world: &World) -> Outcome {
+    start_writing(world, WRITE_PAUSE).await
+}
+
+/// Starts a load that may run for hours.
+pub async fn start_for_long(world: &World) -> Outcome {
+    start_writing(world, LONG_WRITE_PAUSE).await
+}
+
+async fn start_writing(world: &World, pause: &str) -> Outcome {
     let control = PORT.to_string();
     let read = format!("{POOL}-ro");
     let args = [
@@ -44,7 +58,7 @@ pub async fn start(world: &World) -> Outcome {
         "--writers",
         "4",
         "--write-pause-ms",
-        "40",
+        pause,
         "--readers",
         "3",
         "--read-pause-ms",
@@ -200,7 +214,7 @@ async fn dump(node: u8, script: &str, path: &Path) -> Outcome {
         stdin.write_all(script.as_bytes()).await?;
         stdin.write_all(b"\n").await?;
     }
-    let status = tokio::time::timeout(ANSWER, child.wait()).await??;
+    let status = tokio::time::timeout(WHOLE, child.wait()).await??;
     ensure(status.success(), || format!("dump of node {node}: {status}"))
 }
 
