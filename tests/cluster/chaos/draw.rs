@@ -228,11 +228,12 @@ impl Kind {
         match self {
             Self::Volume(_) | Self::Frozen(Process::Postgres | Process::Agent) => true,
             Self::Changed(change) => change == Change::Scale,
-            Self::Machine(harm) => !matches!(
-                harm,
-                Harm::Delayed | Harm::Lossy | Harm::KubeletKilled | Harm::ContainerdKilled
-            ),
-            Self::Killed(_) | Self::Frozen(_) | Self::Deleted(_) | Self::Forced(_) | Self::Stopped(_) => false,
+            Self::Machine(harm) => {
+                !matches!(harm, Harm::Delayed | Harm::Lossy | Harm::KubeletKilled | Harm::ContainerdKilled)
+            }
+            Self::Killed(_) | Self::Frozen(_) | Self::Deleted(_) | Self::Forced(_) | Self::Stopped(_) => {
+                false
+            }
         }
     }
 
@@ -365,7 +366,9 @@ pub fn rounds(seed: u64, faults: usize) -> Vec<Round> {
         let Some(first) = deck.deal(&mut dice) else { break };
         let second = dice.random_ratio(1, PAIRS).then(|| deck.deal_beside(&first, &mut dice)).flatten();
         let apart = Duration::from_millis(dice.random_range(0..=APART));
-        let faults: Vec<Fault> = [first].into_iter().chain(second).take(left).collect();
+        let mut faults: Vec<Fault> = [first].into_iter().chain(second).take(left).collect();
+        // A volume is lost while the pool is still whole.
+        faults.sort_by_key(|fault| fault.kind != Kind::Volume(Loss::Lost));
         left -= faults.len();
         rounds.push(Round { faults, apart });
     }

@@ -181,7 +181,8 @@ fn at_pod(kind: Kind, pod: Running) -> Outcome<Act> {
         Kind::Forced(_) => What::Delete { space, pod: name, force: true },
         _ => return failed(format!("{kind} happens to no pod")),
     };
-    let restarts = matches!(kind, Kind::Killed(process) | Kind::Frozen(process) if process != Process::Postgres);
+    let restarts =
+        matches!(kind, Kind::Killed(process) | Kind::Frozen(process) if process != Process::Postgres);
     Ok(Act { what, kubelets: if restarts { vec![machine] } else { Vec::new() } })
 }
 
@@ -364,8 +365,7 @@ const NEEDS_WAL: Duration = Duration::from_secs(20);
 /// Waits until Kubernetes is as it was before the faults, and what they have begun has ended.
 pub async fn over(world: &World, acts: &[Act]) -> Outcome {
     machines::api_back(world).await?;
-    let kubelets: BTreeSet<&str> =
-        acts.iter().flat_map(|act| &act.kubelets).map(String::as_str).collect();
+    let kubelets: BTreeSet<&str> = acts.iter().flat_map(|act| &act.kubelets).map(String::as_str).collect();
     machines::kubelets_anew_on(world, &kubelets.into_iter().collect::<Vec<_>>()).await?;
     for machine in machines::MACHINES {
         machines::ready(world, machine).await?;

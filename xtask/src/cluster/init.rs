@@ -19,8 +19,8 @@ use std::thread;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::layout::{self, Cluster, Machine, NODES};
-use super::{machine, services, volumes};
 use super::supervisor::{Event, Supervisor};
+use super::{machine, services, volumes};
 use crate::clock::Stopwatch;
 use crate::error::{OnFile, Result, refused};
 use crate::{files, run};

@@ -68,10 +68,7 @@ mod tests {
     #[test]
     fn the_test_program_is_told_what_was_asked_for() {
         let all = Options { faults: 500, seed: Some(7), minutes: Some(90), only: Some(3), keep: false };
-        assert_eq!(
-            words(&all).join(" "),
-            "--act chaos --keep --faults 500 --seed 7 --minutes 90 --only 3"
-        );
+        assert_eq!(words(&all).join(" "), "--act chaos --keep --faults 500 --seed 7 --minutes 90 --only 3");
         let few = Options { faults: 30, seed: None, minutes: None, only: None, keep: true };
         assert_eq!(words(&few).join(" "), "--act chaos --keep --faults 30");
     }
