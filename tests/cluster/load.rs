@@ -27,11 +27,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Longest time for a checker of histories.
 const CHECKED: Duration = Duration::from_secs(240);
 /// How it writes and reads.
-const PACE: [&str; 18] = [
+const PACE: [&str; 16] = [
     "--writers",
     "4",
-    "--write-pause-ms",
-    "40",
     "--readers",
     "3",
     "--read-pause-ms",
@@ -49,8 +47,22 @@ const PACE: [&str; 18] = [
     "200",
 ];
 
+/// Milliseconds between two writes of a writer.
+const WRITE_PAUSE: &str = "40";
+/// The same of a load that may run for hours: what it writes has to fit onto small volumes, and is looked for row by row.
+const LONG_WRITE_PAUSE: &str = "160";
+
 /// Starts the load: it writes by `demo`, and looks by `demo-ro` for what was acknowledged.
 pub async fn start(world: &World) -> Outcome {
+    start_writing(world, WRITE_PAUSE).await
+}
+
+/// Starts a load that may run for hours.
+pub async fn start_for_long(world: &World) -> Outcome {
+    start_writing(world, LONG_WRITE_PAUSE).await
+}
+
+async fn start_writing(world: &World, pause: &str) -> Outcome {
     let control = PORT.to_string();
     let read = format!("{POOL}-ro");
     let mut args = vec![
@@ -66,6 +78,7 @@ pub async fn start(world: &World) -> Outcome {
         &control,
         "--keep-serving",
     ];
+    args.extend(["--write-pause-ms", pause]);
     args.extend(PACE);
     let container = json!({
         "name": "load", "image": "localhost/pgpool-workload:dev", "args": args, "env": login(POOL),
@@ -292,7 +305,7 @@ async fn dump(node: u8, script: &str, path: &Path) -> Outcome {
         stdin.write_all(script.as_bytes()).await?;
         stdin.write_all(b"\n").await?;
     }
-    let status = tokio::time::timeout(ANSWER, child.wait()).await??;
+    let status = tokio::time::timeout(WHOLE, child.wait()).await??;
     ensure(status.success(), || format!("dump of node {node}: {status}"))
 }
 

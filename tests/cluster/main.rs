@@ -9,6 +9,7 @@
 mod authority;
 mod bad_input;
 mod changes;
+mod chaos;
 mod clients;
 mod failover;
 mod faults;
@@ -39,11 +40,13 @@ use world::World;
 
 /// Longest time for one step.
 const LIMIT: Duration = Duration::from_secs(600);
+/// The same for all rounds of faults at random, of which each has a limit of its own.
+const LONG_LIMIT: Duration = Duration::from_secs(48 * 3600);
 
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
     let Some(steps) = scenario(wishes.act.as_deref()) else {
-        println!("there is no act {:?}: recovery and failover are", wishes.act);
+        println!("there is no act {:?}: recovery, failover and chaos are", wishes.act);
         return ExitCode::FAILURE;
     };
     if wishes.list {
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 async fn play(steps: &[Step], wishes: &Wishes) -> bool {
-    let world = match World::open().await {
+    let world = match World::open(wishes.chaos).await {
         Ok(world) => world,
         Err(failure) => {
             println!("no cluster: {failure}");
@@ -89,7 +92,7 @@ fn groundwork(name: &'static str, work: Work) -> Step {
     Step { groundwork: true, ..step(name, work) }
 }
 
-/// The steps of an act, or of both on one cluster. Each act has a pool under load, which is judged at its end.
+/// The steps of an act, or of the first two on one cluster. Each act has a pool under load, which is judged at its end.
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
@@ -110,6 +113,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain(failover)
             .chain([judgement(), wishes()])
             .collect(),
+        Some("chaos") => vec![beginning(), chaos(), judgement()],
         Some(_) => return None,
     };
     Some(parts.into_iter().flatten().collect())
@@ -234,6 +238,15 @@ fn failures() -> Vec<Step> {
             Box::pin(failover::primary_cut_off_from_api(w))
         }),
         step("failover::a_standby's_machine_is_cut_off", |w| Box::pin(failover::standby_cut_off(w))),
+    ]
+}
+
+/// Faults at random, under a load that may run for hours.
+fn chaos() -> Vec<Step> {
+    let rounds = step("chaos::the_pool_is_whole_after_each_round", |w| Box::pin(chaos::faults(w)));
+    vec![
+        groundwork("load::starts", |w| Box::pin(load::start_for_long(w))),
+        Step { limit: LONG_LIMIT, ..rounds },
     ]
 }
 

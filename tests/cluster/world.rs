@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::Instant;
 
+use super::chaos::Orders;
 use super::harness::{Failure, Outcome, failed};
 use super::pool::NODES;
 
@@ -48,11 +49,13 @@ pub struct World {
     pub before: OnceLock<BTreeSet<String>>,
     /// What the pool held when it was deleted.
     pub held: OnceLock<String>,
+    /// Faults at random, where they are asked for.
+    pub chaos: Orders,
 }
 
 impl World {
     /// The cluster that KUBECONFIG names.
-    pub async fn open() -> Outcome<Self> {
+    pub async fn open(chaos: Orders) -> Outcome<Self> {
         Ok(Self {
             client: Client::try_default().await?,
             pool: POOL,
@@ -60,13 +63,15 @@ impl World {
             scratch: tempfile::tempdir()?,
             before: OnceLock::new(),
             held: OnceLock::new(),
+            chaos,
         })
     }
 
     /// The same cluster, another pool of the same namespace being meant.
     pub fn of_pool(&self, pool: &'static str, nodes: &'static [u8]) -> Outcome<Self> {
         let (client, scratch) = (self.client.clone(), tempfile::tempdir()?);
-        Ok(Self { client, pool, nodes, scratch, before: OnceLock::new(), held: OnceLock::new() })
+        let (before, held, chaos) = (OnceLock::new(), OnceLock::new(), self.chaos);
+        Ok(Self { client, pool, nodes, scratch, before, held, chaos })
     }
 
     /// Runs kubectl; gives what it printed.

@@ -6,10 +6,11 @@ use super::tally::Tally;
 use super::wish::Chosen;
 use super::{Name, steps, timed};
 use crate::cargo::Profile;
-use crate::cluster::{self, Cluster, TOLERATION};
+use crate::cluster::{self, Cluster, Shape, TOLERATION};
 use crate::drivers;
 use crate::error::Result;
 use crate::images::{self, Form, Image};
+use crate::interrupt;
 use crate::programs::Programs;
 use crate::progress::{say, step};
 
@@ -24,11 +25,15 @@ const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
 const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
 
 /// Tests to run one after the other on a cluster.
-struct Play {
-    cluster: &'static str,
+pub struct Play {
+    /// The cluster.
+    pub cluster: &'static str,
     /// Whether the cluster is killed and started over its remains first, which counts as a test.
-    over_remains: bool,
-    parts: Vec<Part>,
+    pub over_remains: bool,
+    /// MiB of a file system of its own for the volumes of each node, where they are not to be folders of a disk.
+    pub volumes: Option<u32>,
+    /// The tests.
+    pub parts: Vec<Part>,
 }
 
 /// One of them.
@@ -76,6 +81,18 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
     chosen.iter().map(|chosen| (chosen.part, sum(chosen.part))).collect()
 }
 
+/// Plays on a fresh cluster that goes afterwards whatever happened; gives the sum.
+pub fn alone(play: &Play, keep: bool) -> Tally {
+    let results = match remove(play.cluster).and_then(|()| images()) {
+        Ok(images) => on_cluster(play, &images, keep),
+        Err(e) => {
+            say(format!("error: nothing to test on: {e}"));
+            failures(play)
+        }
+    };
+    results.into_iter().fold(Tally::default(), |sum, (_, tally)| sum + tally)
+}
+
 /// Whether the step that needs them is among what is named: they can't be fetched from within a cluster's network. No act
 /// has it.
 fn wants_drivers(chosen: &[Chosen]) -> bool {
@@ -90,8 +107,8 @@ fn plays(chosen: &[Chosen]) -> Vec<Play> {
         words: words.iter().map(|word| (*word).to_owned()).chain(chosen.filters.iter().cloned()).collect(),
         label: label.to_owned(),
     };
-    let mut first = Play { cluster: FIRST, over_remains: false, parts: Vec::new() };
-    let mut second = Play { cluster: SECOND, over_remains: true, parts: Vec::new() };
+    let play = |cluster, over_remains| Play { cluster, over_remains, volumes: None, parts: Vec::new() };
+    let (mut first, mut second) = (play(FIRST, false), play(SECOND, true));
     for chosen in chosen {
         if chosen.part != Name::Cluster || !chosen.filters.is_empty() {
             first.parts.push(part(chosen, &[], ""));
@@ -124,7 +141,7 @@ fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
         let remains = play
             .over_remains
             .then(|| timed("a cluster over the remains of another", || over_remains(&cluster)));
-        bring_up(&cluster, images).map(|()| (cluster, remains))
+        bring_up(&cluster, play.volumes, images).map(|()| (cluster, remains))
     });
     let (cluster, remains) = match ready {
         Ok(ready) => ready,
@@ -160,15 +177,17 @@ fn over_remains(cluster: &Cluster) -> Result<Tally> {
     cluster::up(cluster, TOLERATION).map(|()| Tally::SUCCESS)
 }
 
-fn bring_up(cluster: &Cluster, images: &[Image]) -> Result<()> {
+fn bring_up(cluster: &Cluster, volumes: Option<u32>, images: &[Image]) -> Result<()> {
     step(&format!("cluster {} of the tests", cluster.name()), || {
-        cluster::up(cluster, TOLERATION)?;
+        cluster::up_as(cluster, Shape { toleration: TOLERATION, volumes })?;
         cluster::load(cluster, images).map(drop)
     })
 }
 
 /// False when something of the cluster may be left.
 fn take_down(name: &str, keep: bool) -> bool {
+    // It goes all the same.
+    interrupt::forget();
     if keep {
         say(format!("cluster {name} stays: cargo xtask cluster down --name {name} removes it"));
         return true;
