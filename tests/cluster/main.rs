@@ -19,9 +19,15 @@ mod install;
 mod load;
 mod machines;
 mod majors;
+#[path = "../common/monitoring.rs"]
+mod monitoring;
+mod observe;
 mod options;
 mod pool;
 mod processes;
+#[path = "../common/promql.rs"]
+#[allow(dead_code, reason = "other tests look at more of it")]
+mod promql;
 mod recoveries;
 mod removal;
 mod requests;
@@ -103,7 +109,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([mistakes(), judgement(), compatibility(), others(), wishes(), rights(), ending()])
+            .chain([mistakes(), judgement(), compatibility(), observation(), others(), wishes(), rights(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -299,6 +305,14 @@ fn compatibility() -> Vec<Step> {
         step("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
         step("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
         step("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
+    ]
+}
+
+/// What a pool tells to people and to a Prometheus, which has to be on this machine. In no act yet.
+fn observation() -> Vec<Step> {
+    vec![
+        step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w))),
+        step("observe::a_prometheus_reads_the_pool", |w| Box::pin(observe::read(w))),
     ]
 }
 

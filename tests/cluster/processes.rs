@@ -38,7 +38,8 @@ async fn uid_of(world: &World, node: u8) -> Outcome<String> {
     Ok(world.pods().get(&names::node_pod(world.pool, node)).await?.uid().unwrap_or_default())
 }
 
-fn of_pod(uid: &str) -> Outcome<Vec<i32>> {
+/// The processes of the pod with this uid, but for the one that holds its network.
+pub fn of_pod(uid: &str) -> Outcome<Vec<i32>> {
     let all = fs::read_dir("/proc")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())

@@ -9,6 +9,7 @@ use crate::cargo::Profile;
 use crate::cluster::{self, Cluster, Shape, TOLERATION};
 use crate::drivers;
 use crate::error::Result;
+use crate::host;
 use crate::images::{self, Form, Image};
 use crate::interrupt;
 use crate::programs::Programs;
@@ -23,6 +24,9 @@ const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
 
 /// The step of the cluster test that needs drivers from the registries.
 const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
+
+/// The step that needs a Prometheus on this machine.
+const OBSERVE: &str = "observe::a_prometheus_reads_the_pool";
 
 /// Tests to run one after the other on a cluster.
 pub struct Play {
@@ -54,8 +58,11 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
     }
     let ready = [FIRST, SECOND].into_iter().try_for_each(remove).and_then(|()| {
         thread::scope(|scope| {
-            if wants_drivers(chosen) {
+            if wants(chosen, DRIVERS) {
                 scope.spawn(drivers::fetch);
+            }
+            if wants(chosen, OBSERVE) {
+                host::need_prometheus()?;
             }
             images()
         })
@@ -93,11 +100,10 @@ pub fn alone(play: &Play, keep: bool) -> Tally {
     results.into_iter().fold(Tally::default(), |sum, (_, tally)| sum + tally)
 }
 
-/// Whether the step that needs them is among what is named: they can't be fetched from within a cluster's network. No act
-/// has it.
-fn wants_drivers(chosen: &[Chosen]) -> bool {
+/// Whether a step is among what is named that needs what can't be fetched from within a cluster's network. No act has it.
+fn wants(chosen: &[Chosen], step: &str) -> bool {
     let cluster = chosen.iter().filter(|chosen| chosen.part == Name::Cluster);
-    cluster.into_iter().any(|chosen| chosen.filters.iter().any(|filter| DRIVERS.contains(filter.as_str())))
+    cluster.into_iter().any(|chosen| chosen.filters.iter().any(|filter| step.contains(filter.as_str())))
 }
 
 /// Who plays where.
@@ -224,11 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn drivers_are_fetched_for_who_tries_them() {
-        assert!(!wants_drivers(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]));
-        assert!(wants_drivers(&[chosen(Name::Cluster, &["fence", "clients"])]));
-        assert!(!wants_drivers(&[chosen(Name::Cluster, &["fence", "clients::psql"])]));
-        assert!(!wants_drivers(&[chosen(Name::Api, &[])]));
+    fn what_a_step_needs_is_fetched_for_who_asks_for_it() {
+        assert!(!wants(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])], DRIVERS));
+        assert!(wants(&[chosen(Name::Cluster, &["fence", "clients"])], DRIVERS));
+        assert!(!wants(&[chosen(Name::Cluster, &["fence", "clients::psql"])], DRIVERS));
+        assert!(!wants(&[chosen(Name::Api, &[])], DRIVERS));
+        assert!(wants(&[chosen(Name::Cluster, &["observe"])], OBSERVE));
+        assert!(!wants(&[chosen(Name::Cluster, &["clients"])], OBSERVE));
     }
 
     #[test]

@@ -23,6 +23,8 @@ const INSIDE: [&str; 2] = ["api", "cluster"];
 /// Integration tests that mostly wait, as those of the library do: they run beside those that need the processors.
 const WAITING: [&str; 1] = ["selftest"];
 const CHART: &str = "charts/pgpool-operator";
+/// The chart's alerts, as a plain file, and what fires when.
+const RULES: [&str; 2] = ["charts/pgpool-operator/files/rules.yaml", "tests/prometheus/alerts.yaml"];
 
 /// Runs a step that needs no cluster.
 pub fn run(chosen: &Chosen) -> Result<Tally> {
@@ -125,7 +127,7 @@ fn unit_tests(targets: &[&str], tests: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// The chart: `helm lint`, then a rendering with the default values, which must give something.
+/// The chart: `helm lint`, a rendering with the default values, which must give something, and its alerts.
 fn helm() -> Result<Tally> {
     let programs = Programs::build()?;
     let chart = paths::checkout().join(CHART);
@@ -140,5 +142,14 @@ fn helm() -> Result<Tally> {
     let text = run::captured(&mut template)?;
     let kinds = text.lines().filter(|line| line.starts_with("kind: ")).count();
     say(format!("   {kinds} objects"));
-    Ok(if kinds > 0 { lint } else { Tally::FAILURE })
+    let rendered = if kinds > 0 { lint } else { Tally::FAILURE };
+    Ok(rendered + alerts()?)
+}
+
+/// The chart's alerts: Prometheus reads them, and they fire when they should.
+fn alerts() -> Result<Tally> {
+    host::need_prometheus()?;
+    let [rules, tests] = RULES;
+    let promtool = |args: &[&str]| one(run::command("promtool", args).current_dir(paths::checkout()));
+    Ok(promtool(&["check", "rules", rules])? + promtool(&["test", "rules", tests])?)
 }
