@@ -86,6 +86,8 @@ async fn all(
 
 /// One round; gives the time from the end of its last fault until the pool was whole again.
 async fn one(world: &World, number: usize, of: usize, round: &Round) -> Outcome<Duration> {
+    // It was so a moment ago, as far as anybody had noticed.
+    world.whole(WHOLE).await?;
     let cast = Cast::of(world, round).await?;
     let mut acts: Vec<Act> = Vec::new();
     for fault in &round.faults {

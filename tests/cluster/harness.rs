@@ -102,9 +102,10 @@ impl Wishes {
 
 /// The number behind a flag.
 fn number<N: FromStr>(flag: &str, word: Option<String>) -> Option<N> {
-    let number = word.as_ref().and_then(|word| word.parse().ok());
-    assert!(number.is_some(), "{flag} takes a number, not {word:?}");
-    number
+    let Some(number) = word.as_deref().and_then(|word| word.parse().ok()) else {
+        panic!("{flag} takes a number, not {}", word.unwrap_or_default());
+    };
+    Some(number)
 }
 
 /// Runs the steps that were asked for; true when all passed.

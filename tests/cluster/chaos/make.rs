@@ -181,6 +181,11 @@ fn at_pod(kind: Kind, pod: Running) -> Outcome<Act> {
         Kind::Forced(_) => What::Delete { space, pod: name, force: true },
         _ => return failed(format!("{kind} happens to no pod")),
     };
+    // Else nothing would happen, and that would count.
+    if let What::Kill(uid, part) | What::Freeze(uid, part) = &what {
+        let found = part_of(uid, *part)?.len();
+        ensure(found > 0, || format!("{kind}: the pod {uid} on {machine} has no process that is meant"))?;
+    }
     let restarts =
         matches!(kind, Kind::Killed(process) | Kind::Frozen(process) if process != Process::Postgres);
     Ok(Act { what, kubelets: if restarts { vec![machine] } else { Vec::new() } })
@@ -305,8 +310,16 @@ impl Act {
                 })
                 .await
             }
+            What::Scale => {
+                until("a look at the old number of nodes", CARRIED_OUT, || async {
+                    let pool = world.pools().get(POOL).await?;
+                    let (is, seen) = (pool.metadata.generation, pool.status.and_then(|s| s.observed_generation));
+                    ensure(is == seen, || format!("generation {is:?} of the spec, seen {seen:?}"))
+                })
+                .await
+            }
             What::Ask(request) => request.carried_out(world).await,
-            _ => Ok(()),
+            What::Kill(..) | What::Freeze(..) | What::Delete { .. } | What::Orders(_) | What::Fill { .. } => Ok(()),
         }
     }
 }
