@@ -57,7 +57,9 @@ pub async fn primary_away_from_load(world: &World) -> Outcome<u8> {
 /// The primary hands over to this node. Asked of the operator and the agents, not of a kubelet: those are slow to see
 /// anything after an outage.
 async fn hand_over(world: &World, old: u8, to: u8) -> Outcome<u8> {
-    world.ask_for("switchover", &to.to_string()).await?;
+    // A node that has just come back is attached a moment before it serves: then the answer is to ask again later.
+    let node = to.to_string();
+    until("a node that may take over", BACK, || world.ask_for("switchover", &node)).await?;
     let new = taken_over(world, old).await?;
     load::unharmed(world).await?;
     ensure(new == to, || format!("asked for node {to}, node {new} took over"))?;
