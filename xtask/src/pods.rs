@@ -23,6 +23,21 @@ pub fn processes(uid: &str) -> Result<Vec<u32>> {
     Ok(pids)
 }
 
+/// The first process of a pod's container, which is there for as long as that is: its number in there is 1 (proc(5), `NSpid`). Others
+/// come and go, and once numbers begin anew they may be lower.
+pub fn first_process(uid: &str) -> Result<u32> {
+    let first = processes(uid)?.into_iter().find(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        is_first(&status)
+    });
+    first.map_or_else(|| refused(format!("the pod with uid {uid:?} has no first process")), Ok)
+}
+
+fn is_first(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
+}
+
 /// Whether a process is of a pod, by the name of its control group. One that ended meanwhile is not.
 fn belongs(path: &Path, uid: &str) -> bool {
     let read = |file| fs::read_to_string(path.join(file)).unwrap_or_default();
@@ -46,7 +61,15 @@ mod tests {
     }
 
     #[test]
+    fn the_first_process_is_known_by_its_number_within() {
+        assert!(is_first("Name:\tpostgres\nNSpid:\t4711\t1\n"));
+        assert!(!is_first("Name:\tpostgres\nNSpid:\t4711\t12\n"));
+        assert!(!is_first("Name:\tpostgres\n"));
+    }
+
+    #[test]
     fn a_pod_without_processes_is_refused() {
+        assert!(first_process("00000000-no-such-pod").is_err());
         assert!(processes("00000000-no-such-pod").is_err());
         assert!(processes("").is_err());
     }

@@ -25,8 +25,6 @@ use calls::Calls;
 /// Where the operator runs, and how its pods are found.
 const SYSTEM: [&str; 4] =
     ["--namespace", "pgpool-system", "--selector", "app.kubernetes.io/instance=pgpool-operator"];
-/// Name of the operator's program, which agents and fronts run as well, as the kernel shows it (proc(5), `comm`).
-const PROGRAM: &str = "pgpool-operator";
 /// How long all pools may take to become Ready.
 const READY: Duration = Duration::from_secs(1500);
 /// How long a new operator may take.
@@ -176,22 +174,17 @@ impl Crowd<'_> {
         items(&text, "pgpools")
     }
 
-    /// The operator's program in each of the pods that these words of kubectl find.
+    /// The first process of each of the pods that these words of kubectl find: operator, agent or front.
     fn programs(&self, words: &[&str]) -> Result<Vec<Processes>> {
         let mut get = self.target.kubectl()?;
         let text = run::captured(get.args(["get", "pods", "--output=json"]).args(words))?;
         let mut found = Vec::new();
         for pod in items(&text, "pods")? {
             let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
-            let is_program = |pid: &u32| {
-                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == PROGRAM)
-            };
-            let pids: Vec<u32> = pods::processes(uid)?.into_iter().filter(is_program).collect();
-            // Short-lived ones beside it, as for a probe or a file of WAL, have higher numbers.
-            found.extend(pids.first().map(|pid| Processes { pids: vec![*pid] }));
+            found.push(Processes { pids: vec![pods::first_process(uid)?] });
         }
         if found.is_empty() {
-            return refused(format!("no pod runs {PROGRAM}: {}", words.join(" ")));
+            return refused(format!("no pods are found: {}", words.join(" ")));
         }
         Ok(found)
     }

@@ -65,11 +65,11 @@ impl Pool<'_> {
         ])
     }
 
-    /// The same at the primary itself: from within its pod, and with the certificate of a node. Gives a process of the pod.
+    /// The same at the primary itself: from within its pod, and with the certificate of a node. Gives a process of the pod that stays.
     pub fn directly(&self) -> Result<(Environment, u32)> {
         let mut pods = self.kubectl(&["get", "pods", "-l", PRIMARY, "-o", "json"])?;
         let pods: Value = serde_json::from_str(&run::captured(&mut pods)?).unwrap_or_default();
-        let found = pods::processes(pods["items"][0]["metadata"]["uid"].as_str().unwrap_or_default())?;
+        let found = pods::first_process(pods["items"][0]["metadata"]["uid"].as_str().unwrap_or_default())?;
         let mut environment = self.by_the_front()?;
         environment.retain(|(name, _)| !["DRIVERS_WAY", "PGHOST"].contains(name));
         environment.extend([
@@ -78,6 +78,6 @@ impl Pool<'_> {
             ("PGSSLCERT", self.file("demo-0-tls", "tls.crt")?),
             ("PGSSLKEY", self.file("demo-0-tls", "tls.key")?),
         ]);
-        Ok((environment, found[0]))
+        Ok((environment, found))
     }
 }
