@@ -2,14 +2,17 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pgpool_operator::{agent, archive, controller, crds, proxy, recover};
+use pgpool_operator::names::{LOG_FORMAT, LogFormat};
+use pgpool_operator::{agent, archive, controller, crds, proxy, recover, telemetry};
 use tokio::runtime::Builder;
-use tracing_subscriber::EnvFilter;
 
 /// Keeps a pool of PostgreSQL nodes that always hold identical data.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
+    /// How log lines are written, on standard error.
+    #[arg(long, global = true, env = LOG_FORMAT, value_enum, default_value_t)]
+    log_format: LogFormat,
     #[command(subcommand)]
     part: Part,
 }
@@ -34,13 +37,7 @@ enum Part {
     Crds(crds::Args),
 }
 
-/// Logs are JSON lines on standard error; PGPOOL_LOG filters them.
-fn start_logging() {
-    let filter = EnvFilter::try_from_env("PGPOOL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-}
-
-async fn run(part: Part) -> Result<ExitCode, Box<dyn std::error::Error>> {
+async fn run(part: Part, log_format: LogFormat) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match part {
         Part::Agent(args) => agent::run(args).await?,
         Part::Bootstrap(args) => agent::install::run(&args)?,
@@ -55,7 +52,7 @@ async fn run(part: Part) -> Result<ExitCode, Box<dyn std::error::Error>> {
         },
         Part::Recover(args) => recover::run(args).await?,
         Part::Proxy(args) => proxy::run(args).await?,
-        Part::Controller(args) => controller::run(args).await?,
+        Part::Controller(args) => controller::run(args, log_format).await?,
         Part::Crds(args) => crds::run(args).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -63,14 +60,14 @@ async fn run(part: Part) -> Result<ExitCode, Box<dyn std::error::Error>> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging();
+    telemetry::logs::start(cli.log_format);
     let mut builder = match cli.part {
         // It starts a thread for each core itself.
         Part::Proxy(_) => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
     let done = builder.worker_threads(2).enable_all().build().map_err(Into::into).and_then(|runtime| {
-        let done = runtime.block_on(run(cli.part));
+        let done = runtime.block_on(run(cli.part, cli.log_format));
         // A name that DNS doesn't answer for keeps its thread for seconds; PostgreSQL waits for `restore-wal`.
         runtime.shutdown_background();
         done

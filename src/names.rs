@@ -14,6 +14,31 @@ pub struct PoolArgs {
     pub uid: String,
 }
 
+/// Variable with a filter of tracing that says what is logged.
+pub const LOG_FILTER: &str = "PGPOOL_LOG";
+/// Variable with the format of logs; [`LogFormat::Json`] where it isn't set.
+pub const LOG_FORMAT: &str = "PGPOOL_LOG_FORMAT";
+
+/// How lines of a log are written.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// An object of JSON each.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+impl LogFormat {
+    /// Its name, as [`LOG_FORMAT`] has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
 /// PostgreSQL on a node, and the primary's port of the front.
 pub const POSTGRES_PORT: u16 = 5432;
 /// The port of the front behind the Service `NAME-ro`.

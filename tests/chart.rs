@@ -62,6 +62,10 @@ const RENDERED: &[(&str, &[&str])] = &[
             "serviceAccount.annotations.a=b",
             "--set",
             "metrics.service.annotations.c=d",
+            "--set",
+            "logs.format=text",
+            "--set",
+            "metrics.from[0].podSelector.matchLabels.app=prometheus",
         ],
     ),
 ];
@@ -77,6 +81,12 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "crds.instal=true"], "instal"),
     (&["--set", "serviceAccount.create=false"], "serviceAccount.name: name the account to use"),
     (&["--kube-version", "1.29.0"], "kubeVersion"),
+    (&["--set", "log=debug"], "log"),
+    (&["--set", "logs.format=xml"], "format"),
+    (&["--set", "metrics.from[0].podselector.a=b"], "podselector"),
+    (&["--set-json", "metrics.from=[{}]"], "from"),
+    (&["--set", "monitoring.podMonitor.interval=often"], "interval"),
+    (&["--set", "monitoring.alerts.enabled=true"], "alerts"),
 ];
 
 fn objects(text: &str) -> Vec<Value> {

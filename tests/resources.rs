@@ -1,8 +1,13 @@
 //! Every object of a pool, golden. `INSTA_UPDATE=always cargo test --test resources` writes them anew.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use pgpool_operator::api::v1alpha1::PgPool;
 use pgpool_operator::model::{Sensitive, ValidPool};
-use pgpool_operator::resources::{self as r, ANNOTATION_TEMPLATE, JobOrder, Manifest, NodeOrder, Runtime};
+use pgpool_operator::names::{self, LogFormat};
+use pgpool_operator::resources::{
+    self as r, ANNOTATION_TEMPLATE, JobOrder, Manifest, NodeOrder, Peers, Runtime,
+};
 use serde_json::json;
 
 /// A pool that sets everything; its names are unlike anything of the product.
@@ -47,13 +52,36 @@ fn full() -> ValidPool {
 }
 
 fn runtime() -> Runtime {
-    Runtime { operator_image: "registry.example/tool:1".to_owned(), operator_namespace: "system".to_owned() }
+    Runtime {
+        operator_image: "registry.example/tool:1".to_owned(),
+        operator_namespace: "system".to_owned(),
+        metrics_from: Peers::default(),
+        log_format: LogFormat::Json,
+    }
+}
+
+/// The same, where somebody may read metrics.
+fn watched() -> Runtime {
+    let peers = r#"[{"namespaceSelector": {"matchLabels": {"team": "lookout"}}}]"#;
+    Runtime { metrics_from: peers.parse().unwrap(), ..runtime() }
 }
 
 const UID: &str = "0123456789abcdef";
 
 fn order() -> NodeOrder {
     NodeOrder { index: 1, replicas: 1, storage_bytes: 5 << 30, restarted_at: None }
+}
+
+fn job() -> JobOrder {
+    JobOrder {
+        id: "0badcafe".to_owned(),
+        node: 1,
+        donor: 0,
+        primary: 0,
+        epoch: 7,
+        may_destroy: false,
+        placed: false,
+    }
 }
 
 /// The mark by which a pod is known that has to be made anew.
@@ -84,11 +112,10 @@ fn a_pod_is_made_anew_for_what_it_is_made_of_and_for_nothing_else() {
     for pool in other {
         assert_ne!(mark(&pool, &runtime(), &order()), before);
     }
-    let newer = Runtime {
-        operator_image: "registry.example/tool:2".to_owned(),
-        operator_namespace: "system".to_owned(),
-    };
+    let newer = Runtime { operator_image: "registry.example/tool:2".to_owned(), ..runtime() };
     assert_ne!(mark(&full(), &newer, &order()), before);
+    assert_ne!(mark(&full(), &Runtime { log_format: LogFormat::Text, ..runtime() }, &order()), before);
+    assert_eq!(mark(&full(), &watched(), &order()), before, "who may read metrics is no affair of pods");
     assert_ne!(mark(&full(), &runtime(), &NodeOrder { storage_bytes: 6 << 30, ..order() }), before);
     let restarted = NodeOrder { restarted_at: Some(jiff::Timestamp::UNIX_EPOCH), ..order() };
     assert_ne!(mark(&full(), &runtime(), &restarted), before);
@@ -122,8 +149,42 @@ fn protection() {
     golden!("budget_nodes", r::node_budget(&full()));
     golden!("budget_proxy", r::proxy_budget(&full()));
     golden!("policy_nodes", r::node_policy(&full(), &runtime()));
-    golden!("policy_proxy", r::proxy_policy(&full()));
+    golden!("policy_proxy", r::proxy_policy(&full(), &runtime()));
     golden!("policy_recovery", r::recovery_policy(&full()));
+}
+
+#[test]
+fn whoever_was_named_reads_metrics_and_nobody_else_comes_in() {
+    let (shut, open) = (runtime(), watched());
+    for (before, after) in [
+        (r::node_policy(&full(), &shut), r::node_policy(&full(), &open)),
+        (r::proxy_policy(&full(), &shut), r::proxy_policy(&full(), &open)),
+    ] {
+        let rules = |policy: NetworkPolicy| policy.spec.unwrap().ingress.unwrap();
+        let (before, mut after) = (rules(before), rules(after));
+        let added = after.pop().unwrap();
+        assert_eq!(before, after);
+        assert_eq!(added.from.unwrap(), open.metrics_from.0);
+        let ports: Vec<_> = added.ports.unwrap().into_iter().map(|port| port.port).collect();
+        assert_eq!(ports, [Some(IntOrString::Int(i32::from(names::HEALTH_PORT)))]);
+    }
+}
+
+#[test]
+fn another_format_of_logs_is_told_to_every_container() {
+    let text = Runtime { log_format: LogFormat::Text, ..runtime() };
+    let job = r::recovery_job(&full(), &text, UID, &job());
+    let pods = [
+        r::stateful_set(&full(), &text, UID, &order()).unwrap().spec.unwrap().template,
+        r::deployment(&full(), &text, UID).spec.unwrap().template,
+        job.spec.unwrap().template,
+    ];
+    for pod in pods.map(|template| template.spec.unwrap()) {
+        for container in pod.containers.iter().chain(pod.init_containers.iter().flatten()) {
+            let told = container.env.iter().flatten().find(|env| env.name == "PGPOOL_LOG_FORMAT");
+            assert_eq!(told.and_then(|env| env.value.as_deref()), Some("text"), "{}", container.name);
+        }
+    }
 }
 
 #[test]
@@ -131,18 +192,9 @@ fn workloads() {
     golden!("stateful_set", r::stateful_set(&full(), &runtime(), UID, &order()).unwrap());
     golden!("deployment", r::deployment(&full(), &runtime(), UID));
     golden!("claim", r::claim(&full(), 1, "5Gi", true, Some("0badcafe")));
-    let order = JobOrder {
-        id: "0badcafe".to_owned(),
-        node: 1,
-        donor: 0,
-        primary: 0,
-        epoch: 7,
-        may_destroy: false,
-        placed: false,
-    };
-    golden!("recovery_job", r::recovery_job(&full(), &runtime(), UID, &order));
+    golden!("recovery_job", r::recovery_job(&full(), &runtime(), UID, &job()));
     // Beside the pod of its node: in a pool of fewer nodes than machines no spread would let it there.
-    let placed = r::recovery_job(&full(), &runtime(), UID, &JobOrder { placed: true, ..order });
+    let placed = r::recovery_job(&full(), &runtime(), UID, &JobOrder { placed: true, ..job() });
     let pod = placed.spec.unwrap().template.spec.unwrap();
     assert!(pod.topology_spread_constraints.is_none() && pod.node_selector.is_some());
 }
@@ -172,8 +224,8 @@ fn secrets() {
 #[test]
 fn names_fit_into_labels_for_the_longest_pool_name() {
     let name = "a".repeat(40);
-    assert!(pgpool_operator::names::recovery_job(&name, 14, "0badcafe").len() <= 63);
-    assert!(pgpool_operator::names::node_pod(&name, 14).len() <= 63);
+    assert!(names::recovery_job(&name, 14, "0badcafe").len() <= 63);
+    assert!(names::node_pod(&name, 14).len() <= 63);
 }
 
 #[test]

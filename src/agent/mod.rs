@@ -23,6 +23,7 @@ mod lease;
 mod lineage;
 mod locks;
 mod logins;
+mod metrics;
 mod node;
 mod observe;
 mod office;
@@ -155,6 +156,7 @@ pub async fn run(_: Args) -> Result<(), AgentError> {
 
     let identity = Identity::load(Path::new(names::TLS_DIR))?;
     let pool_uid = identity.pool_uid();
+    shared.identity.set(identity.clone()).ok();
     shared.lock().report.pool_uid.clone_from(&pool_uid);
     let listener = listen(names::AGENT_PORT, "port of the agent").await?;
     let stop = CancellationToken::new();

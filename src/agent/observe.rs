@@ -1,6 +1,7 @@
 //! What the agent asks of its own Postgres, a few questions a heartbeat.
 use tokio_postgres::Client;
 
+use super::metrics::Archiver;
 use super::sql::{self, SqlError};
 use crate::membership::names::parse_application_name;
 use crate::membership::settings;
@@ -148,6 +149,14 @@ async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
             })
         })
         .collect())
+}
+
+/// What was archived since PostgreSQL's statistics began.
+pub async fn archiver(client: &Client) -> Result<Archiver, SqlError> {
+    let text = "SELECT archived_count, failed_count FROM pg_stat_archiver";
+    let row = sql::within(client.query_one(text, &[])).await?;
+    let count = |index: usize| u64::try_from(row.get::<_, i64>(index)).unwrap_or(0);
+    Ok(Archiver { archived: count(0), failed: count(1) })
 }
 
 /// Base backups that are being taken from this node.

@@ -11,6 +11,7 @@ use super::env::Env;
 use super::logins::Logins;
 use crate::api::v1alpha1::{LoadBalancing, Member, PgPoolMembership, Record};
 use crate::clock::{self, Moment};
+use crate::link::Identity;
 use crate::membership::election::Heard;
 use crate::membership::handover::Answers;
 use crate::membership::lease::{LongestLease, ReadLease};
@@ -35,6 +36,8 @@ pub struct Shared {
     pub(super) mock: OnceLock<String>,
     pub(super) logins: Logins,
     pub(super) fronts: Fronts,
+    /// The certificates, once they were read.
+    pub(super) identity: OnceLock<Identity>,
 }
 
 /// The state behind the lock; held for moments only.
@@ -81,10 +84,11 @@ const BEATEN_LATELY: Duration = Duration::from_secs(5);
 /// For so long a Postgres that was started may replay before its silence counts; not once clients were let in.
 const STARTING: Duration = Duration::from_secs(30);
 
-fn empty_report(env: &Env, boot: &str) -> NodeReport {
+/// Of a node of which nothing is known yet.
+pub(super) fn empty_report(index: u8, boot: &str) -> NodeReport {
     NodeReport {
         pool_uid: String::new(),
-        index: env.index,
+        index,
         incarnation: None,
         boot: boot.to_owned(),
         epoch: 0,
@@ -123,7 +127,7 @@ impl Shared {
     /// For a start of the agent; `boot` stands until Postgres is started.
     pub fn new(env: Env, boot: &str) -> Arc<Self> {
         let inner = Inner {
-            report: empty_report(&env, boot),
+            report: empty_report(env.index, boot),
             record: None,
             balance: LoadBalancing::default(),
             member: None,
@@ -153,6 +157,7 @@ impl Shared {
             mock: OnceLock::new(),
             logins: Logins::default(),
             fronts: Fronts::default(),
+            identity: OnceLock::new(),
         })
     }
 

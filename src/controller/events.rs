@@ -2,6 +2,8 @@
 //!
 //! Each is an object of its own: kube's recorder counts events of one reason as one, and keeps the note
 //! of the first. What mustn't be said twice is kept back by the planner.
+use std::sync::Arc;
+
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
@@ -10,22 +12,24 @@ use kube::{Client, Resource, ResourceExt};
 use crate::api::v1alpha1::PgPool;
 use crate::clock;
 use crate::plan::{Happening, Severity};
+use crate::telemetry::operator::Metrics;
 
 /// Longest note that the API takes.
 const NOTE_BYTES: usize = 1000;
 /// Who speaks.
 const CONTROLLER: &str = "pgpool-operator.dev/controller";
 
-/// Publishes events; that one is lost is logged and otherwise no matter.
+/// Publishes events, and counts them; that one is lost is logged and otherwise no matter.
 pub struct Events {
     client: Client,
     pod: String,
+    metrics: Arc<Metrics>,
 }
 
 impl Events {
     /// As the operator in pod `pod`.
-    pub fn new(client: Client, pod: String) -> Self {
-        Self { client, pod }
+    pub fn new(client: Client, pod: String, metrics: Arc<Metrics>) -> Self {
+        Self { client, pod, metrics }
     }
 
     /// Tells what happened to a pool.
@@ -35,6 +39,7 @@ impl Events {
         for happening in happenings {
             let (reason, note) = (happening.reason, &happening.note);
             tracing::info!(pool = name, namespace, reason, note, "event");
+            self.metrics.event(kind(happening.severity), reason);
             if let Err(error) = api.create(&PostParams::default(), &self.event(pool, happening)).await {
                 tracing::warn!(%error, pool = name, namespace, reason, "event not published");
             }
@@ -56,15 +61,17 @@ impl Events {
             regarding: Some(pool.object_ref(&())),
             reporting_controller: Some(CONTROLLER.to_owned()),
             reporting_instance: Some(self.pod.clone()),
-            type_: Some(
-                match happening.severity {
-                    Severity::Normal => "Normal",
-                    Severity::Warning => "Warning",
-                }
-                .to_owned(),
-            ),
+            type_: Some(kind(happening.severity).to_owned()),
             ..Event::default()
         }
+    }
+}
+
+/// The type of an event, as Kubernetes has it.
+fn kind(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Normal => "Normal",
+        Severity::Warning => "Warning",
     }
 }
 

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::Metrics;
+use crate::telemetry;
+use crate::telemetry::operator::Metrics;
 
 /// What probes ask.
 #[derive(Clone)]
@@ -29,8 +32,8 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(health): State<Health>) -> String {
-    health.metrics.text()
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], health.metrics.text())
 }
 
 /// Serves until `stop` is called. Alive is whoever answers: waiting for the API is no failure.

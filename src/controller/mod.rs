@@ -1,5 +1,6 @@
 //! `pgpool-operator controller`: looks after all pools of the cluster, or of some namespaces.
 mod events;
+mod figures;
 mod health;
 pub mod lease;
 mod reconcile;
@@ -20,9 +21,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Executor;
+use crate::names::LogFormat;
 use crate::observe::Agents;
-use crate::resources::Runtime;
-use crate::telemetry::Metrics;
+use crate::resources::{Peers, Runtime};
+use crate::telemetry::operator::Metrics;
 use events::Events;
 use health::Health;
 use lease::{Keeper, LeaseError};
@@ -43,6 +45,9 @@ pub struct Args {
     /// Namespaces whose pools are looked after, separated by commas; all when empty.
     #[arg(long, env = "WATCH_NAMESPACES", default_value = "", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
+    /// Who may read the metrics of nodes and fronts: peers of a NetworkPolicy, as a list in JSON. Nobody when empty.
+    #[arg(long, env = "METRICS_FROM", default_value = "[]")]
+    pub metrics_from: Peers,
     /// Where probes and metrics are served.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     pub health_address: SocketAddr,
@@ -71,12 +76,12 @@ pub enum ControllerError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Runs until a signal comes or the lease is lost.
-pub async fn run(args: Args) -> Result<(), ControllerError> {
+/// Runs until a signal comes or the lease is lost. What it makes logs in this format, too.
+pub async fn run(args: Args, log_format: LogFormat) -> Result<(), ControllerError> {
     let client = Client::try_default().await.map_err(|error| ControllerError::Client(Box::new(error)))?;
     let stop = CancellationToken::new();
     on_signal(stop.clone())?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(&reconcile::CATEGORIES));
     let ready = Arc::new(AtomicBool::new(false));
     let health = Health { ready: ready.clone(), metrics: metrics.clone() };
     let mut serving = tokio::spawn(health::serve(args.health_address, health, stop.clone()));
@@ -85,7 +90,8 @@ pub async fn run(args: Args) -> Result<(), ControllerError> {
     // The same pod may start twice; its second start must not take the first one's lease for its own.
     let me = format!("{}_{}", args.pod, uuid());
     let mut keeping = tokio::spawn(Keeper::new(leases, me).run(leading, stop.clone()));
-    let working = work(&args, client, metrics, ready, stop.clone(), async move {
+    let runtime = runtime(&args, log_format);
+    let working = work(&args, runtime, client, metrics, ready, stop.clone(), async move {
         leads.wait_for(|leads| *leads).await.is_ok()
     });
     let result = tokio::select! {
@@ -98,6 +104,15 @@ pub async fn run(args: Args) -> Result<(), ControllerError> {
         keeping.await??;
     }
     result
+}
+
+fn runtime(args: &Args, log_format: LogFormat) -> Runtime {
+    Runtime {
+        operator_image: args.image.clone(),
+        operator_namespace: args.namespace.clone(),
+        metrics_from: args.metrics_from.clone(),
+        log_format,
+    }
 }
 
 fn uuid() -> String {
@@ -120,6 +135,7 @@ fn on_signal(stop: CancellationToken) -> Result<(), ControllerError> {
 /// Waits for the lease, then looks after pools.
 async fn work(
     args: &Args,
+    runtime: Runtime,
     client: Client,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
@@ -133,13 +149,13 @@ async fn work(
         _ = leads => {}
     }
     ready.store(false, Ordering::Relaxed);
-    metrics.leading.set(1);
+    metrics.leads();
     tracing::info!("leading");
     let shared = Arc::new(Shared {
-        runtime: Runtime { operator_image: args.image.clone(), operator_namespace: args.namespace.clone() },
+        runtime,
         agents: Agents::new(args.certificate_dir.clone()),
         executor: Executor::new(client.clone()),
-        events: Events::new(client.clone(), args.pod.clone()),
+        events: Events::new(client.clone(), args.pod.clone(), metrics.clone()),
         metrics,
         memories: Mutex::new(BTreeMap::new()),
         client,

@@ -9,19 +9,31 @@ use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 
 use super::events::Events;
-use crate::api::v1alpha1::PgPool;
+use super::figures;
+use crate::api::v1alpha1::{PgPool, PgPoolStatus};
 use crate::apply::{ApplyError, Executor};
 use crate::clock;
 use crate::model::{InvalidSpec, Memory, PoolKey, ValidPool};
 use crate::observe::{Agents, ObserveError, observe, said};
 use crate::plan::{self, AT_ONCE, Happening};
 use crate::resources::{BuildError, Runtime};
-use crate::telemetry::Metrics;
+use crate::telemetry::operator::{Metrics, Pass};
 
 /// When a pass that failed is tried again.
 const AFTER_ERROR: Duration = Duration::from_secs(3);
 /// When a refused spec is looked at again without being changed.
 const AFTER_REFUSAL: Duration = Duration::from_secs(300);
+
+/// The categories that errors of a pass may have.
+pub const CATEGORIES: [&str; 7] = [
+    "ReadFailed",
+    "ObserveFailed",
+    "BuildFailed",
+    "ApplyFailed",
+    "NameTaken",
+    "CertificateFailed",
+    "AgentUnreachable",
+];
 
 /// Why a pass failed.
 #[derive(Debug, Error)]
@@ -87,6 +99,7 @@ impl Shared {
     }
 
     fn forget(&self, key: &PoolKey) {
+        self.metrics.forget(&key.namespace, &key.name);
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.agents.forget(key);
     }
@@ -103,9 +116,13 @@ pub async fn reconcile(cached: Arc<PgPool>, shared: Arc<Shared>) -> Result<Actio
     let begun = clock::now();
     // One pass holds much at once; on the heap it may.
     let result = Box::pin(pass(&cached, &shared)).await;
-    shared.metrics.passes.inc();
-    shared.metrics.seconds.observe(clock::now().since(begun).as_secs_f64());
-    result.map_err(Arc::new)
+    let came = match &result {
+        Ok((_, came)) => *came,
+        Err(ReconcileError::Apply(error)) if error.is_conflict() => Pass::Conflict,
+        Err(_) => Pass::Failed,
+    };
+    shared.metrics.passed(came, clock::now().since(begun).as_secs_f64());
+    result.map(|(next, _)| next).map_err(Arc::new)
 }
 
 /// What the controller does about a pass that failed.
@@ -119,7 +136,7 @@ pub fn on_error(pool: Arc<PgPool>, error: &Arc<ReconcileError>, shared: Arc<Shar
     Action::requeue(AFTER_ERROR)
 }
 
-async fn pass(cached: &PgPool, shared: &Shared) -> Result<Action, ReconcileError> {
+async fn pass(cached: &PgPool, shared: &Shared) -> Result<(Action, Pass), ReconcileError> {
     let key = PoolKey { namespace: cached.namespace().unwrap_or_default(), name: cached.name_any() };
     let api: Api<PgPool> = Api::namespaced(shared.client.clone(), &key.namespace);
     // The cache may be behind our own last write of status, on which the plan rests.
@@ -127,8 +144,11 @@ async fn pass(cached: &PgPool, shared: &Shared) -> Result<Action, ReconcileError
     let read = read.map_err(|source| ReconcileError::Read { pool: key.clone(), source: Box::new(source) })?;
     let Some(raw) = read else {
         shared.forget(&key);
-        return Ok(Action::await_change());
+        return Ok((Action::await_change(), Pass::Done));
     };
+    // What this pass finds out is told by the next one, which its write of the status brings on.
+    let figures = figures::of(raw.status.as_ref().unwrap_or(&PgPoolStatus::default()), raw.spec.nodes);
+    shared.metrics.saw(&key.namespace, &key.name, figures);
     let deleting = raw.metadata.deletion_timestamp.is_some();
     let parsed = if deleting { ValidPool::for_deletion(&raw) } else { ValidPool::parse(&raw) };
     match parsed {
@@ -142,7 +162,7 @@ async fn refuse(
     key: &PoolKey,
     raw: &PgPool,
     problems: &[InvalidSpec],
-) -> Result<Action, ReconcileError> {
+) -> Result<(Action, Pass), ReconcileError> {
     let old = raw.status.clone().unwrap_or_default();
     let generation = raw.metadata.generation.unwrap_or_default();
     let status = plan::invalid_status(&old, generation, problems, now());
@@ -153,10 +173,10 @@ async fn refuse(
         shared.events.publish(raw, &notes).await;
     }
     tracing::info!(pool = %key, "spec refused");
-    Ok(Action::requeue(AFTER_REFUSAL))
+    Ok((Action::requeue(AFTER_REFUSAL), Pass::Refused))
 }
 
-async fn carry_on(shared: &Shared, raw: PgPool, pool: &ValidPool) -> Result<Action, ReconcileError> {
+async fn carry_on(shared: &Shared, raw: PgPool, pool: &ValidPool) -> Result<(Action, Pass), ReconcileError> {
     let memory = shared.recall(&pool.key, &pool.object_uid);
     let seen = Box::pin(observe(&shared.client, &shared.agents, &raw, pool, memory, now())).await?;
     let plan = plan::plan(pool, &shared.runtime, &seen)?;
@@ -168,19 +188,30 @@ async fn carry_on(shared: &Shared, raw: PgPool, pool: &ValidPool) -> Result<Acti
     };
     let mut memory = plan.memory.clone();
     shared.remember(&pool.key, pool.object_uid.clone(), memory.clone());
+    figures::count_recovery(&shared.metrics, &plan.events, &plan.status);
     shared.events.publish(&raw, &plan.events).await;
     let done = shared
         .executor
         .execute(&shared.agents, &raw, pool, &shared.runtime, (&seen, &plan), &mut memory)
         .await;
     shared.events.publish(&raw, &done.events).await;
+    let came = came(&done.errors);
     let requeue = note_errors(shared, &raw, &done.errors, &mut memory).await.unwrap_or(plan.requeue);
     if done.errors.is_empty() && plan.actions.contains(&plan::Action::Unguard) {
         shared.forget(&pool.key);
-        return Ok(Action::await_change());
+        return Ok((Action::await_change(), came));
     }
     shared.remember(&pool.key, pool.object_uid.clone(), memory);
-    Ok(Action::requeue(requeue))
+    Ok((Action::requeue(requeue), came))
+}
+
+/// How a pass ended whose plan could be carried out but for these.
+fn came(errors: &[ApplyError]) -> Pass {
+    match errors {
+        [] => Pass::Done,
+        errors if errors.iter().all(ApplyError::is_conflict) => Pass::Conflict,
+        _ => Pass::Unfinished,
+    }
 }
 
 /// What went wrong goes into the next pass's conditions, and once into an event.

@@ -90,10 +90,8 @@ pub async fn run(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .trigger_backoff(ExponentialBackoff::from(watch_again()));
     let store = pools.store();
-    let pools = pools.watches(api::<Secret>(&shared.client, namespace), watcher::Config::default(), {
-        let store = store.clone();
-        move |secret| naming(&store, &secret)
-    });
+    let secrets = api::<Secret>(&shared.client, namespace);
+    let pools = pools.watches(secrets, watcher::Config::default(), move |secret| naming(&store, &secret));
     let pools = watching::<PgPoolMembership>(pools, &shared, namespace);
     let pools = watching::<StatefulSet>(pools, &shared, namespace);
     let pools = watching::<Deployment>(pools, &shared, namespace);
@@ -105,12 +103,10 @@ pub async fn run(
     let pools = watching::<PodDisruptionBudget>(pools, &shared, namespace);
     let pools = watching::<NetworkPolicy>(pools, &shared, namespace);
     let listed = tokio::spawn(until_listed(api(&shared.client, namespace), ready));
-    let metrics = shared.metrics.clone();
     pools
         .graceful_shutdown_on(async move { stop.cancelled().await })
         .run(reconcile, on_error, shared)
         .for_each(|result| {
-            metrics.pools.set(i64::try_from(store.state().len()).unwrap_or(i64::MAX));
             if let Err(error) = result {
                 tracing::debug!(%error, "controller");
             }

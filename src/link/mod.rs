@@ -10,6 +10,7 @@ mod error;
 mod lines;
 mod server;
 mod tls;
+mod validity;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,3 +23,4 @@ pub use error::LinkError;
 pub use server::{Caller, Origin, Refused, bind, serve};
 pub use tls::{Identity, peer_of};
 pub(crate) use tls::{Stamp, certificates, private_key, provider, stamp_of};
+pub use validity::Validity;

@@ -18,7 +18,7 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, extensions::ParsedExtension, prelude::FromDer,
 };
 
-use super::LinkError;
+use super::{LinkError, Validity};
 use crate::messages::Peer;
 
 /// Certificate, key and authorities, in the order in which they are read.
@@ -49,6 +49,7 @@ pub(super) struct Loaded {
     pub(super) postgres: Arc<ClientConfig>,
     pub(super) uid: String,
     peer: Peer,
+    validity: Option<Validity>,
     /// Counts the times that the files were read.
     pub(super) generation: u64,
 }
@@ -72,6 +73,11 @@ impl Identity {
     /// The part that the certificate belongs to.
     pub fn peer(&self) -> Peer {
         self.current().peer
+    }
+
+    /// Since when and until when the certificate is valid.
+    pub fn validity(&self) -> Option<Validity> {
+        self.current().validity
     }
 
     /// TLS towards PostgreSQL on a node: shows this part's certificate, and wants the node's.
@@ -145,6 +151,7 @@ fn build(dir: &Path, stamp: Stamp, generation: u64) -> Result<Loaded, LinkError>
     let roots = Arc::new(roots);
     let leaf = chain.first().ok_or_else(|| content(format!("{} is empty", FILES[0])))?;
     let (uid, peer) = peer_of(leaf)?;
+    let validity = Validity::of(leaf);
 
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
         .build()
@@ -167,7 +174,8 @@ fn build(dir: &Path, stamp: Stamp, generation: u64) -> Result<Loaded, LinkError>
     client.resumption = Resumption::disabled();
     let postgres = Arc::new(client.clone());
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Loaded { stamp, server: Arc::new(server), client: Arc::new(client), postgres, uid, peer, generation })
+    let (server, client) = (Arc::new(server), Arc::new(client));
+    Ok(Loaded { stamp, server, client, postgres, uid, peer, validity, generation })
 }
 
 fn pem_error(path: &Path, error: pem::Error) -> LinkError {

@@ -113,7 +113,7 @@ fn fixed(draft: &mut Draft<'_>) -> Result<(), BuildError> {
     draft.want(&r::passwd(pool))?;
     // Policies come before pods: nothing runs unprotected.
     draft.want(&r::node_policy(pool, runtime))?;
-    draft.want(&r::proxy_policy(pool))?;
+    draft.want(&r::proxy_policy(pool, runtime))?;
     draft.want(&r::recovery_policy(pool))?;
     draft.want(&r::nodes_service(pool))?;
     draft.want(&r::peers_service(pool))?;

@@ -15,7 +15,7 @@ use rustls::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::auth::Binding;
-use crate::link::{LinkError, Stamp, certificates, private_key, provider, stamp_of};
+use crate::link::{LinkError, Stamp, Validity, certificates, private_key, provider, stamp_of};
 
 /// Certificate with its chain, and key: a Secret of type kubernetes.io/tls.
 const FILES: [&str; 2] = ["tls.crt", "tls.key"];
@@ -29,6 +29,8 @@ pub struct Served {
     pub config: Arc<ServerConfig>,
     /// What a login can be bound to.
     pub binding: Binding,
+    /// Since when and until when it is valid.
+    pub validity: Option<Validity>,
 }
 
 /// The certificate, read again whenever its files change.
@@ -129,6 +131,7 @@ fn read(dir: &Path) -> Result<Served, LinkError> {
         |error: rustls::Error| LinkError::Content { path: dir.to_path_buf(), reason: error.to_string() };
     let chain = certificates(&dir.join(FILES[0]))?;
     let binding = chain.first().map_or(Binding::None, binding);
+    let validity = chain.first().and_then(Validity::of);
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(content)?
@@ -138,7 +141,7 @@ fn read(dir: &Path) -> Result<Served, LinkError> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Served { config: Arc::new(config), binding })
+    Ok(Served { config: Arc::new(config), binding, validity })
 }
 
 /// The hash that `tls-server-end-point` wants: that of the certificate's own signature, SHA-256 in place of those that
@@ -174,6 +177,7 @@ mod tests {
         let certificate = Certificate::load(&[users.path(), own.path()]).unwrap();
         let first = certificate.current().binding;
         assert!(first.offered());
+        assert!(certificate.current().validity.is_some_and(|valid| valid.not_before < valid.not_after));
         authority.write(users.path(), "x/proxy", &["db.example"]);
         let second = certificate.current().binding;
         assert_ne!(first, second);

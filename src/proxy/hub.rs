@@ -109,7 +109,7 @@ impl Hub {
             shared: Mutex::new(shared),
             changed: watch::Sender::new(()),
             hastened: Notify::new(),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(nodes),
         })
     }
 
@@ -189,6 +189,15 @@ impl Hub {
             Some(heard) if clock::now().since(heard) > SILENCE => Some("no node is heard any more"),
             Some(_) => None,
         }
+    }
+
+    /// How many nodes serve now, by route.
+    pub fn serving(&self) -> [(Kind, usize); 2] {
+        let (shared, now) = (self.lock(), clock::now());
+        [Kind::Primary, Kind::Read].map(|kind| {
+            let serving = shared.table.nodes().filter(|(_, entry)| serves(entry, kind, now));
+            (kind, serving.count())
+        })
     }
 
     /// Sees to it that no lease is outlived, for ever.

@@ -1,13 +1,20 @@
 //! Counters and gauges of the front.
-use std::sync::Mutex;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
 use super::route::Kind;
+use crate::{
+    link::Validity,
+    telemetry::{self, front, know},
+};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Place {
@@ -60,12 +67,91 @@ fn added() -> Histogram {
     Histogram::new(ADDED)
 }
 
+/// Upper bounds in seconds: a login is a question to an agent and a login at the node, and may be held.
+const LOGIN: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+fn login() -> Histogram {
+    Histogram::new(LOGIN)
+}
+
+/// Why logins are turned away: a word for each.
+const REFUSALS: [&str; 12] = [
+    "no_primary",
+    "no_node",
+    "full",
+    "user_full",
+    "crowd",
+    "password",
+    "late",
+    "protocol",
+    "forbidden",
+    "node",
+    "md5",
+    "drained",
+];
+/// Why the statements of a session wait.
+const WAITS: [&str; 2] = ["leaving", "lapsed"];
+
+/// What is known only at the moment of a scrape.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments {
+    /// Whether the Services send clients here.
+    pub ready: bool,
+    /// Nodes that serve, by route.
+    pub serving: [(Kind, usize); 2],
+    /// Sessions that are taken at most.
+    pub max_connections: u32,
+    /// The certificates, by whom they are for.
+    pub certificates: [(&'static str, Option<Validity>); 2],
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Use {
+    r#use: &'static str,
+}
+
+#[derive(Default)]
+struct Momentary {
+    ready: Gauge,
+    serving: Family<Route, Gauge>,
+    max_connections: Gauge,
+    not_before: Family<Use, Gauge>,
+    not_after: Family<Use, Gauge>,
+}
+
+impl Momentary {
+    fn register(&self, registry: &mut Registry) {
+        front::READY.register(registry, self.ready.clone());
+        front::SERVING.register(registry, self.serving.clone());
+        front::MAX_CONNECTIONS.register(registry, self.max_connections.clone());
+        front::NOT_BEFORE.register(registry, self.not_before.clone());
+        front::NOT_AFTER.register(registry, self.not_after.clone());
+    }
+
+    fn set(&self, moments: &Moments) {
+        let Moments { ready, serving, max_connections, certificates } = *moments;
+        self.ready.set(i64::from(ready));
+        self.max_connections.set(i64::from(max_connections));
+        for (kind, nodes) in serving {
+            let nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
+            self.serving.get_or_create(&Route { route: kind.name() }).set(nodes);
+        }
+        for (r#use, validity) in certificates {
+            let Some(Validity { not_before, not_after }) = validity else { continue };
+            self.not_before.get_or_create(&Use { r#use }).set(not_before);
+            self.not_after.get_or_create(&Use { r#use }).set(not_after);
+        }
+    }
+}
+
 /// What is counted, and its registry.
 pub struct Metrics {
     registry: Mutex<Registry>,
+    momentary: Momentary,
     open: Family<Place, Gauge>,
     opened: Family<Place, Counter>,
     refused: Family<Cause, Counter>,
+    logins: Family<Route, Histogram, fn() -> Histogram>,
     dropped: Family<Place, Counter>,
     questions: Family<Place, Counter>,
     bytes: Family<Way, Counter>,
@@ -78,70 +164,79 @@ pub struct Metrics {
     lapsed: Family<Place, Counter>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut registry = Registry::with_prefix("pgpool_front");
-        let (open, opened, dropped) = <(Family<_, Gauge>, Family<_, Counter>, Family<_, Counter>)>::default();
-        let refused = Family::<Cause, Counter>::default();
-        registry.register("connections", "Sessions of clients, by route and node", open.clone());
-        registry.register("connections_opened", "Sessions that were begun", opened.clone());
-        registry.register("connections_refused", "Clients that were turned away", refused.clone());
-        registry.register(
-            "connections_dropped",
-            "Sessions ended by the front because their node left or lost its lease",
-            dropped.clone(),
-        );
-        let (questions, bytes) = <(Family<Place, Counter>, Family<Way, Counter>)>::default();
-        let (cancels, held) = <(Family<Place, Counter>, Family<Route, Counter>)>::default();
-        registry.register("statements", "Queries and batches that nodes were asked", questions.clone());
-        registry.register("bytes", "Bytes that were passed on, unencrypted", bytes.clone());
-        registry.register("cancels", "Cancel requests that nodes were sent", cancels.clone());
-        registry.register("held", "Times that a client had to wait for a node that serves", held.clone());
-        let (waits, moved) = <(Family<Wait, Counter>, Family<Place, Counter>)>::default();
-        registry.register(
-            "sessions_held",
-            "Sessions whose statements wait, since their node hands over or has no lease",
-            waits.clone(),
-        );
-        registry.register("sessions_moved", "Sessions that went on at this node, by route", moved.clone());
-        let doubted = Family::<Place, Counter>::default();
-        registry.register(
-            "barriers",
-            "Answers after a cancel request that waited until all nodes had what was committed",
-            doubted.clone(),
-        );
-        let added = Family::<Place, Histogram, fn() -> Histogram>::new_with_constructor(added);
-        registry.register(
-            "added_seconds",
-            "What the front adds to a question and to the end of its answer",
-            added.clone(),
-        );
-        let lapsed = Family::<Place, Counter>::default();
-        registry.register(
-            "leases_lapsed",
-            "Times that a node with sessions was without a lease, by the sessions' route",
-            lapsed.clone(),
-        );
-        Self {
-            registry: Mutex::new(registry),
-            open,
-            opened,
-            refused,
-            dropped,
-            questions,
-            bytes,
-            cancels,
-            held,
-            waits,
-            moved,
-            doubted,
-            added,
-            lapsed,
+impl Metrics {
+    /// Nothing counted yet, of a pool of so many nodes. What there may be is told from the start as 0: of a series that begins
+    /// with 1 a rate would miss that one.
+    pub fn new(nodes: u8) -> Self {
+        let mut registry = Registry::default();
+        let metrics = Self {
+            registry: Mutex::default(),
+            momentary: Momentary::default(),
+            open: Family::default(),
+            opened: Family::default(),
+            refused: Family::default(),
+            logins: Family::new_with_constructor(login),
+            dropped: Family::default(),
+            questions: Family::default(),
+            bytes: Family::default(),
+            cancels: Family::default(),
+            held: Family::default(),
+            waits: Family::default(),
+            moved: Family::default(),
+            doubted: Family::default(),
+            added: Family::new_with_constructor(added),
+            lapsed: Family::default(),
+        };
+        metrics.register(&mut registry);
+        for kind in [Kind::Primary, Kind::Read] {
+            metrics.know_route(kind);
+            (0..nodes).for_each(|node| metrics.know_place(kind, node));
+        }
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        front::BUILD.says(registry, vec![("version", env!("CARGO_PKG_VERSION").to_owned())]);
+        self.momentary.register(registry);
+        front::CONNECTIONS.register(registry, self.open.clone());
+        front::OPENED.register(registry, self.opened.clone());
+        front::REFUSED.register(registry, self.refused.clone());
+        front::LOGIN_SECONDS.register(registry, self.logins.clone());
+        front::DROPPED.register(registry, self.dropped.clone());
+        front::MOVED.register(registry, self.moved.clone());
+        front::STATEMENTS.register(registry, self.questions.clone());
+        front::BYTES.register(registry, self.bytes.clone());
+        front::ADDED_SECONDS.register(registry, self.added.clone());
+        front::CANCELS.register(registry, self.cancels.clone());
+        front::HELD.register(registry, self.held.clone());
+        front::SESSIONS_HELD.register(registry, self.waits.clone());
+        front::LAPSED.register(registry, self.lapsed.clone());
+        front::BARRIERS.register(registry, self.doubted.clone());
+    }
+
+    fn know_route(&self, kind: Kind) {
+        let route = kind.name();
+        know(&self.held, &Route { route });
+        know(&self.logins, &Route { route });
+        for reason in REFUSALS {
+            know(&self.refused, &Cause { route, reason });
         }
     }
-}
 
-impl Metrics {
+    fn know_place(&self, kind: Kind, node: u8) {
+        let route = kind.name();
+        let place = Place { route, node };
+        know(&self.open, &place);
+        for counted in [&self.opened, &self.dropped, &self.moved, &self.cancels, &self.lapsed, &self.doubted]
+        {
+            know(counted, &place);
+        }
+        for reason in WAITS {
+            know(&self.waits, &Wait { route, node, reason });
+        }
+        self.traffic(kind, node);
+    }
+
     pub(super) fn came(&self, kind: Kind, node: u8, moved: bool) {
         let place = Place { route: kind.name(), node };
         self.open.get_or_create(&place).inc();
@@ -189,16 +284,82 @@ impl Metrics {
         self.refused.get_or_create(&Cause { route: kind.name(), reason }).inc();
     }
 
+    /// A client has got its session so long after it came.
+    pub(super) fn logged_in(&self, kind: Kind, after: Duration) {
+        self.logins.get_or_create(&Route { route: kind.name() }).observe(after.as_secs_f64());
+    }
+
     pub(super) fn dropped(&self, kind: Kind, node: u8) {
         self.dropped.get_or_create(&Place { route: kind.name(), node }).inc();
     }
 
-    /// All of them in the OpenMetrics text format.
-    pub fn text(&self) -> String {
-        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut text = String::new();
-        // Writing to a string doesn't fail.
-        encode(&mut text, &registry).ok();
-        text
+    /// All of them in the text format of OpenMetrics.
+    pub fn text(&self, moments: &Moments) -> String {
+        // Two scrapes at once would tell each other's moments.
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        self.momentary.set(moments);
+        telemetry::text(&registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::telemetry::told;
+
+    fn moments() -> Moments {
+        let validity = Some(Validity { not_before: 1_700_000_000, not_after: 1_707_776_000 });
+        Moments {
+            ready: true,
+            serving: [(Kind::Primary, 0), (Kind::Read, 2)],
+            max_connections: 500,
+            certificates: [("clients", validity), ("pool", None)],
+        }
+    }
+
+    #[test]
+    fn every_entry_is_told_from_the_start_and_nothing_else() {
+        let text = Metrics::new(2).text(&moments());
+        let all: BTreeSet<&str> = front::ALL.iter().map(|entry| entry.name).collect();
+        assert_eq!(told(&text, front::ALL), all);
+        for line in [
+            "pgpool_front_ready 1",
+            "pgpool_front_serving_nodes{route=\"primary\"} 0",
+            "pgpool_front_serving_nodes{route=\"read\"} 2",
+            "pgpool_front_max_connections 500",
+            "pgpool_front_connections_refused_total{route=\"read\",reason=\"no_node\"} 0",
+            "pgpool_front_sessions_held_total{route=\"primary\",node=\"1\",reason=\"lapsed\"} 0",
+            "pgpool_front_certificate_not_after_timestamp_seconds{use=\"clients\"} 1707776000",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} isn't in\n{text}");
+        }
+        assert!(!text.contains("use=\"pool\""), "it isn't known: {text}");
+    }
+
+    #[test]
+    fn a_login_is_counted_by_how_long_it_took() {
+        let metrics = Metrics::new(1);
+        metrics.logged_in(Kind::Read, Duration::from_millis(30));
+        metrics.refused(Kind::Primary, "password");
+        let text = metrics.text(&moments());
+        for line in [
+            "pgpool_front_login_duration_seconds_bucket{le=\"0.025\",route=\"read\"} 0",
+            "pgpool_front_login_duration_seconds_bucket{le=\"0.05\",route=\"read\"} 1",
+            "pgpool_front_login_duration_seconds_count{route=\"primary\"} 0",
+            "pgpool_front_connections_refused_total{route=\"primary\",reason=\"password\"} 1",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} isn't in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_its_word_in_the_list() {
+        use crate::proxy::refusal::Refusal;
+        let away = [Refusal::NoPrimary, Refusal::NoNode, Refusal::Full, Refusal::UserFull, Refusal::Crowd];
+        for refusal in away.into_iter().chain([Refusal::Md5, Refusal::Drained]) {
+            assert!(REFUSALS.contains(&refusal.name()), "{refusal:?}");
+        }
     }
 }

@@ -144,6 +144,8 @@ pub(in crate::proxy) struct Front {
     hub: Arc<Hub>,
     desk: Desk,
     limits: Limits,
+    /// Clients that are served at most.
+    max_connections: u32,
     /// For clients that have logged in.
     places: Arc<Places>,
     /// For clients that have not.
@@ -218,6 +220,7 @@ impl Front {
             desk: Desk::new(link.apart(), args.nodes),
             link,
             limits,
+            max_connections: args.max_connections,
             places: Places::new(places, args.max_connections_per_user.map(count)),
             arriving: Arc::new(Semaphore::new(arriving)),
             cancels: Semaphore::new(CANCELS.0),
@@ -253,9 +256,9 @@ impl Front {
         }
         let hub = self.hub.clone();
         tasks.spawn(async move { hub.sweep().await });
-        let hub = self.hub.clone();
+        let front = self.clone();
         tasks.spawn(async move {
-            if let Err(error) = health::serve(doors.health, hub).await {
+            if let Err(error) = health::serve(doors.health, front).await {
                 tracing::error!(%error, "probes and metrics aren't answered any more");
             }
         });

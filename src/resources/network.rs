@@ -56,9 +56,18 @@ fn operator(namespace: &str) -> NetworkPolicyPeer {
     }
 }
 
+/// Metrics, for whom the operator was told; an empty list of peers would let everybody in.
+fn metrics(runtime: &Runtime) -> Option<NetworkPolicyIngressRule> {
+    let peers = &runtime.metrics_from.0;
+    (!peers.is_empty()).then(|| NetworkPolicyIngressRule {
+        from: Some(peers.clone()),
+        ports: Some(vec![port(names::HEALTH_PORT)]),
+    })
+}
+
 /// Nodes: Postgres for the pool alone, the agent for the operator too.
 pub fn node_policy(pool: &ValidPool, runtime: &Runtime) -> NetworkPolicy {
-    let rules = vec![
+    let mut rules = vec![
         NetworkPolicyIngressRule {
             from: Some(vec![of_the_pool(pool)]),
             ports: Some(vec![port(names::POSTGRES_PORT)]),
@@ -68,12 +77,13 @@ pub fn node_policy(pool: &ValidPool, runtime: &Runtime) -> NetworkPolicy {
             ports: Some(vec![port(names::AGENT_PORT)]),
         },
     ];
+    rules.extend(metrics(runtime));
     policy(pool, &names::nodes_service(pool.name()), "node", rules)
 }
 
 /// The front: clients from everywhere, and the other fronts.
-pub fn proxy_policy(pool: &ValidPool) -> NetworkPolicy {
-    let rules = vec![
+pub fn proxy_policy(pool: &ValidPool, runtime: &Runtime) -> NetworkPolicy {
+    let mut rules = vec![
         NetworkPolicyIngressRule {
             from: None,
             ports: Some(vec![port(names::POSTGRES_PORT), port(names::FRONT_READ_PORT)]),
@@ -86,6 +96,7 @@ pub fn proxy_policy(pool: &ValidPool) -> NetworkPolicy {
             ports: Some(vec![port(names::AGENT_PORT)]),
         },
     ];
+    rules.extend(metrics(runtime));
     policy(pool, &names::proxy(pool.name()), "proxy", rules)
 }
 

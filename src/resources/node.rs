@@ -102,7 +102,7 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrd
     volumes.push(claim_volume(names::claim(pool.name(), order.index)));
     PodSpec {
         init_containers: Some(vec![bootstrap_container(runtime)]),
-        containers: vec![postgres(pool, pool_uid, order)],
+        containers: vec![postgres(pool, runtime, pool_uid, order)],
         service_account_name: Some(names::agent_account(pool.name())),
         automount_service_account_token: Some(true),
         enable_service_links: Some(false),
@@ -127,13 +127,13 @@ pub(super) fn placement(pool: &ValidPool) -> PodSpec {
     }
 }
 
-fn postgres(pool: &ValidPool, pool_uid: &str, order: &NodeOrder) -> Container {
+fn postgres(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrder) -> Container {
     Container {
         name: names::POSTGRES_CONTAINER.to_owned(),
         image: Some(pool.image.clone()),
         image_pull_policy: Some(pool.pull_policy.to_owned()),
         command: Some(vec![names::BINARY.to_owned(), "agent".to_owned()]),
-        env: Some(environment(pool, pool_uid, order)),
+        env: Some(environment(pool, runtime, pool_uid, order)),
         ports: Some(vec![
             port("postgres", names::POSTGRES_PORT),
             port("agent", names::AGENT_PORT),
@@ -158,7 +158,7 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
     }
 }
 
-fn environment(pool: &ValidPool, pool_uid: &str, order: &NodeOrder) -> Vec<EnvVar> {
+fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrder) -> Vec<EnvVar> {
     let bootstrap = &pool.bootstrap;
     let initdb = json!({
         "encoding": bootstrap.encoding,
@@ -167,7 +167,7 @@ fn environment(pool: &ValidPool, pool_uid: &str, order: &NodeOrder) -> Vec<EnvVa
         "icuLocale": bootstrap.icu_locale,
         "walSegmentSize": bootstrap.wal_segment_size,
     });
-    let mut list = pool_env(pool, pool_uid);
+    let mut list = pool_env(pool, runtime, pool_uid);
     list.extend([
         env("PGPOOL_INDEX", order.index.to_string()),
         env("PGPOOL_STORAGE_BYTES", order.storage_bytes.to_string()),

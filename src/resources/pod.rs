@@ -9,17 +9,22 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::Peers;
 use super::labels::parts;
 use crate::model::ValidPool;
-use crate::names;
+use crate::names::{self, LogFormat};
 
-/// What the operator knows of itself: the image that holds this program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the operator knows of itself, and is told for all pools.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Runtime {
-    /// Image of the operator.
+    /// Image of the operator: the one that holds this program.
     pub operator_image: String,
     /// Namespace of the operator.
     pub operator_namespace: String,
+    /// Who may read the metrics of nodes and fronts.
+    pub metrics_from: Peers,
+    /// How pods and Jobs log.
+    pub log_format: LogFormat,
 }
 
 pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
@@ -27,13 +32,21 @@ pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
 }
 
 /// What every part needs to know of its pool.
-pub(super) fn pool_env(pool: &ValidPool, pool_uid: &str) -> Vec<EnvVar> {
-    vec![
+pub(super) fn pool_env(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> Vec<EnvVar> {
+    let mut list = vec![
         env("PGPOOL_POOL", pool.name()),
         env("PGPOOL_NAMESPACE", pool.namespace()),
         env("PGPOOL_UID", pool_uid),
         env("PGPOOL_NODES", pool.nodes.to_string()),
-    ]
+    ];
+    list.extend(log_env(runtime));
+    list
+}
+
+/// How to log, where that isn't the usual way.
+fn log_env(runtime: &Runtime) -> Option<EnvVar> {
+    let format = runtime.log_format;
+    (format != LogFormat::default()).then(|| env(names::LOG_FORMAT, format.as_str()))
 }
 
 pub(super) fn pod_security(group: bool) -> PodSecurityContext {
@@ -161,6 +174,7 @@ pub(super) fn bootstrap_container(runtime: &Runtime) -> Container {
         name: "bootstrap".to_owned(),
         image: Some(runtime.operator_image.clone()),
         args: Some(["bootstrap", "--to", names::BINARY_DIR].map(str::to_owned).to_vec()),
+        env: log_env(runtime).map(|format| vec![format]),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![mount("program", names::BINARY_DIR)]),
         ..Container::default()

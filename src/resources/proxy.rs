@@ -77,7 +77,7 @@ fn container(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> Container {
         name: "proxy".to_owned(),
         image: Some(runtime.operator_image.clone()),
         args: Some(vec!["proxy".to_owned()]),
-        env: Some(environment(pool, pool_uid)),
+        env: Some(environment(pool, runtime, pool_uid)),
         ports: Some(vec![
             port("primary", names::POSTGRES_PORT),
             port("read", names::FRONT_READ_PORT),
@@ -115,8 +115,8 @@ fn mounts(pool: &ValidPool) -> Vec<VolumeMount> {
     list
 }
 
-fn environment(pool: &ValidPool, pool_uid: &str) -> Vec<EnvVar> {
-    let mut list = pool_env(pool, pool_uid);
+fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> Vec<EnvVar> {
+    let mut list = pool_env(pool, runtime, pool_uid);
     list.push(env("PGPOOL_MAX_CONNECTIONS", pool.proxy.max_connections.to_string()));
     let each = pool.proxy.max_connections_per_user;
     list.extend(each.map(|each| env("PGPOOL_MAX_CONNECTIONS_PER_USER", each.to_string())));

@@ -79,7 +79,7 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrde
             image: Some(pool.image.clone()),
             image_pull_policy: Some(pool.pull_policy.to_owned()),
             command: Some(vec![names::BINARY.to_owned(), "recover".to_owned()]),
-            env: Some(environment(pool, pool_uid, order)),
+            env: Some(environment(pool, runtime, pool_uid, order)),
             resources: pool.resources.as_ref().map(crate::api::v1alpha1::Resources::to_requirements),
             security_context: Some(container_security()),
             volume_mounts: Some(data_mounts()),
@@ -92,8 +92,8 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrde
     }
 }
 
-fn environment(pool: &ValidPool, pool_uid: &str, order: &JobOrder) -> Vec<EnvVar> {
-    let mut list = pool_env(pool, pool_uid);
+fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrder) -> Vec<EnvVar> {
+    let mut list = pool_env(pool, runtime, pool_uid);
     list.extend([
         env("PGPOOL_INDEX", order.node.to_string()),
         env("PGPOOL_DONOR", order.donor.to_string()),

@@ -18,12 +18,14 @@ use super::world::{POOL, SPACE, World, until};
 /// Time for a change that takes each node in turn.
 const ROLLED: Duration = Duration::from_secs(300);
 
-async fn patch(world: &World, spec: &str) -> Outcome {
+/// Changes the pool's spec.
+pub async fn patch(world: &World, spec: &str) -> Outcome {
     let patch = format!("{{\"spec\":{spec}}}");
     world.here(&["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await.map(drop)
 }
 
-async fn uids(world: &World) -> Outcome<BTreeMap<u8, String>> {
+/// The pod of each node, as the API server counts it.
+pub async fn uids(world: &World) -> Outcome<BTreeMap<u8, String>> {
     let mut all = BTreeMap::new();
     for node in NODES {
         let pod = world.pods().get(&names::node_pod(POOL, node)).await?;

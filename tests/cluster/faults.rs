@@ -88,7 +88,7 @@ pub async fn data_lost(world: &World) -> Outcome {
 }
 
 /// The claim of a node, as the API server counts it, and the name of its volume.
-async fn claim(world: &World, node: u8) -> Outcome<(String, String)> {
+pub async fn claim(world: &World, node: u8) -> Outcome<(String, String)> {
     let path = "jsonpath={.metadata.uid} {.spec.volumeName}";
     let said = world.here(&["get", "pvc", &names::claim(POOL, node), "-o", path]).await?;
     let (uid, volume) = said.split_once(' ').unwrap_or_default();
@@ -108,13 +108,17 @@ async fn replaced(world: &World, lose: impl AsyncFnOnce(&str) -> Outcome) -> Out
     ensure(now != uid, || "the claim is the old one".to_owned())
 }
 
+/// Deletes the claim of a node, and its pod, which keeps the claim.
+pub async fn lose_claim(world: &World, node: u8) -> Outcome {
+    for (kind, name) in [("pvc", names::claim(POOL, node)), ("pod", names::node_pod(POOL, node))] {
+        world.here(&["delete", kind, &name, "--wait=false", "--ignore-not-found"]).await?;
+    }
+    Ok(())
+}
+
 /// A standby whose claim is gone gets a new one.
 pub async fn volume_lost(world: &World) -> Outcome {
-    replaced(world, async |_| {
-        world.here(&["delete", "pvc", &names::claim(POOL, 1), "--wait=false"]).await?;
-        world.here(&["delete", "pod", &names::node_pod(POOL, 1), "--wait=false"]).await.map(drop)
-    })
-    .await
+    replaced(world, async |_| lose_claim(world, 1).await).await
 }
 
 /// A claim whose volume is gone is proved lost: the operator deletes it, and makes another.

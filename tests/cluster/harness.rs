@@ -3,12 +3,14 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use super::chaos::Orders;
 use super::world::World;
 
 /// Why a step failed, for a person.
@@ -68,6 +70,8 @@ pub struct Wishes {
     pub keep: bool,
     /// Only print the names.
     pub list: bool,
+    /// Faults at random.
+    pub chaos: Orders,
 }
 
 impl Wishes {
@@ -79,6 +83,10 @@ impl Wishes {
                 "--act" => wishes.act = args.next(),
                 "--keep" => wishes.keep = true,
                 "--list" => wishes.list = true,
+                "--faults" => wishes.chaos.faults = number(&arg, args.next()),
+                "--seed" => wishes.chaos.seed = number(&arg, args.next()),
+                "--minutes" => wishes.chaos.minutes = number(&arg, args.next()),
+                "--only" => wishes.chaos.only = number(&arg, args.next()),
                 flag if flag.starts_with('-') => {}
                 name => wishes.names.push(name.to_owned()),
             }
@@ -90,6 +98,14 @@ impl Wishes {
     pub fn want(&self, step: &Step) -> bool {
         step.groundwork || self.names.is_empty() || self.names.iter().any(|name| step.name.contains(name))
     }
+}
+
+/// The number behind a flag.
+fn number<N: FromStr>(flag: &str, word: Option<String>) -> Option<N> {
+    let Some(number) = word.as_deref().and_then(|word| word.parse().ok()) else {
+        panic!("{flag} takes a number, not {}", word.unwrap_or_default());
+    };
+    Some(number)
 }
 
 /// Runs the steps that were asked for; true when all passed.

@@ -24,12 +24,48 @@ const GOING_ON: u64 = 40;
 const GOES_ON: Duration = Duration::from_secs(45);
 /// Longest time for one answer of the control port.
 const ANSWER: Duration = Duration::from_secs(60);
+/// Longest time for a checker of histories.
+const CHECKED: Duration = Duration::from_secs(240);
+/// How it writes and reads.
+const PACE: [&str; 16] = [
+    "--writers",
+    "4",
+    "--readers",
+    "3",
+    "--read-pause-ms",
+    "40",
+    "--session-reads",
+    "20",
+    // Some twenty writes and twenty snapshots a second.
+    "--registers",
+    "8",
+    "--register-writers",
+    "4",
+    "--register-readers",
+    "2",
+    "--register-beat-ms",
+    "200",
+];
+
+/// Milliseconds between two writes of a writer.
+const WRITE_PAUSE: &str = "40";
+/// The same of a load that may run for hours: what it writes has to fit onto small volumes, and is looked for row by row.
+const LONG_WRITE_PAUSE: &str = "160";
 
 /// Starts the load: it writes by `demo`, and looks by `demo-ro` for what was acknowledged.
 pub async fn start(world: &World) -> Outcome {
+    start_writing(world, WRITE_PAUSE).await
+}
+
+/// Starts a load that may run for hours.
+pub async fn start_for_long(world: &World) -> Outcome {
+    start_writing(world, LONG_WRITE_PAUSE).await
+}
+
+async fn start_writing(world: &World, pause: &str) -> Outcome {
     let control = PORT.to_string();
     let read = format!("{POOL}-ro");
-    let args = [
+    let mut args = vec![
         "run",
         "--prepare",
         "--write-host",
@@ -41,17 +77,9 @@ pub async fn start(world: &World) -> Outcome {
         "--control",
         &control,
         "--keep-serving",
-        "--writers",
-        "4",
-        "--write-pause-ms",
-        "40",
-        "--readers",
-        "3",
-        "--read-pause-ms",
-        "40",
-        "--session-reads",
-        "20",
     ];
+    args.extend(["--write-pause-ms", pause]);
+    args.extend(PACE);
     let container = json!({
         "name": "load", "image": "localhost/pgpool-workload:dev", "args": args, "env": login(POOL),
         "securityContext": locked(),
@@ -121,19 +149,11 @@ pub async fn goes_on_for(world: &World, time: Duration) -> Outcome {
 
 /// Ends the load, dumps every node, and has everything looked for everywhere.
 pub async fn judge(world: &World) -> Outcome {
-    ask(world, "POST", "/stop").await?;
-    let end = until("the end of the load", WHOLE, || async {
-        let now = summary(world).await?;
-        ensure(now["finished"] == true, || "it still runs".to_owned())?;
-        Ok(now)
-    })
-    .await?;
+    let (end, journal) = ended(world).await?;
     println!(
         "    writes {}, reads {}, longest time without an acknowledgement {} ms",
         end["writes"], end["reads"], end["longest_stall"]["ms"]
     );
-    let journal = world.scratch.path().join("journal");
-    tokio::fs::write(&journal, ask(world, "GET", "/journal").await?).await?;
     let script = call(&checker()?, &["dump-sql"], None).await?;
     let mut dumps = Vec::new();
     for node in super::pool::NODES {
@@ -146,6 +166,86 @@ pub async fn judge(world: &World) -> Outcome {
     println!("    checked: {acked} acknowledged writes on {} nodes; {compared} rows compared", dumps.len());
     ensure(report["good"] == true && acked.as_u64() > Some(GOING_ON), || report.to_string())?;
     seeded(&journal, &dumps).await
+}
+
+/// Ends the load if it still runs; its summary, and its journal.
+async fn ended(world: &World) -> Outcome<(Value, PathBuf)> {
+    ask(world, "POST", "/stop").await?;
+    let end = until("the end of the load", WHOLE, || async {
+        let now = summary(world).await?;
+        ensure(now["finished"] == true, || "it still runs".to_owned())?;
+        Ok(now)
+    })
+    .await?;
+    let journal = world.scratch.path().join("journal");
+    tokio::fs::write(&journal, ask(world, "GET", "/journal").await?).await?;
+    Ok((end, journal))
+}
+
+/// Has the history of the registers judged by a checker that isn't ours, and the snapshots of several nodes compared.
+pub async fn registers(world: &World) -> Outcome {
+    let (end, journal) = ended(world).await?;
+    let linear = report(&linearizable()?, &["-limit", "2m", &journal.display().to_string()]).await?;
+    let snapshots = report(&checker()?, &["registers", "--journal", &journal.display().to_string()]).await?;
+    let (checked, compared) = (&linear["verdict"], &snapshots["verdict"]);
+    ensure(linear["good"] == true && snapshots["good"] == true, || {
+        format!("histories: {checked}, snapshots: {compared}, recorded: {}", end["registers"])
+    })?;
+    let sum = |what: fn(&Value) -> &Value| -> u64 {
+        let runs = snapshots["runs"].as_object().into_iter().flatten();
+        runs.filter_map(|(_, run)| what(run).as_u64()).sum()
+    };
+    let registers = linear["registers"].as_array().map_or(0, Vec::len);
+    let operations = linear["operations"].as_u64().unwrap_or_default();
+    println!(
+        "    linearizable: {operations} operations on {registers} registers, {} long forks among {} pairs of snapshots",
+        sum(|run| &run["long_forks"]["count"]),
+        sum(|run| &run["pairs"]),
+    );
+    println!(
+        "    {} snapshots showed less than one on another node before; writes of unknown outcome: {}; {} s to check",
+        sum(|run| &run["went_back"]),
+        linear["unknown"],
+        linear["seconds"]
+    );
+    ensure(operations > GOING_ON && registers > 0, || linear.to_string())?;
+    stale_read_found(&journal).await
+}
+
+/// A snapshot that shows none of the writes must be found by both: a check that can't fail is none.
+async fn stale_read_found(journal: &Path) -> Outcome {
+    let text = tokio::fs::read_to_string(journal).await?;
+    let is_read = |line: &&str| line.starts_with("{\"register\":") && line.contains("\"shown\":[[");
+    let Some(last) = text.lines().rev().find(is_read) else {
+        return failed("the journal has no snapshot");
+    };
+    let mut line: Value = serde_json::from_str(last)?;
+    let shown = line["register"]["read"]["shown"].as_array_mut();
+    shown.into_iter().flatten().for_each(|register| *register = json!([0, 0]));
+    let path = journal.with_extension("stale");
+    tokio::fs::write(&path, text.replacen(last, &line.to_string(), 1)).await?;
+    let path = path.display().to_string();
+    let linear = report(&linearizable()?, &[&path]).await?;
+    let snapshots = report(&checker()?, &["registers", "--journal", &path]).await?;
+    let found = linear["good"] == false && snapshots["good"] == false;
+    ensure(found, || {
+        format!("a stale read isn't found: {}, {}; {line}", linear["verdict"], snapshots["verdict"])
+    })
+}
+
+/// What a checker prints, good or bad.
+async fn report(program: &str, args: &[&str]) -> Outcome<Value> {
+    let output = output(CHECKED, program, args, None).await?;
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        let words = String::from_utf8_lossy(&output.stderr);
+        Failure(format!("{program} gives no report: {error}; {}: {words}", output.status))
+    })
+}
+
+/// The program that asks porcupine.
+fn linearizable() -> Outcome<String> {
+    let set = std::env::var("PGPOOL_LINEARIZABLE");
+    set.map_err(|_| Failure("PGPOOL_LINEARIZABLE isn't set: `cargo xtask test cluster` does it".to_owned()))
 }
 
 /// One row less on one node must be found: a check that can't fail is none.
@@ -177,11 +277,7 @@ async fn check(journal: &Path, dumps: &[PathBuf]) -> Outcome<Value> {
     let journal = journal.display().to_string();
     let mut args = vec!["check", "--journal", &journal, "--dump"];
     args.extend(named.iter().map(String::as_str));
-    let output = output(&checker()?, &args, None).await?;
-    serde_json::from_slice(&output.stdout).map_err(|error| {
-        let words = String::from_utf8_lossy(&output.stderr);
-        Failure(format!("the checker gives no report: {error}; {}: {words}", output.status))
-    })
+    report(&checker()?, &args).await
 }
 
 /// The checker was built with the tests, beside them.
@@ -209,7 +305,7 @@ async fn dump(node: u8, script: &str, path: &Path) -> Outcome {
         stdin.write_all(script.as_bytes()).await?;
         stdin.write_all(b"\n").await?;
     }
-    let status = tokio::time::timeout(ANSWER, child.wait()).await??;
+    let status = tokio::time::timeout(WHOLE, child.wait()).await??;
     ensure(status.success(), || format!("dump of node {node}: {status}"))
 }
 

@@ -17,7 +17,7 @@ pub const API: &str = "cp";
 /// How long the API server is away.
 pub const API_AWAY: Duration = Duration::from_secs(60);
 /// The machines that pods run on.
-const MACHINES: [&str; 3] = ["n1", "n2", "n3"];
+pub const MACHINES: [&str; 3] = ["n1", "n2", "n3"];
 /// Time for a machine to be Ready again, and for the API to answer.
 const BACK: Duration = Duration::from_secs(150);
 
@@ -147,10 +147,16 @@ pub async fn ready(world: &World, machine: &str) -> Outcome {
 /// Ends the back-off in which an outage of the API leaves every kubelet, up to a minute in which it hears of no deleted
 /// pod: that is Kubernetes's affair, and later steps delete pods. Running pods don't notice.
 pub async fn kubelets_anew(world: &World) -> Outcome {
-    for machine in MACHINES {
+    kubelets_anew_on(world, &MACHINES).await
+}
+
+/// The same on these machines, for those that were cut off from the API alone, and for containers that were killed: a
+/// kubelet waits longer each time before it starts one again.
+pub async fn kubelets_anew_on(world: &World, machines: &[&str]) -> Outcome {
+    for machine in machines {
         fault(&["restart", machine, "kubelet"]).await?;
     }
-    for machine in MACHINES {
+    for machine in machines {
         let path = format!("/api/v1/nodes/{machine}/proxy/healthz");
         until("a kubelet to answer", BACK, || async {
             world.kubectl(&["get", "--raw", &path]).await.map(drop)

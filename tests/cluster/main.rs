@@ -9,6 +9,7 @@
 mod authority;
 mod bad_input;
 mod changes;
+mod chaos;
 mod clients;
 mod failover;
 mod faults;
@@ -18,9 +19,15 @@ mod install;
 mod load;
 mod machines;
 mod majors;
+#[path = "../common/monitoring.rs"]
+mod monitoring;
+mod observe;
 mod options;
 mod pool;
 mod processes;
+#[path = "../common/promql.rs"]
+#[allow(dead_code, reason = "other tests look at more of it")]
+mod promql;
 mod recoveries;
 mod removal;
 mod requests;
@@ -39,11 +46,13 @@ use world::World;
 
 /// Longest time for one step.
 const LIMIT: Duration = Duration::from_secs(600);
+/// The same for all rounds of faults at random, of which each has a limit of its own.
+const LONG_LIMIT: Duration = Duration::from_secs(48 * 3600);
 
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
     let Some(steps) = scenario(wishes.act.as_deref()) else {
-        println!("there is no act {:?}: recovery and failover are", wishes.act);
+        println!("there is no act {:?}: recovery, failover and chaos are", wishes.act);
         return ExitCode::FAILURE;
     };
     if wishes.list {
@@ -57,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 async fn play(steps: &[Step], wishes: &Wishes) -> bool {
-    let world = match World::open().await {
+    let world = match World::open(wishes.chaos).await {
         Ok(world) => world,
         Err(failure) => {
             println!("no cluster: {failure}");
@@ -89,7 +98,7 @@ fn groundwork(name: &'static str, work: Work) -> Step {
     Step { groundwork: true, ..step(name, work) }
 }
 
-/// The steps of an act, or of both on one cluster. Each act has a pool under load, which is judged at its end.
+/// The steps of an act, or of the first two on one cluster. Each act has a pool under load, which is judged at its end.
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
@@ -100,7 +109,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([mistakes(), judgement(), compatibility(), others(), wishes(), rights(), ending()])
+            .chain([mistakes(), judgement(), compatibility(), observation(), others(), wishes(), rights(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -110,6 +119,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain(failover)
             .chain([judgement(), wishes()])
             .collect(),
+        Some("chaos") => vec![beginning(), chaos(), judgement()],
         Some(_) => return None,
     };
     Some(parts.into_iter().flatten().collect())
@@ -237,9 +247,21 @@ fn failures() -> Vec<Step> {
     ]
 }
 
+/// Faults at random, under a load that may run for hours.
+fn chaos() -> Vec<Step> {
+    let rounds = step("chaos::the_pool_is_whole_after_each_round", |w| Box::pin(chaos::faults(w)));
+    vec![
+        groundwork("load::starts", |w| Box::pin(load::start_for_long(w))),
+        Step { limit: LONG_LIMIT, ..rounds },
+    ]
+}
+
 /// What the load has seen, and what the nodes hold.
 fn judgement() -> Vec<Step> {
-    vec![step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w)))]
+    vec![
+        step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w))),
+        step("load::registers_are_linearizable", |w| Box::pin(load::registers(w))),
+    ]
 }
 
 /// Strangers and other pools; one of them on small volumes.
@@ -283,6 +305,14 @@ fn compatibility() -> Vec<Step> {
         step("clients::dumps_are_the_same_and_are_restored", |w| Box::pin(clients::dumps(w))),
         step("clients::large_results_take_little_memory", |w| Box::pin(clients::large(w))),
         step("clients::drivers_do_as_at_the_primary", |w| Box::pin(clients::drivers(w))),
+    ]
+}
+
+/// What a pool tells to people and to a Prometheus, which has to be on this machine. In no act yet.
+fn observation() -> Vec<Step> {
+    vec![
+        step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w))),
+        step("observe::a_prometheus_reads_the_pool", |w| Box::pin(observe::read(w))),
     ]
 }
 

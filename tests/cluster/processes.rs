@@ -22,12 +22,24 @@ fn is_agent(pid: i32) -> bool {
     read(pid, "comm").starts_with("pgpool-operator")
 }
 
-/// All processes of a node's Postgres container: the agent, Postgres and what they have started.
-pub async fn of_node(world: &World, node: u8) -> Outcome<Vec<i32>> {
-    of_pod(&world.pods().get(&names::node_pod(world.pool, node)).await?.uid().unwrap_or_default())
+/// Whether a process is PID 1 in the innermost of its namespaces (proc(5), `NSpid`).
+fn is_first(pid: i32) -> bool {
+    let status = read(pid, "status");
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()).is_some_and(|inside| inside == "1")
 }
 
-fn of_pod(uid: &str) -> Outcome<Vec<i32>> {
+/// All processes of a node's Postgres container: the agent, Postgres and what they have started.
+pub async fn of_node(world: &World, node: u8) -> Outcome<Vec<i32>> {
+    of_pod(&uid_of(world, node).await?)
+}
+
+async fn uid_of(world: &World, node: u8) -> Outcome<String> {
+    Ok(world.pods().get(&names::node_pod(world.pool, node)).await?.uid().unwrap_or_default())
+}
+
+/// The processes of the pod with this uid, but for the one that holds its network.
+pub fn of_pod(uid: &str) -> Outcome<Vec<i32>> {
     let all = fs::read_dir("/proc")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
@@ -35,13 +47,35 @@ fn of_pod(uid: &str) -> Outcome<Vec<i32>> {
     Ok(all.collect())
 }
 
-/// The postmaster of a node: a `postgres` that the agent started.
+/// Some of the processes of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    All,
+    /// The first process of each container: the agent of a node, a front, the operator.
+    First,
+    /// Those of PostgreSQL.
+    Postgres,
+    /// The postmaster: a `postgres` that the agent started.
+    Postmaster,
+}
+
+/// These processes of the pod with this uid, as far as they run. Needs no API server.
+pub fn part_of(uid: &str, part: Part) -> Outcome<Vec<i32>> {
+    let is_postgres = |pid: i32| read(pid, "comm").trim() == "postgres";
+    let belongs = |pid: &i32| match part {
+        Part::All => true,
+        Part::First => is_first(*pid),
+        Part::Postgres => is_postgres(*pid),
+        Part::Postmaster => is_postgres(*pid) && parent(*pid).is_some_and(is_agent),
+    };
+    Ok(of_pod(uid)?.into_iter().filter(belongs).collect())
+}
+
+/// The postmaster of a node.
 pub async fn postmaster(world: &World, node: u8) -> Outcome<i32> {
-    let all = of_node(world, node).await?;
-    let found = all
-        .into_iter()
-        .filter(|pid| read(*pid, "comm").trim() == "postgres")
-        .find(|pid| parent(*pid).is_some_and(is_agent));
+    let uid = uid_of(world, node).await?;
+    let found = part_of(&uid, Part::Postmaster)?.into_iter().next();
     found.ok_or_else(|| Failure(format!("node {node} has no postmaster")))
 }
 
@@ -83,13 +117,17 @@ pub async fn freeze(world: &World, node: u8) -> Outcome<Vec<i32>> {
 
 /// Stops the processes of a node's Postgres in their tracks, and not its agent.
 pub async fn hang_postgres(world: &World, node: u8) -> Outcome<Vec<i32>> {
-    let all = of_node(world, node).await?;
-    Ok(freeze_all(all.into_iter().filter(|pid| read(*pid, "comm").trim() == "postgres").collect()))
+    freeze_part(&uid_of(world, node).await?, Part::Postgres)
 }
 
 /// The same as [`freeze`] for the pod with this uid.
 pub fn freeze_pod(uid: &str) -> Outcome<Vec<i32>> {
-    Ok(freeze_all(of_pod(uid)?))
+    freeze_part(uid, Part::All)
+}
+
+/// The same of some of its processes.
+pub fn freeze_part(uid: &str, part: Part) -> Outcome<Vec<i32>> {
+    Ok(freeze_all(part_of(uid, part)?))
 }
 
 fn freeze_all(all: Vec<i32>) -> Vec<i32> {

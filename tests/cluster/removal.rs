@@ -264,7 +264,8 @@ pub async fn sweep(world: &World) -> Outcome {
     if world.kubectl(&["get", "crd", "pgpools.pgpool-operator.dev"]).await.is_ok() {
         world.kubectl(&pools).await?;
     }
-    for space in [SPACE, ELSEWHERE, super::options::SPACE, super::bad_input::NARROW] {
+    let spaces = [ELSEWHERE, super::options::SPACE, super::bad_input::NARROW, super::observe::SPACE];
+    for space in [SPACE].into_iter().chain(spaces) {
         world.kubectl(&["delete", "namespace", space, "--ignore-not-found", "--timeout=90s"]).await?;
     }
     world.kubectl(&["delete", "priorityclass", majors::CLASS, "--ignore-not-found"]).await?;

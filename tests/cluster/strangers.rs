@@ -12,7 +12,7 @@ use super::world::{POOL, SPACE, World, until};
 /// A namespace of somebody else.
 pub const ELSEWHERE: &str = "cluster-test-else";
 /// Whether a connection to `host:port` can be made from a pod.
-async fn reaches(world: &World, space: &str, pod: &str, host: &str, port: u16) -> bool {
+pub async fn reaches(world: &World, space: &str, pod: &str, host: &str, port: u16) -> bool {
     let script = format!("timeout 3 bash -c 'exec 3<>/dev/tcp/{host}/{port}'");
     world.kubectl(&["-n", space, "exec", pod, "--", "sh", "-c", &script]).await.is_ok()
 }

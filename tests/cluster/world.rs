@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::Instant;
 
+use super::chaos::Orders;
 use super::harness::{Failure, Outcome, failed};
 use super::pool::NODES;
 
@@ -48,11 +49,13 @@ pub struct World {
     pub before: OnceLock<BTreeSet<String>>,
     /// What the pool held when it was deleted.
     pub held: OnceLock<String>,
+    /// Faults at random, where they are asked for.
+    pub chaos: Orders,
 }
 
 impl World {
     /// The cluster that KUBECONFIG names.
-    pub async fn open() -> Outcome<Self> {
+    pub async fn open(chaos: Orders) -> Outcome<Self> {
         Ok(Self {
             client: Client::try_default().await?,
             pool: POOL,
@@ -60,13 +63,15 @@ impl World {
             scratch: tempfile::tempdir()?,
             before: OnceLock::new(),
             held: OnceLock::new(),
+            chaos,
         })
     }
 
     /// The same cluster, another pool of the same namespace being meant.
     pub fn of_pool(&self, pool: &'static str, nodes: &'static [u8]) -> Outcome<Self> {
         let (client, scratch) = (self.client.clone(), tempfile::tempdir()?);
-        Ok(Self { client, pool, nodes, scratch, before: OnceLock::new(), held: OnceLock::new() })
+        let (before, held, chaos) = (OnceLock::new(), OnceLock::new(), self.chaos);
+        Ok(Self { client, pool, nodes, scratch, before, held, chaos })
     }
 
     /// Runs kubectl; gives what it printed.
@@ -153,7 +158,7 @@ pub async fn call_within(
     args: &[&str],
     input: Option<&str>,
 ) -> Outcome<String> {
-    let output = output_within(limit, program, args, input).await?;
+    let output = output(limit, program, args, input).await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
         return Ok(text(&output.stdout));
@@ -163,16 +168,7 @@ pub async fn call_within(
 }
 
 /// Runs a program to its end, good or bad.
-pub async fn output(program: &str, args: &[&str], input: Option<&str>) -> Outcome<Output> {
-    output_within(CALL, program, args, input).await
-}
-
-async fn output_within(
-    limit: Duration,
-    program: &str,
-    args: &[&str],
-    input: Option<&str>,
-) -> Outcome<Output> {
+pub async fn output(limit: Duration, program: &str, args: &[&str], input: Option<&str>) -> Outcome<Output> {
     let shown = || format!("{program} {}", args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -14,8 +14,9 @@ use pgpool_operator::model::{
     ClaimSeen, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, Memory, NodeSeen, Observed,
     PodSeen, SecretsSeen, SetSeen, ValidPool,
 };
+use pgpool_operator::names::LogFormat;
 use pgpool_operator::plan::{Plan, plan};
-use pgpool_operator::resources::Runtime;
+use pgpool_operator::resources::{Peers, Runtime};
 use serde_json::json;
 
 /// Name and namespace are unlike anything of the product, so that a swapped label shows.
@@ -77,7 +78,12 @@ pub struct World {
 }
 
 pub fn runtime() -> Runtime {
-    Runtime { operator_image: "registry.example/tool:1".to_owned(), operator_namespace: "system".to_owned() }
+    Runtime {
+        operator_image: "registry.example/tool:1".to_owned(),
+        operator_namespace: "system".to_owned(),
+        metrics_from: Peers::default(),
+        log_format: LogFormat::Json,
+    }
 }
 
 fn backup(name: &str) -> BackupProgress {

@@ -35,6 +35,8 @@ pub enum Command {
     Run(RunArgs),
     /// After the writers have stopped: look for every acknowledged write on every node and compare all nodes
     Check(CheckArgs),
+    /// Compare the snapshots of registers that a run recorded: stale ones, and long forks between nodes
+    Registers(RegistersArgs),
     /// Write without a pause, reconnect at once, and tell each gap between two acknowledged writes
     Stall(StallArgs),
     /// Print the psql script whose output `check --dump` reads
@@ -224,6 +226,34 @@ pub struct ReaderArgs {
     pub session_reads: u32,
 }
 
+/// Which operations on registers are recorded, in the journal, for checkers of histories.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// Number of registers; none are recorded without
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub registers: u32,
+    /// Writers of registers
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub register_writers: u32,
+    /// Readers of registers for each endpoint, that for writes among them
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub register_readers: u32,
+    /// Each client begins one operation in this many milliseconds, all at about the same time
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    pub register_beat_ms: u64,
+    /// Stop after this many operations: the journal must not grow without end
+    #[arg(long, default_value_t = 200_000)]
+    pub register_operations: u64,
+}
+
+/// Arguments of `registers`.
+#[derive(Debug, Args)]
+pub struct RegistersArgs {
+    /// Journal with the recorded operations
+    #[arg(long)]
+    pub journal: PathBuf,
+}
+
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -233,6 +263,9 @@ pub struct RunArgs {
     /// The reading half
     #[command(flatten)]
     pub readers: ReaderArgs,
+    /// What is recorded besides
+    #[command(flatten)]
+    pub record: RecordArgs,
     /// The writing half
     #[command(flatten)]
     pub write: WriteArgs,

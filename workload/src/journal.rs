@@ -14,6 +14,7 @@ use crate::db::failure::Outcome;
 use crate::history::id::Id;
 use crate::history::stats::{Stale, Writes};
 use crate::ops::Action;
+use crate::registers::Operation;
 
 /// A journal that can't be written or read.
 #[derive(Debug, Error)]
@@ -63,6 +64,8 @@ pub enum Line {
     Write(Entry),
     /// A read was stale.
     Stale(Stale),
+    /// An operation on registers is over.
+    Register(Operation),
     /// The run is over and every write of it stands above.
     End(Writes),
 }

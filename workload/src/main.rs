@@ -2,7 +2,8 @@
 //!
 //! `run` writes (bank transfers, appends to lists, unique ids, counters), journals what was acknowledged, and
 //! reads it back through other endpoints at the same time; `check` looks for all of it on every node afterwards
-//! and compares the nodes row by row.
+//! and compares the nodes row by row. `run` can also record every operation on some registers: `registers` and
+//! xtask/linearizable judge that history.
 
 mod check;
 mod cli;
@@ -14,6 +15,7 @@ mod history;
 mod journal;
 mod ops;
 mod reader;
+mod registers;
 mod run;
 mod shared;
 mod stall;
@@ -37,6 +39,7 @@ async fn main() -> ExitCode {
         Command::Read(args) => run::read(args).await,
         Command::Check(args) => check::check(args).await,
         Command::Stall(args) => stall::run(args).await.map(|()| true),
+        Command::Registers(args) => registers::report::report(args),
         Command::DumpSql => print(check::dump_sql::script().as_bytes()).map(|()| true),
     };
     match result {

@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 use crate::cli::{ConnectArgs, PrepareArgs, ReadArgs, ReaderArgs, RunArgs, UntilArgs, WriteArgs, millis};
 use crate::clock::Clock;
 use crate::db::failure::{Failure, Outcome};
-use crate::db::{ConnectError, Target};
+use crate::db::{ConnectError, Session, Target};
 use crate::error::WorkloadError;
 use crate::history::id::Id;
 use crate::history::stats::{Stats, Summary};
 use crate::history::{Acked, History};
 use crate::journal::{self, Journal, Line};
 use crate::ops::{Action, schema};
+use crate::registers::client;
 use crate::shared::Shared;
 use crate::{control, print, reader, writer};
 
@@ -30,20 +31,27 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(60);
 /// Pause between two attempts at it.
 const PREPARE_EVERY: Duration = Duration::from_millis(200);
 
+/// Orders of the clients of registers, and those clients.
+type RegisterOrders = (Arc<client::Orders>, Vec<(client::Part, Target)>);
+
 /// How often the file of `--until-file` is looked for.
 const LOOK_FOR_FILE: Duration = Duration::from_millis(200);
 
 /// Creates the schema.
 pub async fn prepare(args: &PrepareArgs) -> Result<(), WorkloadError> {
-    prepare_at(&args.connect.target(&args.write_host)?, args.accounts).await
+    let target = args.connect.target(&args.write_host)?;
+    prepare_at(&target, async |session| schema::prepare(session, args.accounts).await).await
 }
 
-async fn prepare_at(target: &Target, accounts: u32) -> Result<(), WorkloadError> {
+async fn prepare_at(
+    target: &Target,
+    work: impl AsyncFn(&Session) -> Result<(), tokio_postgres::Error>,
+) -> Result<(), WorkloadError> {
     let mut last = None;
     let preparing = async {
         loop {
             match target.connect().await {
-                Ok(session) => return schema::prepare(&session, accounts).await,
+                Ok(session) => return work(&session).await,
                 Err(error) => last = Some(error),
             }
             tokio::time::sleep(PREPARE_EVERY).await;
@@ -72,7 +80,12 @@ pub async fn run(args: &WriteArgs, reading: Option<&RunArgs>) -> Result<bool, Wo
     };
     let mut signals = Signals::new()?;
     if args.prepare {
-        prepare_at(&target, args.accounts).await?;
+        prepare_at(&target, async |session| schema::prepare(session, args.accounts).await).await?;
+    }
+    let registers = reading.map(|args| register_orders(args, run)).transpose()?.flatten();
+    if let Some((orders, _)) = &registers {
+        let count = orders.registers;
+        prepare_at(&target, async |session| schema::registers(session, run, count).await).await?;
     }
     let shared = begin(args, run)?;
     let (finished, is_finished) = watch::channel(false);
@@ -95,6 +108,9 @@ pub async fn run(args: &WriteArgs, reading: Option<&RunArgs>) -> Result<bool, Wo
         tasks.spawn(writer::run(Arc::clone(&shared), Arc::clone(&orders), number));
     }
     let mut reading = spawn_readers(&shared, readers);
+    if let Some((orders, clients)) = registers {
+        client::spawn(&mut reading, &shared, &orders, clients);
+    }
     finish(&shared, &mut signals, &mut tasks).await?;
     shared.stop();
     finish(&shared, &mut signals, &mut reading).await?;
@@ -173,6 +189,32 @@ fn reader_orders(
     let each: Result<Vec<_>, WorkloadError> = endpoints.iter().map(orders).collect();
     let copies = args.readers as usize;
     Ok(each?.into_iter().flat_map(|orders| std::iter::repeat_n(orders, copies)).collect())
+}
+
+/// What the clients of the registers have in common, and each of them; none if no registers are asked for.
+fn register_orders(args: &RunArgs, run: Id) -> Result<Option<RegisterOrders>, WorkloadError> {
+    let record = &args.record;
+    if record.registers == 0 {
+        return Ok(None);
+    }
+    let endpoint = |endpoint: &String| args.write.connect.target(endpoint);
+    let primary = endpoint(&args.write.write_host)?;
+    let mut clients = vec![(client::Part::Writer, primary.clone()); record.register_writers as usize];
+    let others = args.read_host.iter().filter(|host| **host != args.write.write_host);
+    for target in std::iter::once(Ok(primary)).chain(others.map(endpoint)) {
+        let reader = (client::Part::Reader, target?);
+        clients.extend(std::iter::repeat_n(reader, record.register_readers as usize));
+    }
+    let orders = client::Orders {
+        run,
+        registers: record.registers,
+        beat: millis(record.register_beat_ms),
+        timeout: millis(args.write.write_timeout_ms),
+        session_reads: args.readers.session_reads,
+        budget: AtomicU64::new(record.register_operations),
+        value: AtomicU64::new(0),
+    };
+    Ok(Some((Arc::new(orders), clients)))
 }
 
 fn spawn_readers(shared: &Arc<Shared>, orders: Vec<Arc<reader::Orders>>) -> JoinSet<()> {

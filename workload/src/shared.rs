@@ -11,6 +11,7 @@ use crate::db::failure::{Failure, Outcome};
 use crate::history::stats::{Activity, Stale, Stats, Summary};
 use crate::history::{Acked, History};
 use crate::journal::{Entry, Journal, JournalError, Line};
+use crate::registers::Operation;
 
 /// The state of a run.
 pub struct Shared {
@@ -68,6 +69,16 @@ impl Shared {
     pub fn stale(&self, stale: Stale) {
         self.note(&Line::Stale(stale.clone()));
         self.stats().read_stale(stale, self.clock.mono());
+    }
+
+    /// Journals and counts an operation on registers.
+    pub fn operated(&self, operation: Operation) {
+        let line = Line::Register(operation);
+        if self.note(&line)
+            && let Line::Register(operation) = line
+        {
+            self.stats().operated(&operation.act);
+        }
     }
 
     /// Counts an error.

@@ -163,7 +163,7 @@ async fn perform(shared: &Shared, orders: &Orders, session: &Session, write: &Wr
 }
 
 /// Returns when a write has had `timeout`, or [`FINISH_WITHIN`] since the run was told to stop.
-async fn give_up(shared: &Shared, timeout: Duration) {
+pub async fn give_up(shared: &Shared, timeout: Duration) {
     let stopped_for_long = async {
         shared.stopped().await;
         tokio::time::sleep(FINISH_WITHIN).await;

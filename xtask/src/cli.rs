@@ -93,6 +93,9 @@ pub enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Break a pool under load at random, on a cluster of its own, and see that it is whole each time and loses nothing;
+    /// the last line sums up
+    Chaos(test::ChaosOptions),
     /// The same as `cluster exec`, in the form of a runner of cargo
     #[command(hide = true)]
     Enter(Exec),
@@ -150,6 +153,10 @@ pub enum ClusterCommand {
         cluster: Name,
         #[command(flatten)]
         toleration: Toleration,
+        /// MiB of a file system of its own for the volumes of each node, so that a full one fills nothing else; folders
+        /// of this machine's disk unless given
+        #[arg(long, value_parser = clap::value_parser!(u32).range(64..))]
+        volumes: Option<u32>,
     },
     /// End it and remove every trace
     Down {
@@ -232,6 +239,14 @@ mod tests {
         };
         assert_eq!((wishes.len(), wishes[1].filter.as_str(), keep), (2, "scale", true));
         assert!(Cli::try_parse_from(["xtask", "test", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn a_round_is_had_again_with_its_seed_alone() {
+        assert!(matches!(parse("chaos --faults 500 --seed 7 --only 3 --keep"), Command::Chaos(_)));
+        for bad in ["chaos --only 3", "chaos --faults 0", "chaos --minutes 0"] {
+            assert!(Cli::try_parse_from(std::iter::once("xtask").chain(bad.split(' '))).is_err(), "{bad}");
+        }
     }
 
     #[test]

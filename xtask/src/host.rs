@@ -26,6 +26,9 @@ const PACKAGES: [&str; 13] = [
 /// What tests on the machine itself need besides: the workload's checker is tried against real servers.
 const TEST_PACKAGES: [&str; 2] = ["postgresql", "util-linux"];
 
+/// What reads metrics, and what tries its rules.
+const PROMETHEUS: [(&str, &str); 2] = [("prometheus", "prometheus"), ("promtool", "prometheus")];
+
 /// What counts system calls where the kernel lets nobody count them by events.
 const COUNTER_PACKAGES: [&str; 1] = ["strace"];
 
@@ -50,6 +53,11 @@ pub fn need_test_packages() -> Result<()> {
     need(&TEST_PACKAGES)
 }
 
+/// Installs Prometheus, with promtool, if it is missing.
+pub fn need_prometheus() -> Result<()> {
+    need_programs(&PROMETHEUS)
+}
+
 /// Installs strace if it is missing.
 pub fn need_counter_packages() -> Result<()> {
     need(&COUNTER_PACKAGES)
@@ -58,7 +66,8 @@ pub fn need_counter_packages() -> Result<()> {
 /// Installs the Debian packages of programs that are missing, wherever those that are there came from.
 pub fn need_programs(programs: &[(&str, &'static str)]) -> Result<()> {
     let missing = programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package);
-    let missing: Vec<&'static str> = missing.collect();
+    let mut missing: Vec<&'static str> = missing.collect();
+    missing.dedup();
     if missing.is_empty() { Ok(()) } else { need(&missing) }
 }
 

@@ -75,6 +75,9 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Test { wishes, keep } => {
             return Ok(if test::run(&wishes, keep) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Chaos(options) => {
+            return Ok(if test::chaos(&options) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Machine { cluster, toleration, machine } => {
             cluster::init::main(&Cluster::named(&cluster)?, Machine::named(&machine)?, toleration)?;
         }
@@ -94,8 +97,9 @@ fn make_images(load: bool, whole: bool, cluster: &str) -> Result<()> {
 
 fn cluster_command(command: ClusterCommand) -> Result<()> {
     match command {
-        ClusterCommand::Up { cluster, toleration } => {
-            cluster::up(&Cluster::named(&cluster.name)?, toleration.toleration)
+        ClusterCommand::Up { cluster, toleration, volumes } => {
+            let shape = cluster::Shape { toleration: toleration.toleration, volumes };
+            cluster::up_as(&Cluster::named(&cluster.name)?, shape)
         }
         ClusterCommand::Down { cluster } => cluster::down(&Cluster::named(&cluster.name)?),
         ClusterCommand::Status { cluster } => cluster::status(&Cluster::named(&cluster.name)?),

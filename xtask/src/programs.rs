@@ -1,4 +1,4 @@
-//! The Go programs of the embedded cluster, built once for each version of their sources.
+//! The Go programs of the embedded cluster and of its tests, built once for each version of their sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,38 @@ use crate::{host, paths, run};
 /// The release that the cluster's programs say they are.
 pub const KUBERNETES: &str = "v1.34.4";
 
-/// One program: its name and the Go package it is built from.
+/// The Go module of the cluster's programs, in the checkout.
+const CLUSTER: &str = "xtask/go";
+/// The Go module of the checker of histories: one of its own, since each change of a module's requirements builds all of
+/// its programs anew.
+const CHECKER: &str = "xtask/linearizable";
+
+/// One program: its name, and the Go package of a module that it is built from.
 struct Program {
     name: &'static str,
+    module: &'static str,
     package: &'static str,
 }
 
 /// All of them. Packages beginning with `./` are ours; the others are built as they are.
-const PROGRAMS: [Program; 8] = [
-    Program { name: "etcd", package: "./etcd" },
-    Program { name: "kube", package: "./kube" },
-    Program { name: "coredns", package: "./coredns" },
-    Program { name: "netpol", package: "./netpol" },
-    Program { name: "netq", package: "./netq" },
-    Program { name: "pause", package: "./pause" },
-    Program { name: "local-path-provisioner", package: "github.com/rancher/local-path-provisioner" },
-    Program { name: "helm", package: "helm.sh/helm/v3/cmd/helm" },
+const PROGRAMS: [Program; 9] = [
+    of_the_cluster("etcd", "./etcd"),
+    of_the_cluster("kube", "./kube"),
+    of_the_cluster("coredns", "./coredns"),
+    of_the_cluster("netpol", "./netpol"),
+    of_the_cluster("netq", "./netq"),
+    of_the_cluster("pause", "./pause"),
+    of_the_cluster("local-path-provisioner", "github.com/rancher/local-path-provisioner"),
+    of_the_cluster("helm", "helm.sh/helm/v3/cmd/helm"),
+    Program { name: LINEARIZABLE, module: CHECKER, package: "./" },
 ];
+
+/// The checker of histories.
+pub const LINEARIZABLE: &str = "linearizable";
+
+const fn of_the_cluster(name: &'static str, package: &'static str) -> Program {
+    Program { name, module: CLUSTER, package }
+}
 
 /// The programs, ready to run.
 pub struct Programs {
@@ -38,11 +53,11 @@ pub struct Programs {
 impl Programs {
     /// Builds what is not in the cache.
     pub fn build() -> Result<Self> {
-        let sources = paths::checkout().join("xtask/go");
         let bin = paths::cache("bin")?;
         let _lock = paths::lock(&bin)?;
         let mut ready = Vec::new();
         for program in &PROGRAMS {
+            let sources = paths::checkout().join(program.module);
             let path = bin.join(format!("{}-{}", program.name, key(&sources, program)?));
             if !path.exists() {
                 host::need_go()?;
@@ -88,8 +103,10 @@ fn key(sources: &Path, program: &Program) -> Result<String> {
         .file(&sources.join("go.mod"))?
         .file(&sources.join("go.sum"))?;
     if program.package.starts_with("./") {
-        let tests = |file: &PathBuf| file.to_string_lossy().ends_with("_test.go");
-        for file in files::walk(&sources.join(program.package))?.into_iter().filter(|f| !tests(f)) {
+        let built = |file: &PathBuf| {
+            file.extension().is_some_and(|e| e == "go") && !file.to_string_lossy().ends_with("_test.go")
+        };
+        for file in files::walk(&sources.join(program.package))?.into_iter().filter(built) {
             hasher = hasher.file(&file)?;
         }
     }
@@ -97,11 +114,13 @@ fn key(sources: &Path, program: &Program) -> Result<String> {
 }
 
 /// The tests of our own Go programs.
-pub fn go_test() -> Command {
+pub fn go_test() -> [Command; 2] {
     // Built like the programs, so that their packages are compiled once; `vet` would compile all of them anew.
-    let mut go = run::command("go", ["test", "-trimpath", "-vet=off", "./netpol"]);
-    go.current_dir(paths::checkout().join("xtask/go")).env("CGO_ENABLED", "0");
-    go
+    [(CLUSTER, "./netpol"), (CHECKER, "./...")].map(|(module, package)| {
+        let mut go = run::command("go", ["test", "-trimpath", "-vet=off", package]);
+        go.current_dir(paths::checkout().join(module)).env("CGO_ENABLED", "0");
+        go
+    })
 }
 
 fn go_build(sources: &Path, program: &Program, path: &Path) -> Result<()> {
@@ -119,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_version_reaches_the_linker_in_all_three_places() {
-        let flags = |name| link_flags(&Program { name, package: "" });
+        let flags = |name| link_flags(&of_the_cluster(name, ""));
         assert!(flags("kube").contains("gitVersion=v1.34.4 "), "{}", flags("kube"));
         assert!(flags("kube").contains(".gitMajor=1 ") && flags("kube").ends_with(".gitMinor=34"));
         assert!(
@@ -133,8 +152,7 @@ mod tests {
         for file in ["go.mod", "go.sum", "etcd/main.go", "netq/main.go"] {
             files::write(&dir.path().join(file), file).unwrap();
         }
-        let program = |package| Program { name: "x", package };
-        let keys = || ["./etcd", "./netq"].map(|p| key(dir.path(), &program(p)).unwrap());
+        let keys = || ["./etcd", "./netq"].map(|p| key(dir.path(), &of_the_cluster("x", p)).unwrap());
         let before = keys();
         files::write(&dir.path().join("netq/main.go"), "changed").unwrap();
         let after = keys();

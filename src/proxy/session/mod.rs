@@ -20,7 +20,7 @@ use super::{
     node::{self, NodeError},
     route::Kind,
 };
-use crate::names;
+use crate::{clock, names};
 
 /// How long is waited for a client, and for a node in its place.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +58,12 @@ pub async fn serve(
     from: SocketAddr,
     arriving: OwnedSemaphorePermit,
 ) {
+    let came = clock::now();
     let begun = begin(&front, kind, client, from).await;
     drop(arriving);
+    if let Ok(Some(_)) = &begun {
+        front.hub.metrics.logged_in(kind, clock::now().since(came));
+    }
     match begun {
         Ok(Some(session)) => session.run().await,
         Ok(None) => {}

@@ -129,6 +129,7 @@ impl<'a> Content<'a> {
             Row::Counter { run, counter, n } => {
                 self.counters.insert((run, counter), n);
             }
+            Row::Register => {}
         }
     }
 

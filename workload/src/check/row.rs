@@ -63,6 +63,8 @@ pub enum Row {
         /// Its value.
         n: u64,
     },
+    /// workload.registers; what it should hold is for checkers of histories to say.
+    Register,
 }
 
 /// Reads the row `text` of the table `workload.{table}`; none if it isn't one.
@@ -96,6 +98,7 @@ pub fn parse(table: &str, text: &[u8]) -> Option<Row> {
         ("counters", [run, counter, n]) => {
             Row::Counter { run: run.parse().ok()?, counter: counter.parse().ok()?, n: n.parse().ok()? }
         }
+        ("registers", [_run, _register, _value, _version, _replaced]) => Row::Register,
         _ => return None,
     })
 }

@@ -9,6 +9,7 @@ use super::latency::Histogram;
 use crate::clock::Micros;
 use crate::db::failure::{Failure, Outcome};
 use crate::ops::Action;
+use crate::registers::{Act, Counts};
 
 /// How many stale reads are kept with their details; the rest is only counted.
 const STALE_KEPT: usize = 100;
@@ -67,6 +68,8 @@ pub enum Activity {
     ReadConnect,
     /// A read.
     Read,
+    /// A connection or an operation of a client of the registers.
+    Register,
 }
 
 /// Writes by outcome.
@@ -122,6 +125,8 @@ pub struct Summary {
     pub reads_by_node: BTreeMap<String, u64>,
     /// The first stale reads, at most a hundred.
     pub stale: Vec<Stale>,
+    /// Recorded operations on registers.
+    pub registers: Counts,
     /// Errors by activity and SQLSTATE.
     pub errors: BTreeMap<Activity, BTreeMap<String, ErrorCount>>,
 }
@@ -180,6 +185,7 @@ pub struct Stats {
     read_stall: Stall,
     by_node: BTreeMap<String, u64>,
     stale: Vec<Stale>,
+    registers: Counts,
     errors: BTreeMap<Activity, BTreeMap<String, ErrorCount>>,
 }
 
@@ -197,6 +203,7 @@ impl Stats {
             read_stall: Stall::at(now),
             by_node: BTreeMap::new(),
             stale: Vec::new(),
+            registers: Counts::default(),
             errors: BTreeMap::new(),
         }
     }
@@ -233,6 +240,16 @@ impl Stats {
     /// Counts a read that got no answer.
     pub fn read_refused(&mut self) {
         self.reads.refused += 1;
+    }
+
+    /// Counts an operation on registers.
+    pub fn operated(&mut self, act: &Act) {
+        self.registers.add(act);
+    }
+
+    /// Counts a snapshot of the registers that got no answer.
+    pub fn unread(&mut self) {
+        self.registers.unread += 1;
     }
 
     fn answered(&mut self, node: &str, now: Micros) {
@@ -303,6 +320,7 @@ impl Stats {
             },
             reads_by_node: self.by_node.clone(),
             stale: self.stale.clone(),
+            registers: self.registers,
             errors: self.errors.clone(),
         }
     }

@@ -5,4 +5,6 @@ mod cases;
 #[cfg(test)]
 mod desk;
 #[cfg(test)]
+mod registers;
+#[cfg(test)]
 mod support;

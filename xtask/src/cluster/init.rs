@@ -19,8 +19,8 @@ use std::thread;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::layout::{self, Cluster, Machine, NODES};
-use super::services;
 use super::supervisor::{Event, Supervisor};
+use super::{machine, services, volumes};
 use crate::clock::Stopwatch;
 use crate::error::{OnFile, Result, refused};
 use crate::{files, run};
@@ -90,9 +90,11 @@ fn mount_disks(cluster: &Cluster, machine: Machine) -> Result<()> {
     // Without shared propagation kubelet refuses to mount volumes into pods.
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", shared).on("share the mounts of", "/")?;
-    let bind = |from: &Path, to: &str| rustix::mount::mount_bind(from, to).on("mount over", to);
-    bind(&cluster.bin(), layout::BIN)?;
     let disk = cluster.disk(machine);
+    machine::unmount(|target| volumes::is_of_another(target, &disk))?;
+    // With what is mounted below: volumes may have a file system of their own.
+    let bind = |from: &Path, to: &str| rustix::mount::mount_bind_recursive(from, to).on("mount over", to);
+    bind(&cluster.bin(), layout::BIN)?;
     // /var comes last, for the disks themselves may lie below it.
     for dir in ["opt", "srv"] {
         bind(&disk.join(dir), &format!("/{dir}"))?;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::layout::{Cluster, MACHINES, Machine, NODES};
-use super::{config, enter, init, machine, pki};
+use super::{Shape, config, enter, init, machine, pki, volumes};
 use crate::error::{OnFile, Result, refused};
 use crate::images::{self, Image, Store};
 use crate::programs::Programs;
@@ -29,16 +29,21 @@ fn is_up(cluster: &Cluster) -> bool {
 
 /// Starts a cluster; one that runs goes on, and gets back its nodes that are off.
 pub fn up(cluster: &Cluster, toleration: u32) -> Result<()> {
+    up_as(cluster, Shape { toleration, volumes: None })
+}
+
+/// The same of a cluster of this shape.
+pub fn up_as(cluster: &Cluster, shape: Shape) -> Result<()> {
     host::need_root()?;
     host::need_packages()?;
     let _lock = lock(cluster)?;
     if is_up(cluster) {
-        return complete(cluster, toleration);
+        return complete(cluster, shape.toleration);
     }
     let programs = Programs::build()?;
     let store = Store::prepare(&images::of_the_cluster(&programs)?)?;
     step(&format!("remains of an earlier cluster {}", cluster.name()), || clean(cluster))?;
-    step(&format!("cluster {}", cluster.name()), || start(cluster, toleration, &programs, &store))?;
+    step(&format!("cluster {}", cluster.name()), || start(cluster, shape, &programs, &store))?;
     let name = cluster.name();
     say(format!("cluster {name} is up; try: cargo xtask kubectl --name {name} -- get nodes"));
     Ok(())
@@ -62,7 +67,7 @@ fn lock(cluster: &Cluster) -> Result<fs::File> {
     paths::lock(&dir)
 }
 
-fn start(cluster: &Cluster, toleration: u32, programs: &Programs, store: &Store) -> Result<()> {
+fn start(cluster: &Cluster, shape: Shape, programs: &Programs, store: &Store) -> Result<()> {
     files::make_dir(&cluster.run())?;
     lay_out_programs(cluster, programs)?;
     let pki = cluster.disks().join("pki");
@@ -70,13 +75,16 @@ fn start(cluster: &Cluster, toleration: u32, programs: &Programs, store: &Store)
     fs::copy(pki.join("admin.kubeconfig"), cluster.kubeconfig()).on("write", cluster.kubeconfig())?;
     files::write(&cluster.resolv_conf(), config::resolv_conf())?;
     modules();
-    machine::power_on(cluster, Machine::Switch, toleration)?;
+    machine::power_on(cluster, Machine::Switch, shape.toleration)?;
     let build = |machine: Machine| {
         config::write(cluster, machine, &pki)?;
         if NODES.contains(&machine) {
             store.copy_to(&cluster.disk(machine).join("var/lib/containerd"))?;
+            if let Some(size) = shape.volumes {
+                volumes::make(cluster, machine, size)?;
+            }
         }
-        machine::power_on(cluster, machine, toleration)
+        machine::power_on(cluster, machine, shape.toleration)
     };
     in_parallel(&MACHINES[1..], build)?;
     wait_for_api(cluster)?;
@@ -182,22 +190,7 @@ fn clean(cluster: &Cluster) -> Result<()> {
 /// Mounts of a machine die with it. One that was made in the host's own namespace would take a folder of the
 /// host along when the disks are removed.
 fn unmount_below(folder: &Path) -> Result<()> {
-    let table = fs::read_to_string("/proc/self/mounts").on("read", "/proc/self/mounts")?;
-    let mut below = mounts_below(&table, folder);
-    below.reverse();
-    for target in below {
-        run::captured(run::command("umount", ["--lazy", "--"]).arg(&target))?;
-    }
-    Ok(())
-}
-
-fn mounts_below(table: &str, folder: &Path) -> Vec<PathBuf> {
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .map(PathBuf::from)
-        .filter(|target| target.starts_with(folder))
-        .collect()
+    machine::unmount(|target| target.starts_with(folder))
 }
 
 /// `cluster status`: every machine and its services, then the nodes as Kubernetes sees them.
@@ -257,15 +250,4 @@ pub fn load(cluster: &Cluster, images: &[Image]) -> Result<usize> {
         return refused(format!("cluster {} has no running node", cluster.name()));
     }
     images::load(&sockets, images)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_mounts_below_the_folder_itself_count() {
-        let table = "proc /proc proc rw 0 0\ntmpfs /s/dev/a tmpfs rw 0 0\ntmpfs /s/develop tmpfs rw 0 0\n";
-        assert_eq!(mounts_below(table, Path::new("/s/dev")), [PathBuf::from("/s/dev/a")]);
-    }
 }

@@ -155,6 +155,20 @@ pub fn kill(cluster: &Cluster, machine: Machine) -> Result<()> {
     })
 }
 
+/// Ends the mounts of this process's namespace that are meant, the last one first.
+pub fn unmount(meant: impl Fn(&Path) -> bool) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mounts").on("read", "/proc/self/mounts")?;
+    for target in mounts(&table, meant).into_iter().rev() {
+        run::captured(run::command("umount", ["--lazy", "--"]).arg(&target))?;
+    }
+    Ok(())
+}
+
+fn mounts(table: &str, meant: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let targets = table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    targets.filter(|target| meant(target)).collect()
+}
+
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).on("remove", path),
@@ -172,6 +186,13 @@ mod tests {
         assert_eq!(started(&format!("7 (a) b (c) {tail}")), Some("4711"));
         assert_eq!(started("7 (gone) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20"), None);
         assert_eq!(started("nonsense"), None);
+    }
+
+    #[test]
+    fn only_mounts_below_the_folder_itself_count() {
+        let table = "proc /proc proc rw 0 0\ntmpfs /s/dev/a tmpfs rw 0 0\ntmpfs /s/develop tmpfs rw 0 0\n";
+        let below = |target: &Path| target.starts_with("/s/dev");
+        assert_eq!(mounts(table, below), [PathBuf::from("/s/dev/a")]);
     }
 
     #[test]

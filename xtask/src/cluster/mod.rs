@@ -13,9 +13,20 @@ mod machine;
 mod pki;
 mod services;
 mod supervisor;
+mod volumes;
 
 pub use layout::{Cluster, Machine};
-pub use lifecycle::{crash, down, load, status, up};
+pub use lifecycle::{crash, down, load, status, up, up_as};
+
+/// How a cluster is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Seconds until the pods of a lost node are deleted.
+    pub toleration: u32,
+    /// MiB of a file system of its own for the volumes of each node; they are a folder of the host's disk where none is
+    /// wanted.
+    pub volumes: Option<u32>,
+}
 
 /// Seconds until the pods of a lost node are deleted. A kubelet may take half a minute to be seen again after an
 /// outage of the API server; healthy pods must outlive that.

@@ -1,5 +1,6 @@
-//! `cargo xtask test`: every check of the project, in one order, with one sum at the end.
+//! `cargo xtask test`: every check of the project, in one order, with one sum at the end. `cargo xtask chaos` beside it.
 
+mod chaos;
 mod stage;
 mod steps;
 mod tally;
@@ -11,6 +12,7 @@ use crate::clock::Stopwatch;
 use crate::error::Result;
 use crate::progress::{print, say};
 
+pub use chaos::{Options as ChaosOptions, run as chaos};
 use tally::Tally;
 pub use wish::Wish;
 use wish::{Chosen, chosen};

@@ -6,10 +6,12 @@ use super::tally::Tally;
 use super::wish::Chosen;
 use super::{Name, steps, timed};
 use crate::cargo::Profile;
-use crate::cluster::{self, Cluster, TOLERATION};
+use crate::cluster::{self, Cluster, Shape, TOLERATION};
 use crate::drivers;
 use crate::error::Result;
+use crate::host;
 use crate::images::{self, Form, Image};
+use crate::interrupt;
 use crate::programs::Programs;
 use crate::progress::{say, step};
 
@@ -23,12 +25,19 @@ const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
 /// The step of the cluster test that needs drivers from the registries.
 const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
 
+/// The step that needs a Prometheus on this machine.
+const OBSERVE: &str = "observe::a_prometheus_reads_the_pool";
+
 /// Tests to run one after the other on a cluster.
-struct Play {
-    cluster: &'static str,
+pub struct Play {
+    /// The cluster.
+    pub cluster: &'static str,
     /// Whether the cluster is killed and started over its remains first, which counts as a test.
-    over_remains: bool,
-    parts: Vec<Part>,
+    pub over_remains: bool,
+    /// MiB of a file system of its own for the volumes of each node, where they are not to be folders of a disk.
+    pub volumes: Option<u32>,
+    /// The tests.
+    pub parts: Vec<Part>,
 }
 
 /// One of them.
@@ -49,8 +58,11 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
     }
     let ready = [FIRST, SECOND].into_iter().try_for_each(remove).and_then(|()| {
         thread::scope(|scope| {
-            if wants_drivers(chosen) {
+            if wants(chosen, DRIVERS) {
                 scope.spawn(drivers::fetch);
+            }
+            if wants(chosen, OBSERVE) {
+                host::need_prometheus()?;
             }
             images()
         })
@@ -76,11 +88,22 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
     chosen.iter().map(|chosen| (chosen.part, sum(chosen.part))).collect()
 }
 
-/// Whether the step that needs them is among what is named: they can't be fetched from within a cluster's network. No act
-/// has it.
-fn wants_drivers(chosen: &[Chosen]) -> bool {
+/// Plays on a fresh cluster that goes afterwards whatever happened; gives the sum.
+pub fn alone(play: &Play, keep: bool) -> Tally {
+    let results = match remove(play.cluster).and_then(|()| images()) {
+        Ok(images) => on_cluster(play, &images, keep),
+        Err(e) => {
+            say(format!("error: nothing to test on: {e}"));
+            failures(play)
+        }
+    };
+    results.into_iter().fold(Tally::default(), |sum, (_, tally)| sum + tally)
+}
+
+/// Whether a step is among what is named that needs what can't be fetched from within a cluster's network. No act has it.
+fn wants(chosen: &[Chosen], step: &str) -> bool {
     let cluster = chosen.iter().filter(|chosen| chosen.part == Name::Cluster);
-    cluster.into_iter().any(|chosen| chosen.filters.iter().any(|filter| DRIVERS.contains(filter.as_str())))
+    cluster.into_iter().any(|chosen| chosen.filters.iter().any(|filter| step.contains(filter.as_str())))
 }
 
 /// Who plays where.
@@ -90,8 +113,8 @@ fn plays(chosen: &[Chosen]) -> Vec<Play> {
         words: words.iter().map(|word| (*word).to_owned()).chain(chosen.filters.iter().cloned()).collect(),
         label: label.to_owned(),
     };
-    let mut first = Play { cluster: FIRST, over_remains: false, parts: Vec::new() };
-    let mut second = Play { cluster: SECOND, over_remains: true, parts: Vec::new() };
+    let play = |cluster, over_remains| Play { cluster, over_remains, volumes: None, parts: Vec::new() };
+    let (mut first, mut second) = (play(FIRST, false), play(SECOND, true));
     for chosen in chosen {
         if chosen.part != Name::Cluster || !chosen.filters.is_empty() {
             first.parts.push(part(chosen, &[], ""));
@@ -124,7 +147,7 @@ fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
         let remains = play
             .over_remains
             .then(|| timed("a cluster over the remains of another", || over_remains(&cluster)));
-        bring_up(&cluster, images).map(|()| (cluster, remains))
+        bring_up(&cluster, play.volumes, images).map(|()| (cluster, remains))
     });
     let (cluster, remains) = match ready {
         Ok(ready) => ready,
@@ -160,15 +183,17 @@ fn over_remains(cluster: &Cluster) -> Result<Tally> {
     cluster::up(cluster, TOLERATION).map(|()| Tally::SUCCESS)
 }
 
-fn bring_up(cluster: &Cluster, images: &[Image]) -> Result<()> {
+fn bring_up(cluster: &Cluster, volumes: Option<u32>, images: &[Image]) -> Result<()> {
     step(&format!("cluster {} of the tests", cluster.name()), || {
-        cluster::up(cluster, TOLERATION)?;
+        cluster::up_as(cluster, Shape { toleration: TOLERATION, volumes })?;
         cluster::load(cluster, images).map(drop)
     })
 }
 
 /// False when something of the cluster may be left.
 fn take_down(name: &str, keep: bool) -> bool {
+    // It goes all the same.
+    interrupt::forget();
     if keep {
         say(format!("cluster {name} stays: cargo xtask cluster down --name {name} removes it"));
         return true;
@@ -205,11 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn drivers_are_fetched_for_who_tries_them() {
-        assert!(!wants_drivers(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]));
-        assert!(wants_drivers(&[chosen(Name::Cluster, &["fence", "clients"])]));
-        assert!(!wants_drivers(&[chosen(Name::Cluster, &["fence", "clients::psql"])]));
-        assert!(!wants_drivers(&[chosen(Name::Api, &[])]));
+    fn what_a_step_needs_is_fetched_for_who_asks_for_it() {
+        assert!(!wants(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])], DRIVERS));
+        assert!(wants(&[chosen(Name::Cluster, &["fence", "clients"])], DRIVERS));
+        assert!(!wants(&[chosen(Name::Cluster, &["fence", "clients::psql"])], DRIVERS));
+        assert!(!wants(&[chosen(Name::Api, &[])], DRIVERS));
+        assert!(wants(&[chosen(Name::Cluster, &["observe"])], OBSERVE));
+        assert!(!wants(&[chosen(Name::Cluster, &["clients"])], OBSERVE));
     }
 
     #[test]

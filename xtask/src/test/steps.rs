@@ -1,6 +1,7 @@
 //! What each step does.
 
 use std::io::{BufRead, BufReader};
+use std::ops::Add as _;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -11,7 +12,7 @@ use super::wish::Chosen;
 use crate::cargo::{self, SELECTION};
 use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
-use crate::programs::{self, Programs};
+use crate::programs::{self, LINEARIZABLE, Programs};
 use crate::progress::{print, say};
 use crate::{host, paths, run};
 
@@ -22,6 +23,8 @@ const INSIDE: [&str; 2] = ["api", "cluster"];
 /// Integration tests that mostly wait, as those of the library do: they run beside those that need the processors.
 const WAITING: [&str; 1] = ["selftest"];
 const CHART: &str = "charts/pgpool-operator";
+/// The chart's alerts, as a plain file, and what fires when.
+const RULES: [&str; 2] = ["charts/pgpool-operator/files/rules.yaml", "tests/prometheus/alerts.yaml"];
 
 /// Runs a step that needs no cluster.
 pub fn run(chosen: &Chosen) -> Result<Tally> {
@@ -57,6 +60,7 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
     );
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
     test.env("PGPOOL_AUDIT", cluster.audit_log());
+    test.env("PGPOOL_LINEARIZABLE", Programs::build()?.path(LINEARIZABLE)?);
     counted(&mut test, &part.label)
 }
 
@@ -95,10 +99,13 @@ fn unit(filters: &[String]) -> Result<Tally> {
     let own = counted(cargo::command("test").args(["--package", "xtask"]), "")?;
     host::need_go()?;
     host::need_test_packages()?;
-    let go = one(&mut programs::go_test()).unwrap_or_else(|e| {
-        say(format!("error: {e}"));
-        Tally::FAILURE
+    let go = programs::go_test().iter_mut().map(|command| {
+        one(command).unwrap_or_else(|e| {
+            say(format!("error: {e}"));
+            Tally::FAILURE
+        })
     });
+    let go = go.fold(Tally::default(), Tally::add);
     let mut waits = unit_tests(&["--lib", "--bins"], &waiting)?;
     let mut counts = unit_tests(&[], &busy)?;
     let both = thread::scope(|scope| {
@@ -114,11 +121,13 @@ fn unit_tests(targets: &[&str], tests: &[&str]) -> Result<Command> {
     let mut command = cargo::command("test");
     command.args(SELECTION).arg("--no-fail-fast").args(targets);
     command.args(tests.iter().flat_map(|test| ["--test", test]));
-    command.env("RUST_TEST_THREADS", AT_ONCE).env("PGPOOL_HELM", Programs::build()?.path("helm")?);
+    let programs = Programs::build()?;
+    command.env("RUST_TEST_THREADS", AT_ONCE).env("PGPOOL_HELM", programs.path("helm")?);
+    command.env("PGPOOL_LINEARIZABLE", programs.path(LINEARIZABLE)?);
     Ok(command)
 }
 
-/// The chart: `helm lint`, then a rendering with the default values, which must give something.
+/// The chart: `helm lint`, a rendering with the default values, which must give something, and its alerts.
 fn helm() -> Result<Tally> {
     let programs = Programs::build()?;
     let chart = paths::checkout().join(CHART);
@@ -133,5 +142,14 @@ fn helm() -> Result<Tally> {
     let text = run::captured(&mut template)?;
     let kinds = text.lines().filter(|line| line.starts_with("kind: ")).count();
     say(format!("   {kinds} objects"));
-    Ok(if kinds > 0 { lint } else { Tally::FAILURE })
+    let rendered = if kinds > 0 { lint } else { Tally::FAILURE };
+    Ok(rendered + alerts()?)
+}
+
+/// The chart's alerts: Prometheus reads them, and they fire when they should.
+fn alerts() -> Result<Tally> {
+    host::need_prometheus()?;
+    let [rules, tests] = RULES;
+    let promtool = |args: &[&str]| one(run::command("promtool", args).current_dir(paths::checkout()));
+    Ok(promtool(&["check", "rules", rules])? + promtool(&["test", "rules", tests])?)
 }
