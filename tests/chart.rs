@@ -85,6 +85,37 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["--set", "logs.format=xml"], "format"),
     (&["--set", "metrics.from[0].podselector.a=b"], "podselector"),
     (&["--set-json", "metrics.from=[{}]"], "from"),
+    (
+        &["--set-json", r#"metrics.from=[{"ipBlock":{"cidr":"10.0.0.0/8"},"podSelector":{}}]"#],
+        "/metrics/from/0",
+    ),
+    (&["--set-json", r#"metrics.from=[{"ipBlock":{}}]"#], "cidr"),
+    (&["--set", "metrics.from[0].ipBlock.cidr=everywhere"], "cidr"),
+    (&["--set", "metrics.from[0].ipBlock.cidr=10.0.0.0/33"], "cidr"),
+    (&["--set", "metrics.from[0].ipBlock.cidr=2001:db8::/129"], "cidr"),
+    (&["--set", "metrics.from[0].ipBlock.cidr=10.0.0.0/8,metrics.from[0].ipBlock.except={some}"], "except/0"),
+    (&["--set", "metrics.from[0].podSelector.matchLabels.app=a b"], "matchLabels"),
+    (
+        &[
+            "--set-json",
+            r#"metrics.from=[{"podSelector":{"matchExpressions":[{"key":"app","operator":"Like","values":["a"]}]}}]"#,
+        ],
+        "/0/operator",
+    ),
+    (
+        &[
+            "--set-json",
+            r#"metrics.from=[{"podSelector":{"matchExpressions":[{"key":"app","operator":"NotIn"}]}}]"#,
+        ],
+        "'values'",
+    ),
+    (
+        &[
+            "--set-json",
+            r#"metrics.from=[{"podSelector":{"matchExpressions":[{"key":"app","operator":"Exists","values":["a"]}]}}]"#,
+        ],
+        "/0/values",
+    ),
     (&["--set", "monitoring.podMonitor.interval=often"], "interval"),
     (&["--set", "monitoring.alerts.enabled=true"], "alerts"),
 ];

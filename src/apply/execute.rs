@@ -37,9 +37,16 @@ impl Executor {
     ) -> Done {
         let context = Context { client: &self.client, agents, raw, pool };
         let mut done = Done::default();
+        let mut unprotected = false;
         for manifest in &plan.apply {
-            // One object that can't be applied doesn't hold the others up: each says what it waits for.
+            let live = seen.live.get(&manifest.key()).map(|live| &live.value);
+            if unprotected && adds_pods(manifest, live) {
+                continue;
+            }
+            // One object that can't be applied doesn't hold the others up, but for pods without their policies: each says
+            // what it waits for.
             if let Err(error) = objects::apply(context, seen, manifest).await {
+                unprotected |= live.is_none() && is_policy(manifest);
                 done.errors.push(error);
             }
         }
@@ -49,6 +56,9 @@ impl Executor {
             join_all(leaves.into_iter().map(|action| self.act(context, runtime, seen, action))).await;
         done.errors.extend(issued.into_iter().filter_map(Result::err));
         for action in rest {
+            if unprotected && matches!(action, Action::CreateJob(_)) {
+                continue;
+            }
             if let Action::Ensure(order) = action {
                 self.ensure(context, order, memory, &mut done).await;
             } else if let Err(error) = self.act(context, runtime, seen, action).await {
@@ -101,6 +111,17 @@ impl Executor {
             Err(error) => done.errors.push(error),
         }
     }
+}
+
+fn is_policy(manifest: &Manifest) -> bool {
+    manifest.resource.kind == "NetworkPolicy"
+}
+
+/// Whether there would be more pods by this manifest than by the object that is there.
+fn adds_pods(manifest: &Manifest, live: Option<&Value>) -> bool {
+    let replicas = |value: &Value| value["spec"]["replicas"].as_i64().unwrap_or_default();
+    matches!(manifest.resource.kind.as_str(), "StatefulSet" | "Deployment")
+        && replicas(&manifest.value) > live.map_or(0, replicas)
 }
 
 fn manager() -> PostParams {
@@ -179,5 +200,32 @@ fn unless_gone(done: Result<(), ApplyError>) -> Result<(), ApplyError> {
     match done {
         Err(ApplyError::Api { source, .. }) if is_code(&source, 404) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::StatefulSet;
+    use k8s_openapi::api::networking::v1::NetworkPolicy;
+
+    use super::*;
+
+    fn set(replicas: i32) -> Manifest {
+        let set: StatefulSet = serde_json::from_value(json!({
+            "metadata": {"name": "orchard-1"},
+            "spec": {"replicas": replicas, "serviceName": "orchard", "selector": {}, "template": {}},
+        }))
+        .unwrap();
+        Manifest::of(&set).unwrap()
+    }
+
+    #[test]
+    fn pods_that_are_not_there_yet_are_known() {
+        let (running, stopped) = (set(1), set(0));
+        assert!(adds_pods(&running, None) && adds_pods(&running, Some(&stopped.value)));
+        assert!(!adds_pods(&running, Some(&running.value)), "one that runs may be changed");
+        assert!(!adds_pods(&stopped, None) && !adds_pods(&stopped, Some(&running.value)));
+        let policy = Manifest::of(&NetworkPolicy::default()).unwrap();
+        assert!(is_policy(&policy) && !adds_pods(&policy, None) && !is_policy(&running));
     }
 }

@@ -111,7 +111,7 @@ fn fixed(draft: &mut Draft<'_>) -> Result<(), BuildError> {
     draft.want(&r::role(pool))?;
     draft.want(&r::role_binding(pool))?;
     draft.want(&r::passwd(pool))?;
-    // Policies come before pods: nothing runs unprotected.
+    // Policies come before pods, which aren't made where one of them can't be: nothing runs unprotected.
     draft.want(&r::node_policy(pool, runtime))?;
     draft.want(&r::proxy_policy(pool, runtime))?;
     draft.want(&r::recovery_policy(pool))?;
