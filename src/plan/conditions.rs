@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::draft::Draft;
 use super::membership::left_out;
-use super::status::{is_down, is_front_up};
+use super::status::{is_down, is_front_up, is_led};
 use crate::api::v1alpha1::conditions::{DEGRADED, PROGRESSING, READY};
 use crate::api::v1alpha1::{Health, PgPoolStatus, RecoveryStatus};
 
@@ -79,7 +79,10 @@ fn ready(draft: &Draft<'_>, health: Health) -> Verdict {
             verdict(false, "NodesMissing", format!("{attached} nodes are attached; {}", missing(draft)))
         }
         Health::Creating => verdict(false, "Creating", creating(draft)),
-        Health::Unavailable => verdict(false, "NoPrimary", "no primary is in office: nothing can be written"),
+        Health::Unavailable => {
+            let (reason, message) = unavailable(draft);
+            verdict(false, reason, message)
+        }
         Health::Suspended => {
             verdict(false, "Suspended", "spec.suspend is true: the operator changes nothing")
         }
@@ -112,7 +115,10 @@ fn degraded(draft: &Draft<'_>, health: Health) -> Verdict {
     }
     match health {
         Health::Degraded => verdict(true, "NodesMissing", missing(draft)),
-        Health::Unavailable => verdict(true, "NoPrimary", "no primary is in office: nothing can be written"),
+        Health::Unavailable => {
+            let (reason, message) = unavailable(draft);
+            verdict(true, reason, message)
+        }
         _ if !draft.plan.status.fenced.is_empty() => {
             let list = list(&draft.plan.status.fenced);
             verdict(true, "Fenced", format!("fenced: {list}; fence=off lifts it"))
@@ -126,6 +132,15 @@ fn degraded(draft: &Draft<'_>, health: Health) -> Verdict {
             )
         }
         _ => verdict(false, "AsWished", "every wished node is attached, or on its way"),
+    }
+}
+
+/// Why nothing can be written.
+fn unavailable(draft: &Draft<'_>) -> (&'static str, &'static str) {
+    if is_led(draft) {
+        ("FrontDown", "no pod of the front is ready: nobody gets through to the nodes")
+    } else {
+        ("NoPrimary", "no primary is in office: nothing can be written")
     }
 }
 

@@ -278,9 +278,11 @@ fn lag_class(draft: &Draft<'_>) -> Option<String> {
 }
 
 fn health(draft: &Draft<'_>) -> Health {
-    let Some(record) = draft.record() else { return Health::Creating };
+    if draft.record().is_none() {
+        return Health::Creating;
+    }
     let status = &draft.plan.status;
-    if draft.primary().is_none() || record.phase == Phase::Electing {
+    if !is_led(draft) {
         // A primary that never opened is still being made.
         return if status.bootstrapped { Health::Unavailable } else { Health::Creating };
     }
@@ -296,12 +298,21 @@ fn health(draft: &Draft<'_>) -> Health {
     if never == 0 && draft.change.as_ref().is_some_and(|change| !change.stopped) {
         return Health::Updating;
     }
+    let front = is_front_up(draft.seen);
+    // The first front of a pool isn't down before it was up.
+    let was_made = !matches!(draft.seen.status.phase, None | Some(Health::Creating));
     match (missing, never) {
-        (0, _) if is_front_up(draft.seen) => Health::Ready,
+        (0, _) if front => Health::Ready,
+        (_, 0) if !front && was_made => Health::Unavailable,
         (0, _) => Health::Creating,
         (_, 0) => Health::Degraded,
         _ => Health::Recovering,
     }
+}
+
+/// Whether a primary is in office, and none is being chosen in its place.
+pub(super) fn is_led(draft: &Draft<'_>) -> bool {
+    draft.primary().is_some() && draft.record().is_some_and(|record| record.phase != Phase::Electing)
 }
 
 pub(super) fn is_front_up(seen: &Observed) -> bool {

@@ -271,3 +271,25 @@ fn requests_that_come_together_are_each_answered_once_wherever_the_operator_dies
     settle(&mut world);
     assert!(world.status.answered.is_empty());
 }
+
+#[test]
+fn a_pool_without_its_front_is_unavailable_and_a_new_one_is_being_made() {
+    let mut world = World::new(1);
+    world.front_down = true;
+    settle(&mut world);
+    assert_eq!(world.status.phase, Some(Health::Creating), "{:?}", world.status.conditions);
+    world.front_down = false;
+    settle(&mut world);
+    assert_eq!(world.status.phase, Some(Health::Ready));
+    world.front_down = true;
+    settle(&mut world);
+    assert_eq!(world.status.phase, Some(Health::Unavailable));
+    for (kind, answer) in [("Ready", "False"), ("Degraded", "True")] {
+        let (status, reason, message) = condition(&world, kind);
+        assert_eq!((status.as_str(), reason.as_str()), (answer, "FrontDown"), "{message}");
+    }
+    world.front_down = false;
+    settle(&mut world);
+    assert_eq!(world.status.phase, Some(Health::Ready));
+    assert_eq!(condition(&world, "Degraded").0, "False");
+}

@@ -71,6 +71,8 @@ pub struct World {
     pub refused: Option<RefusedHandover>,
     /// Nodes whose agents don't answer.
     pub silent: BTreeSet<u8>,
+    /// Whether no pod of the front is ready.
+    pub front_down: bool,
     pub memory: Memory,
     pub counter: u32,
     /// Broken rules, for the test to show.
@@ -139,6 +141,7 @@ impl World {
             begun: BTreeSet::new(),
             bootstrapped: false,
             silent: BTreeSet::new(),
+            front_down: false,
             memory: Memory::default(),
             counter: 0,
             broken: Vec::new(),
@@ -195,7 +198,7 @@ impl World {
             proxy: self
                 .live
                 .contains_key(&("Deployment".to_owned(), format!("{POOL}-proxy")))
-                .then_some(DeploymentSeen { ready: 2 }),
+                .then_some(DeploymentSeen { ready: if self.front_down { 0 } else { 2 } }),
             live: self.live.clone(),
             claims: self
                 .claims
