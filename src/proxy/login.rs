@@ -11,6 +11,7 @@ use super::auth::{Binding, ClientKey, Exchange, PLAIN, PLUS, ScramError, Verifie
 use super::cancel::Key;
 use super::certificate::{ALPN, Served};
 use super::guard;
+use super::metrics::Reason;
 use super::refusal::{Refusal, SETTING};
 use super::wire::message::{
     self, AUTH_OK, AUTH_SASL_CONTINUE, AUTH_SASL_FINAL, Fatal, authentication, encode, sasl,
@@ -61,17 +62,17 @@ pub enum LoginError {
 }
 
 impl LoginError {
-    /// The word for it in metrics, unless it is counted, or the client has just gone.
-    pub fn reason(&self) -> Option<&'static str> {
+    /// What is counted for it, unless that is done, or the client has just gone.
+    pub fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => Some("late"),
+            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => Some(Reason::Late),
             // What is no TLS, too.
-            Self::Io(error) if error.kind() == io::ErrorKind::InvalidData => Some("protocol"),
+            Self::Io(error) if error.kind() == io::ErrorKind::InvalidData => Some(Reason::Protocol),
             Self::Io(_) | Self::Startup(StartupError::Io(_)) | Self::TurnedAway(_) => None,
-            Self::Startup(_) | Self::Scram(_) => Some("protocol"),
-            Self::Told(fatal) if fatal.code == WRONG_PASSWORD => Some("password"),
-            Self::Told(fatal) if fatal.code == MALFORMED => Some("protocol"),
-            Self::Told(_) => Some("forbidden"),
+            Self::Startup(_) | Self::Scram(_) => Some(Reason::Protocol),
+            Self::Told(fatal) if fatal.code == WRONG_PASSWORD => Some(Reason::Password),
+            Self::Told(fatal) if fatal.code == MALFORMED => Some(Reason::Protocol),
+            Self::Told(_) => Some(Reason::Forbidden),
         }
     }
 }

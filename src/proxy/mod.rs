@@ -58,7 +58,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     abandoned::Abandoned, cancel::Keys, certificate::Certificate, desk::Desk, feed::Agent, hub::Hub,
-    peers::Peers, places::Places, refusal::Refusal, route::Kind, session::Limits, threads::Threads,
+    metrics::Reason, peers::Peers, places::Places, route::Kind, session::Limits, threads::Threads,
 };
 use crate::{
     link::{Book, Client, Identity, LinkError, bind},
@@ -296,7 +296,7 @@ impl Front {
 
     fn admit(self: &Arc<Self>, kind: Kind, client: TcpStream, from: SocketAddr, threads: &Threads) {
         let Ok(arriving) = self.arriving.clone().try_acquire_owned() else {
-            self.hub.metrics.refused(kind, Refusal::Crowd.name());
+            self.hub.metrics.refused(kind, Reason::Crowd);
             return;
         };
         let session = session::serve(self.clone(), kind, client, from, arriving);

@@ -2,7 +2,7 @@
 //! documentation, "PostgreSQL Error Codes").
 use std::borrow::Cow;
 
-use super::{state::Kept, wire::message::Fatal};
+use super::{metrics::Reason, state::Kept, wire::message::Fatal};
 
 /// The reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +15,6 @@ pub enum Refusal {
     Full,
     /// The role has as many sessions as one may have.
     UserFull,
-    /// So many are logging in that this one is closed without a word.
-    Crowd,
     /// The password is stored in a form that the front can't check.
     Md5,
     /// The node of a session is no longer what the session came for.
@@ -46,23 +44,22 @@ pub const SETTING: [&str; 3] = [
 ];
 
 impl Refusal {
-    /// The word for it in metrics.
-    pub fn name(self) -> &'static str {
+    /// What is counted where a login is turned away for it; none where it ends a session.
+    pub fn reason(self) -> Option<Reason> {
         match self {
-            Self::NoPrimary => "no_primary",
-            Self::NoNode => "no_node",
-            Self::Full => "full",
-            Self::UserFull => "user_full",
-            Self::Crowd => "crowd",
-            Self::Md5 => "md5",
-            Self::NodeLeft => "node_left",
-            Self::NodeLost => "node_lost",
-            Self::Stranded(_) => "stranded",
-            Self::Drained => "drained",
-            Self::Interrupted => "interrupted",
-            Self::Protocol => "protocol",
-            Self::Setting => "setting",
-            Self::Doubtful => "doubtful",
+            Self::NoPrimary => Some(Reason::NoPrimary),
+            Self::NoNode => Some(Reason::NoNode),
+            Self::Full => Some(Reason::Full),
+            Self::UserFull => Some(Reason::UserFull),
+            Self::Md5 => Some(Reason::Md5),
+            Self::Drained => Some(Reason::Drained),
+            Self::NodeLeft
+            | Self::NodeLost
+            | Self::Stranded(_)
+            | Self::Interrupted
+            | Self::Protocol
+            | Self::Setting
+            | Self::Doubtful => None,
         }
     }
 
@@ -79,7 +76,7 @@ impl Refusal {
                 "no node to read from",
                 "No node of the pool may be read from at the moment. Try again; kubectl describe pgpool says why.",
             ],
-            Self::Full | Self::Crowd => [
+            Self::Full => [
                 "53300",
                 "too many connections for the front of this pool",
                 "Use fewer connections, or raise spec.proxy.maxConnections or spec.proxy.replicas.",

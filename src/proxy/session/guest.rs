@@ -11,6 +11,7 @@ use super::super::{
     auth::{Binding, ClientKey, Login, Verifier},
     hub::Seat,
     login::{self, Check, LoginError},
+    metrics::Reason,
     node::{self, Greeting, NodeError},
     places::Place,
     refusal::Refusal,
@@ -25,6 +26,10 @@ use super::{
     running::Running,
 };
 use crate::messages::{LoginAnswer, LoginQuestion};
+
+/// The SQLSTATE of a node that has no place for a session, as many as there are or of its role or database (PostgreSQL
+/// docs, "PostgreSQL Error Codes").
+const TOO_MANY: &str = "53300";
 
 /// A client that has said what it wants.
 pub struct Guest {
@@ -107,7 +112,9 @@ impl Guest {
         match held(&self.client, hold, Box::pin(self.find_node(&credentials, false))).await {
             Ok(Ok(landing)) => Ok(Some((place, credentials, landing))),
             Ok(Err(NodeError::Refused(said))) => {
-                self.front.hub.metrics.refused(self.kind, "node");
+                let full = error_texts(&said.body).0 == TOO_MANY;
+                let reason = if full { Reason::NodeFull } else { Reason::Node };
+                self.front.hub.metrics.refused(self.kind, reason);
                 last_words(&mut self.client, &said.bytes()).await;
                 Ok(None)
             }
@@ -132,7 +139,9 @@ impl Guest {
     }
 
     async fn turn_away(&mut self, why: Refusal) -> LoginError {
-        self.front.hub.metrics.refused(self.kind, why.name());
+        if let Some(reason) = why.reason() {
+            self.front.hub.metrics.refused(self.kind, reason);
+        }
         let mut fatal = why.fatal();
         if why == Refusal::UserFull {
             // PostgreSQL's own words.
@@ -208,7 +217,7 @@ impl Guest {
 /// its gate is shut, or, for who may wait, it is full.
 pub fn is_passing(body: &[u8], full: bool) -> bool {
     let (code, message) = error_texts(body);
-    if full && code == "53300" {
+    if full && code == TOO_MANY {
         return true;
     }
     matches!(code.as_str(), "57P01" | "57P02" | "57P03")

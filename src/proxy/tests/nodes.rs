@@ -8,6 +8,8 @@ pub struct Manners {
     pub mute: AtomicBool,
     /// Its Postgres takes connections, and no login.
     pub deaf: AtomicBool,
+    /// The SQLSTATE with which its Postgres refuses every login.
+    pub refuses: Mutex<Option<&'static str>>,
     /// So many long messages are said to whoever logs in.
     pub talks: AtomicUsize,
     /// Its Postgres hears cancel requests, and has not taken them yet.
@@ -100,6 +102,11 @@ impl Postgres {
         };
         if self.manners.deaf.load(Ordering::SeqCst) {
             return drop(socket.read_to_end(&mut Vec::new()).await);
+        }
+        let refuses = *self.manners.refuses.lock().unwrap();
+        if let Some(code) = refuses {
+            socket.write_all(&encode(b'E', format!("C{code}\0Mno\0\0").as_bytes())).await.unwrap();
+            return drop(socket.shutdown().await);
         }
         let check = Check::Password(verifier(asked.user().unwrap()).parse().unwrap());
         login::prove(&mut socket, "app", check, Binding::None).await.unwrap();

@@ -128,6 +128,18 @@ async fn a_user_has_no_more_than_its_connections() {
 }
 
 #[tokio::test]
+async fn what_a_node_refuses_is_passed_on_and_counted() {
+    let pool = Pool::start(&POOL, 100).await;
+    for (code, reason) in [("53300", "node_full"), ("3D000", "node")] {
+        *pool.nodes[0].manners.refuses.lock().unwrap() = Some(code);
+        let mut refused = pool.knock(pool.primary, &[("user", "app")]).await;
+        assert_eq!(prove(&mut refused, "secret").await, Err(code.to_owned()));
+        let counted = "pgpool_front_connections_refused_total{route=\"primary\",reason=";
+        pool.counts(&format!("{counted}\"{reason}\"}} 1")).await;
+    }
+}
+
+#[tokio::test]
 async fn strangers_learn_nothing() {
     let pool = Pool::start(&POOL, 100).await;
     let told = async |user: &str, password: &str| {
