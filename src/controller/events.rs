@@ -19,6 +19,70 @@ const NOTE_BYTES: usize = 1000;
 /// Who speaks.
 const CONTROLLER: &str = "pgpool-operator.dev/controller";
 
+/// Reasons of what is good.
+const NORMAL: &[&str] = &[
+    "AuthorityRenewed",
+    "Deleting",
+    "NodeAttached",
+    "NodeDetached",
+    "NodeLeaves",
+    "NodeRemoved",
+    "NodeRestarts",
+    "PostgresRestarts",
+    "PrimaryChanged",
+    "PrimaryInOffice",
+    "RecoveryFinished",
+    "RecoveryStarted",
+    "RequestAccepted",
+    "RolesChanged",
+    "RollingFinished",
+    "RollingStarted",
+    "SwitchoverFinished",
+    "SwitchoverStarted",
+];
+
+/// Reasons of what somebody should look at; those of errors are their categories.
+const WARNING: &[&str] = &[
+    "AgentUnreachable",
+    "ApplyFailed",
+    "ArchiveError",
+    "AuthorityUnreadable",
+    "BootstrapSqlUnusable",
+    "BuildFailed",
+    "CertificateFailed",
+    "CommitsWait",
+    "DeletionIncomplete",
+    "FirstNodeLeftOut",
+    "InvalidSpec",
+    "NameTaken",
+    "NeedsPerson",
+    "NodeDetached",
+    "NothingToRelease",
+    "OldVolumesFound",
+    "ParametersRefused",
+    "PrimaryChanged",
+    "PrimaryInOffice",
+    "RecoveryFailed",
+    "RecoveryGivenUp",
+    "RecoveryNeeded",
+    "RequestRefused",
+    "RestartStopped",
+    "RolesNotMade",
+    "RollingStopped",
+    "SecretUnusable",
+    "ServerSecretUnusable",
+    "SwitchoverFailed",
+    "UnsafeSetting",
+    "VolumeNearlyFull",
+    "VolumeNotExpandable",
+];
+
+/// Type and reason of every event that there may be.
+pub fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let normal = NORMAL.iter().map(|reason| (kind(Severity::Normal), *reason));
+    normal.chain(WARNING.iter().map(|reason| (kind(Severity::Warning), *reason)))
+}
+
 /// Publishes events, and counts them; that one is lost is logged and otherwise no matter.
 pub struct Events {
     client: Client,
@@ -39,9 +103,9 @@ impl Events {
         for happening in happenings {
             let (reason, note) = (happening.reason, &happening.note);
             tracing::info!(pool = name, namespace, reason, note, "event");
-            self.metrics.event(kind(happening.severity), reason);
-            if let Err(error) = api.create(&PostParams::default(), &self.event(pool, happening)).await {
-                tracing::warn!(%error, pool = name, namespace, reason, "event not published");
+            match api.create(&PostParams::default(), &self.event(pool, happening)).await {
+                Ok(_) => self.metrics.event(kind(happening.severity), reason),
+                Err(error) => tracing::warn!(%error, pool = name, namespace, reason, "event not published"),
             }
         }
     }
@@ -86,7 +150,74 @@ fn cut(note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::controller::reconcile::CATEGORIES;
+
+    /// How an event is made, and which it is then.
+    const CALLS: [(&str, Severity); 4] = [
+        ("Happening::normal(", Severity::Normal),
+        ("Happening::warning(", Severity::Warning),
+        (".warn(", Severity::Warning),
+        (".stuck(", Severity::Warning),
+    ];
+
+    /// The code of every file below a folder, without comments and tests.
+    fn sources(folder: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let body = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+                let lines = body.lines().map(|line| line.split("//").next().unwrap());
+                found.push(lines.collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+
+    /// The reason among the arguments of a call, as a word or as a constant of the file; none where it is passed on.
+    fn reason<'c>(arguments: &'c str, code: &'c str) -> Option<&'c str> {
+        let camel = |word: &&str| {
+            word.starts_with(|c: char| c.is_ascii_uppercase())
+                && word.chars().all(|c| c.is_ascii_alphabetic())
+        };
+        let arguments = arguments.split(';').next()?;
+        let name = arguments.split(',').next()?.trim();
+        let constant = || code.split(&format!("const {name}: &str = \"")).nth(1)?.split('"').next();
+        arguments.split('"').skip(1).step_by(2).find(camel).or_else(constant)
+    }
+
+    #[test]
+    fn every_event_is_known_beforehand() {
+        let mut all = Vec::new();
+        for module in ["plan", "apply", "controller"] {
+            sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(module), &mut all);
+        }
+        let (mut made, mut passed_on) = (BTreeSet::new(), 0);
+        for code in &all {
+            for (call, severity) in CALLS {
+                for (at, _) in code.match_indices(call) {
+                    match reason(&code[at + call.len()..], code) {
+                        Some(reason) => {
+                            made.insert((kind(severity), reason));
+                        }
+                        None => passed_on += 1,
+                    }
+                }
+            }
+        }
+        assert_eq!(passed_on, 3, "by warn and stuck of a draft, and by what notes errors");
+        // Of what can't even be read or observed there is no event.
+        let errors = CATEGORIES.iter().filter(|category| !["ReadFailed", "ObserveFailed"].contains(category));
+        made.extend(errors.map(|category| (kind(Severity::Warning), *category)));
+        assert_eq!(known().collect::<BTreeSet<_>>(), made);
+        assert_eq!(known().count(), made.len(), "one is there twice");
+    }
 
     #[test]
     fn a_long_note_is_cut_between_characters() {

@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_recovery_is_counted_when_it_ends() {
-        let metrics = Metrics::new(&[]);
+        let metrics = Metrics::new(&[], []);
         count_recovery(&metrics, &[Happening::normal("RecoveryStarted", "")], &status());
         count_recovery(&metrics, &[], &status());
         assert!(metrics.text().contains("pgpool_operator_recoveries_total{result=\"failed\"} 0\n"));

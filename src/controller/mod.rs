@@ -81,7 +81,7 @@ pub async fn run(args: Args, log_format: LogFormat) -> Result<(), ControllerErro
     let client = Client::try_default().await.map_err(|error| ControllerError::Client(Box::new(error)))?;
     let stop = CancellationToken::new();
     on_signal(stop.clone())?;
-    let metrics = Arc::new(Metrics::new(&reconcile::CATEGORIES));
+    let metrics = Arc::new(Metrics::new(&reconcile::CATEGORIES, events::known()));
     let ready = Arc::new(AtomicBool::new(false));
     let health = Health { ready: ready.clone(), metrics: metrics.clone() };
     let mut serving = tokio::spawn(health::serve(args.health_address, health, stop.clone()));

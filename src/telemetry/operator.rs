@@ -208,9 +208,12 @@ fn recovery_seconds() -> Histogram {
 const RESULTS: [&str; 2] = ["succeeded", "failed"];
 
 impl Metrics {
-    /// Nothing counted yet; `categories` are those that errors may have. What is known beforehand is told from the start as 0: of
-    /// a series that begins with 1 a rate would miss that one.
-    pub fn new(categories: &[&'static str]) -> Self {
+    /// Nothing counted yet; `categories` are those that errors may have, `events` the types and reasons of events. What is known
+    /// beforehand is told from the start as 0: of a series that begins with 1 a rate would miss that one.
+    pub fn new(
+        categories: &[&'static str],
+        events: impl IntoIterator<Item = (&'static str, &'static str)>,
+    ) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
             leading: Gauge::default(),
@@ -231,6 +234,9 @@ impl Metrics {
         }
         for &category in categories {
             know(&metrics.errors, &Category { category });
+        }
+        for (r#type, reason) in events {
+            know(&metrics.events, &Event { r#type, reason });
         }
         for result in RESULTS {
             know(&metrics.recoveries, &Ended { result });
@@ -324,8 +330,7 @@ mod tests {
 
     #[test]
     fn every_entry_is_told_and_nothing_else() {
-        let metrics = Metrics::new(&["ApplyFailed"]);
-        metrics.event("Normal", "NodeAttached");
+        let metrics = Metrics::new(&["ApplyFailed"], [("Normal", "NodeAttached")]);
         metrics.saw("harbour", "orchard", figures());
         let all: std::collections::BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
         assert_eq!(told(&metrics.text(), ALL), all);
@@ -333,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_pool_is_told_as_it_is_and_not_once_it_is_gone() {
-        let metrics = Metrics::new(&[]);
+        let metrics = Metrics::new(&[], []);
         metrics.saw("harbour", "orchard", PoolFigures { phase: Some("Creating"), ..figures() });
         metrics.saw("harbour", "orchard", figures());
         let text = metrics.text();
@@ -356,7 +361,7 @@ mod tests {
 
     #[test]
     fn what_ended_is_counted_by_how_it_ended() {
-        let metrics = Metrics::new(&["ApplyFailed"]);
+        let metrics = Metrics::new(&["ApplyFailed"], [("Normal", "PrimaryInOffice")]);
         metrics.passed(Pass::Unfinished, 0.25);
         metrics.error("ApplyFailed");
         metrics.recovered(false, 60.0, 10);
@@ -372,6 +377,7 @@ mod tests {
             "pgpool_operator_recovery_duration_seconds_sum{result=\"succeeded\"} 7.0",
             "pgpool_operator_recovery_copied_bytes_total 15",
             "pgpool_operator_events_total{type=\"Warning\",reason=\"PrimaryInOffice\"} 1",
+            "pgpool_operator_events_total{type=\"Normal\",reason=\"PrimaryInOffice\"} 0",
         ] {
             assert!(text.lines().any(|told| told == line), "{line} isn't in\n{text}");
         }
