@@ -4,6 +4,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::messages::Replica;
+
+/// How far each node has applied WAL, where it has said so. An old walsender may stand beside a node's new one: who has been
+/// further is not behind.
+pub fn applied(replicas: &[Replica]) -> BTreeMap<u8, u64> {
+    let mut furthest: BTreeMap<u8, u64> = BTreeMap::new();
+    for Replica { index, replay_lsn, .. } in replicas {
+        if let Some(lsn) = *replay_lsn {
+            furthest.entry(*index).and_modify(|known| *known = lsn.max(*known)).or_insert(lsn);
+        }
+    }
+    furthest
+}
 
 /// Flush positions of the primary over time.
 #[derive(Debug, Default)]
@@ -94,6 +107,27 @@ mod tests {
         assert_eq!(returns.after(now, 2, true), now.after(RETURN));
         let later = now.after(FORGIVEN * 2);
         assert_eq!(returns.after(later, 1, true), later.after(RETURN));
+    }
+
+    #[test]
+    fn of_two_walsenders_of_a_node_the_one_that_is_further_counts() {
+        let replica = |index, replay_lsn| Replica {
+            index,
+            incarnation: "copy".to_owned(),
+            state: "streaming".to_owned(),
+            priority: 1,
+            replay_lsn,
+            reply_age_ms: None,
+            address: None,
+        };
+        let seen = [
+            replica(1, Some(7)),
+            replica(2, Some(5)),
+            replica(1, Some(3)),
+            replica(3, None),
+            replica(2, None),
+        ];
+        assert_eq!(applied(&seen), BTreeMap::from([(1, 7), (2, 5)]), "what hasn't been said isn't known");
     }
 
     #[test]

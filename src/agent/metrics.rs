@@ -8,8 +8,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::lag::applied;
 use crate::link::Validity;
-use crate::messages::{NodeReport, Replica, Role};
+use crate::messages::{NodeReport, Role};
 use crate::telemetry::{self, node};
 
 /// A node that follows a primary.
@@ -34,7 +35,7 @@ pub struct Known {
     pub report: NodeReport,
     /// Whether the record counts it.
     pub attached: bool,
-    /// On a primary: how old the oldest WAL is that each other node lacks.
+    /// On a primary: how old the oldest WAL is that each other node lacks; none of one that lacks nothing.
     pub lags: BTreeMap<u8, Duration>,
     /// On a primary: how long the commit waits that waits longest for the others.
     pub oldest_waiting: Option<Duration>,
@@ -108,20 +109,17 @@ fn values(known: &Known) -> Vec<(telemetry::Metric, Value)> {
     all.into_iter().filter_map(|(entry, value)| Some((entry, value?))).collect()
 }
 
-/// How far the other nodes are behind this primary. A node may have an old walsender beside its new one.
+/// How far the other nodes are behind this primary, where they have said what they have applied.
 fn replicas(known: &Known, registry: &mut Registry) {
     let (bytes, ages) = <(Family<Other, Gauge>, Family<Other, Seconds>)>::default();
-    let mut least: BTreeMap<u8, u64> = BTreeMap::new();
-    for Replica { index, replay_lsn, .. } in &known.report.replicas {
-        if let (Some(own), Some(theirs)) = (known.report.lsn, replay_lsn) {
-            let behind = own.saturating_sub(*theirs);
-            least.entry(*index).and_modify(|known| *known = behind.min(*known)).or_insert(behind);
+    for (replica, lsn) in applied(&known.report.replicas) {
+        if let Some(own) = known.report.lsn {
+            let behind = i64::try_from(own.saturating_sub(lsn)).unwrap_or(i64::MAX);
+            bytes.get_or_create(&Other { replica }).set(behind);
         }
-        let age = known.lags.get(index).copied().unwrap_or_default();
-        ages.get_or_create(&Other { replica: *index }).set(age.as_secs_f64());
-    }
-    for (replica, behind) in least {
-        bytes.get_or_create(&Other { replica }).set(i64::try_from(behind).unwrap_or(i64::MAX));
+        // Of one that lacks nothing there is none.
+        let age = known.lags.get(&replica).copied().unwrap_or_default();
+        ages.get_or_create(&Other { replica }).set(age.as_secs_f64());
     }
     node::REPLICA_LAG_BYTES.register(registry, bytes);
     node::REPLICA_LAG_SECONDS.register(registry, ages);
@@ -141,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::agent::shared::empty_report;
-    use crate::messages::BackupProgress;
+    use crate::messages::{BackupProgress, Replica};
     use crate::telemetry::told;
 
     fn replica(index: u8, replay_lsn: u64) -> Replica {
@@ -173,7 +171,12 @@ mod tests {
             archive_bytes: 16 << 20,
             archive_error: Some("a file with a secret in its name".to_owned()),
             backups: vec![backup],
-            replicas: vec![replica(1, 999_000), replica(2, 400_000), replica(1, 5)],
+            replicas: vec![
+                replica(1, 999_000),
+                replica(2, 400_000),
+                replica(1, 5),
+                Replica { replay_lsn: None, ..replica(3, 0) },
+            ],
             ..empty_report(1, "boot")
         };
         Known {
@@ -228,6 +231,7 @@ mod tests {
             ],
         );
         assert!(!text.contains("pgpool_node_replay_lag_seconds"), "it replays nothing: {text}");
+        assert!(!text.contains("replica=\"3\""), "it hasn't said what it has applied: {text}");
     }
 
     #[test]

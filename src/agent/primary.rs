@@ -7,7 +7,7 @@ use super::node::{Next, Node, StepError};
 use super::observe::{self, PrimaryFacts};
 use super::record::RecordError;
 use super::volume::write_json;
-use super::{beats, epochs, roles, slots, sql};
+use super::{beats, epochs, lag, roles, slots, sql};
 use crate::api::v1alpha1::{Member, Record};
 use crate::clock;
 use crate::membership::joining::compare_tables;
@@ -135,6 +135,7 @@ impl Node {
         inner.report.synchronous = self.names.listed.iter().map(|l| l.member.index).collect();
         inner.report.open = open;
         inner.longest.hear(self.names.lease_ms, now);
+        let applied = lag::applied(&facts.replicas);
         let office = inner.office.as_mut()?;
         office.now = now;
         office.record = record;
@@ -151,7 +152,7 @@ impl Node {
             if known == Some(&replica.incarnation) {
                 other.connected = Some(now);
             }
-            other.lag = replica.replay_lsn.and_then(|lsn| self.flushes.lag(now, lsn));
+            other.lag = applied.get(&replica.index).and_then(|lsn| self.flushes.lag(now, *lsn));
         }
         Some(office.clone())
     }
