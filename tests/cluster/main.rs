@@ -109,7 +109,17 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            .chain([mistakes(), judgement(), compatibility(), observation(), others(), wishes(), rights(), ending()])
+            // What is observed is observed of a pool under load, which the judgement ends.
+            .chain([
+                mistakes(),
+                observation(),
+                judgement(),
+                compatibility(),
+                others(),
+                wishes(),
+                rights(),
+                ending(),
+            ])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
