@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use generated::generated;
-use helm::{chart, template};
+use helm::{chart, template, template_of};
 use monitoring::{FOREIGN, expressions, file, rules, used};
 use pgpool_operator::names;
 use pgpool_operator::telemetry::{Kind, Metric, front, node, operator};
@@ -209,8 +209,33 @@ fn monitoring_is_rendered_when_it_is_asked_for_and_only_then() {
     let map = of_kind(&on, "ConfigMap")[0];
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     assert_eq!(map["data"]["pgpool.json"].as_str().unwrap(), file("dashboard.json"));
-    let notes = fs::read_to_string(chart().join("templates/NOTES.txt")).unwrap();
-    assert!(notes.contains("metrics.from"));
+}
+
+/// The chart's last words to who installs it, which `helm template` leaves out: they are made the object of a chart of their own.
+fn notes(args: &[&str]) -> String {
+    let own = tempfile::tempdir().unwrap();
+    let copy = |from: &str, to: &str| fs::copy(chart().join(from), own.path().join(to)).unwrap();
+    fs::create_dir(own.path().join("templates")).unwrap();
+    for file in ["Chart.yaml", "values.yaml", "values.schema.json", "templates/_helpers.tpl"] {
+        copy(file, file);
+    }
+    copy("templates/NOTES.txt", "NOTES.txt");
+    let object = r#"notes: {{ tpl (.Files.Get "NOTES.txt") . | toJson }}"#;
+    fs::write(own.path().join("templates/notes.yaml"), object).unwrap();
+    let text = template_of(own.path(), "pgpool-system", args).unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    objects[0]["notes"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn who_installs_pod_monitors_that_read_nothing_is_told() {
+    let told = |args: &[&str]| {
+        let notes = notes(args);
+        assert!(notes.contains("Deployment pgpool-operator in namespace pgpool-system"), "{notes}");
+        notes.contains("metrics.from names nobody")
+    };
+    let peer = ["--set", "metrics.from[0].podSelector.matchLabels.app=prometheus"];
+    assert!(!told(&[]) && told(&ON) && !told(&[&ON[..], &peer].concat()));
 }
 
 #[test]

@@ -13,8 +13,12 @@ pub fn chart() -> PathBuf {
 
 /// What `helm template` prints for the release `pgpool-operator` in `namespace`; its words where it refuses.
 pub fn template(namespace: &str, args: &[&str]) -> Result<String, String> {
+    template_of(&chart(), namespace, args)
+}
+
+/// The same of another chart.
+pub fn template_of(chart: &Path, namespace: &str, args: &[&str]) -> Result<String, String> {
     let fixed = ["template", "pgpool-operator", "--namespace", namespace, "--kube-version", KUBERNETES];
-    let chart = chart();
     helm(&[&fixed, args, &[chart.to_str().unwrap()]].concat())
 }
 
