@@ -1,4 +1,4 @@
-//! One pass over one pool: observe, validate, plan, status, apply.
+//! One pass over one pool: observe, validate, plan, status, apply. Mostly there is nothing to do, and the watches say so.
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::api::v1alpha1::{PgPool, PgPoolStatus};
 use crate::apply::{ApplyError, Executor};
 use crate::clock;
 use crate::model::{InvalidSpec, Memory, PoolKey, ValidPool};
-use crate::observe::{Agents, ObserveError, observe, said};
+use crate::observe::{Agents, Cache, ObserveError, observe, said};
 use crate::plan::{self, AT_ONCE, Happening};
 use crate::resources::{BuildError, Runtime};
 use crate::telemetry::operator::{Metrics, Pass};
@@ -88,6 +88,14 @@ pub struct Shared {
     pub memories: Mutex<BTreeMap<PoolKey, (String, Memory)>>,
 }
 
+/// The pools of a namespace, or of all, and what is known of them.
+pub struct Scope {
+    /// What all passes share.
+    pub shared: Arc<Shared>,
+    /// What the watches have brought.
+    pub cache: Cache,
+}
+
 impl Shared {
     fn recall(&self, key: &PoolKey, uid: &str) -> Memory {
         let memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,10 +120,15 @@ fn now() -> Timestamp {
 }
 
 /// Called for each pool at each change and when the last pass asked for it.
-pub async fn reconcile(cached: Arc<PgPool>, shared: Arc<Shared>) -> Result<Action, Arc<ReconcileError>> {
+pub async fn reconcile(cached: Arc<PgPool>, scope: Arc<Scope>) -> Result<Action, Arc<ReconcileError>> {
     let begun = clock::now();
+    let shared = &scope.shared;
     // One pass holds much at once; on the heap it may.
-    let result = Box::pin(pass(&cached, &shared)).await;
+    if let Some(next) = Box::pin(at_rest(&cached, &scope)).await {
+        shared.metrics.passed(Pass::Done, clock::now().since(begun).as_secs_f64());
+        return Ok(Action::requeue(next));
+    }
+    let result = Box::pin(pass(&cached, shared)).await;
     let came = match &result {
         Ok((_, came)) => *came,
         Err(ReconcileError::Apply(error)) if error.is_conflict() => Pass::Conflict,
@@ -127,13 +140,35 @@ pub async fn reconcile(cached: Arc<PgPool>, shared: Arc<Shared>) -> Result<Actio
 
 /// What the controller does about a pass that failed.
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the controller's")]
-pub fn on_error(pool: Arc<PgPool>, error: &Arc<ReconcileError>, shared: Arc<Shared>) -> Action {
+pub fn on_error(pool: Arc<PgPool>, error: &Arc<ReconcileError>, scope: Arc<Scope>) -> Action {
     if matches!(error.as_ref(), ReconcileError::Apply(error) if error.is_conflict()) {
         return Action::requeue(AT_ONCE);
     }
-    shared.metrics.error(error.category());
+    scope.shared.metrics.error(error.category());
     tracing::warn!(%error, pool = pool.name_any(), namespace = pool.namespace(), "pass failed");
     Action::requeue(AFTER_ERROR)
+}
+
+/// When to look again at a pool of which the watches say that nothing is to be done. They may be behind: whatever would
+/// change anything, be it only what the operator remembers, is none of this, and rests on consistent lists.
+async fn at_rest(cached: &PgPool, scope: &Scope) -> Option<Duration> {
+    let Scope { shared, cache } = scope;
+    if cached.metadata.deletion_timestamp.is_some() || !cache.is_filled() {
+        return None;
+    }
+    let pool = ValidPool::parse(cached).ok()?;
+    let memory = shared.recall(&pool.key, &pool.object_uid);
+    if memory.last_error.is_some() {
+        return None;
+    }
+    let (client, agents) = (&shared.client, &shared.agents);
+    let seen = observe(client, agents, cached, &pool, memory.clone(), now(), Some(cache)).await.ok()?;
+    let plan = plan::plan(&pool, &shared.runtime, &seen).ok()?;
+    if !plan.rests(&seen.status, &memory) {
+        return None;
+    }
+    shared.metrics.saw(&pool.key.namespace, &pool.key.name, figures::of(&seen.status, cached.spec.nodes));
+    Some(plan.requeue)
 }
 
 async fn pass(cached: &PgPool, shared: &Shared) -> Result<(Action, Pass), ReconcileError> {
@@ -178,7 +213,7 @@ async fn refuse(
 
 async fn carry_on(shared: &Shared, raw: PgPool, pool: &ValidPool) -> Result<(Action, Pass), ReconcileError> {
     let memory = shared.recall(&pool.key, &pool.object_uid);
-    let seen = Box::pin(observe(&shared.client, &shared.agents, &raw, pool, memory, now())).await?;
+    let seen = Box::pin(observe(&shared.client, &shared.agents, &raw, pool, memory, now(), None)).await?;
     let plan = plan::plan(pool, &shared.runtime, &seen)?;
     // Status first: whatever is done next rests on what stands there.
     let raw = if plan.status == seen.status {

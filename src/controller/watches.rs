@@ -8,20 +8,24 @@ use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::ListParams;
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Config, Controller};
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::{self, ExponentialBackoff};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::{self, ExponentialBackoff, watcher};
+use kube::runtime::{WatchStreamExt as _, metadata_watcher, reflector as into_store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::reconcile::{Shared, on_error, reconcile};
+use super::reconcile::{Scope, Shared, on_error, reconcile};
 use crate::api::v1alpha1::{PgPool, PgPoolMembership};
 use crate::names;
+use crate::observe::Cache;
 
 /// Pools that are worked on at the same time.
 const CONCURRENCY: u16 = 16;
@@ -50,8 +54,8 @@ fn labelled<K: Resource>(object: &K) -> Option<ObjectRef<PgPool>> {
     Some(ObjectRef::new(pool).within(&object.namespace()?))
 }
 
-/// The pools whose spec names a Secret.
-fn naming(pools: &Store<PgPool>, secret: &Secret) -> Vec<ObjectRef<PgPool>> {
+/// The pools whose spec names a Secret. Its name is enough: others' Secrets needn't come here.
+fn naming(pools: &Store<PgPool>, secret: &PartialObjectMeta<Secret>) -> Vec<ObjectRef<PgPool>> {
     let (name, namespace) = (secret.name_any(), secret.namespace());
     let names = |pool: &PgPool| {
         let sql = pool.spec.bootstrap.sql.as_ref().and_then(|sql| sql.secret.as_ref());
@@ -66,17 +70,65 @@ fn naming(pools: &Store<PgPool>, secret: &Secret) -> Vec<ObjectRef<PgPool>> {
     found.chain(labelled(secret)).collect()
 }
 
-fn watching<K>(controller: Controller<PgPool>, shared: &Shared, namespace: Option<&str>) -> Controller<PgPool>
+/// Has the objects of a kind with a pool's label wake it up, and kept.
+fn watching<K>(
+    controller: Controller<PgPool>,
+    client: &Client,
+    namespace: Option<&str>,
+) -> (Controller<PgPool>, Store<K>)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + DeserializeOwned
         + std::fmt::Debug
         + Send
+        + Sync
         + 'static,
 {
+    let (store, writer) = reflector::store();
     let config = watcher::Config::default().labels(names::LABEL_POOL);
-    controller.watches(api::<K>(&shared.client, namespace), config, |object| labelled(&object))
+    // What wakes a pass up is in the store before.
+    let events = into_store(writer, watcher(api::<K>(client, namespace), config)).touched_objects();
+    (controller.watches_stream(events, |object| labelled(&object)), store)
+}
+
+/// Watches all that pools are made of.
+fn watching_all(
+    pools: Controller<PgPool>,
+    client: &Client,
+    namespace: Option<&str>,
+) -> (Controller<PgPool>, Cache) {
+    let (pools, memberships) = watching(pools, client, namespace);
+    let (pools, sets) = watching::<StatefulSet>(pools, client, namespace);
+    let (pools, deployments) = watching::<Deployment>(pools, client, namespace);
+    let (pools, jobs) = watching::<Job>(pools, client, namespace);
+    let (pools, pods) = watching::<Pod>(pools, client, namespace);
+    let (pools, claims) = watching::<PersistentVolumeClaim>(pools, client, namespace);
+    let (pools, secrets) = watching::<Secret>(pools, client, namespace);
+    let (pools, maps) = watching::<ConfigMap>(pools, client, namespace);
+    let (pools, services) = watching::<Service>(pools, client, namespace);
+    let (pools, accounts) = watching::<ServiceAccount>(pools, client, namespace);
+    let (pools, roles) = watching::<Role>(pools, client, namespace);
+    let (pools, bindings) = watching::<RoleBinding>(pools, client, namespace);
+    let (pools, budgets) = watching::<PodDisruptionBudget>(pools, client, namespace);
+    let (pools, policies) = watching::<NetworkPolicy>(pools, client, namespace);
+    let cache = Cache {
+        memberships,
+        sets,
+        deployments,
+        jobs,
+        pods,
+        claims,
+        secrets,
+        maps,
+        services,
+        accounts,
+        roles,
+        bindings,
+        budgets,
+        policies,
+    };
+    (pools, cache)
 }
 
 /// Looks after the pools of one namespace, or of all.
@@ -90,22 +142,13 @@ pub async fn run(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .trigger_backoff(ExponentialBackoff::from(watch_again()));
     let store = pools.store();
-    let secrets = api::<Secret>(&shared.client, namespace);
-    let pools = pools.watches(secrets, watcher::Config::default(), move |secret| naming(&store, &secret));
-    let pools = watching::<PgPoolMembership>(pools, &shared, namespace);
-    let pools = watching::<StatefulSet>(pools, &shared, namespace);
-    let pools = watching::<Deployment>(pools, &shared, namespace);
-    let pools = watching::<Job>(pools, &shared, namespace);
-    let pools = watching::<Pod>(pools, &shared, namespace);
-    let pools = watching::<PersistentVolumeClaim>(pools, &shared, namespace);
-    let pools = watching::<ConfigMap>(pools, &shared, namespace);
-    let pools = watching::<Service>(pools, &shared, namespace);
-    let pools = watching::<PodDisruptionBudget>(pools, &shared, namespace);
-    let pools = watching::<NetworkPolicy>(pools, &shared, namespace);
+    let secrets = metadata_watcher(api::<Secret>(&shared.client, namespace), watcher::Config::default());
+    let pools = pools.watches_stream(secrets.touched_objects(), move |secret| naming(&store, &secret));
+    let (pools, cache) = watching_all(pools, &shared.client, namespace);
     let listed = tokio::spawn(until_listed(api(&shared.client, namespace), ready));
     pools
         .graceful_shutdown_on(async move { stop.cancelled().await })
-        .run(reconcile, on_error, shared)
+        .run(reconcile, on_error, Arc::new(Scope { shared, cache }))
         .for_each(|result| {
             if let Err(error) = result {
                 tracing::debug!(%error, "controller");

@@ -1,4 +1,4 @@
-//! Consistent lists of everything that carries the pool's label.
+//! Everything that carries the pool's label: by consistent lists, or as the watches have brought it.
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::ObserveError;
+use super::{Cache, ObserveError};
 use crate::api::v1alpha1::PgPoolMembership;
 use crate::model::{LiveObject, ValidPool};
 use crate::names;
@@ -29,18 +29,30 @@ pub(super) struct Lists {
     pub pods: Vec<Pod>,
     pub claims: Vec<PersistentVolumeClaim>,
     pub secrets: Vec<Secret>,
-    maps: Vec<ConfigMap>,
-    services: Vec<Service>,
-    accounts: Vec<ServiceAccount>,
-    roles: Vec<Role>,
-    bindings: Vec<RoleBinding>,
-    budgets: Vec<PodDisruptionBudget>,
-    policies: Vec<NetworkPolicy>,
+    pub(super) maps: Vec<ConfigMap>,
+    pub(super) services: Vec<Service>,
+    pub(super) accounts: Vec<ServiceAccount>,
+    pub(super) roles: Vec<Role>,
+    pub(super) bindings: Vec<RoleBinding>,
+    pub(super) budgets: Vec<PodDisruptionBudget>,
+    pub(super) policies: Vec<NetworkPolicy>,
 }
 
 impl Lists {
+    /// From the watches where a cache is given, else by asking.
+    pub async fn look(
+        client: &Client,
+        pool: &ValidPool,
+        cache: Option<&Cache>,
+    ) -> Result<Self, ObserveError> {
+        match cache {
+            Some(cache) => Ok(cache.lists(pool)),
+            None => Self::read(client, pool).await,
+        }
+    }
+
     /// Reads all kinds at once. No resource version is given, so no answer is older than the question.
-    pub async fn read(client: &Client, pool: &ValidPool) -> Result<Self, ObserveError> {
+    async fn read(client: &Client, pool: &ValidPool) -> Result<Self, ObserveError> {
         let (sets, deployments, jobs, pods, claims, secrets, maps) = try_join!(
             list(client, pool, "StatefulSets"),
             list(client, pool, "Deployments"),
@@ -121,7 +133,11 @@ pub(super) fn error(pool: &ValidPool, what: &'static str, source: kube::Error) -
 pub(super) async fn membership(
     client: &Client,
     pool: &ValidPool,
+    cache: Option<&Cache>,
 ) -> Result<Option<PgPoolMembership>, ObserveError> {
+    if let Some(cache) = cache {
+        return Ok(cache.membership(pool));
+    }
     let api: Api<PgPoolMembership> = Api::namespaced(client.clone(), pool.namespace());
     api.get_opt(pool.name()).await.map_err(|source| error(pool, "PgPoolMembership", source))
 }

@@ -1,6 +1,8 @@
-//! The world of one pool, looked at once: Kubernetes by consistent lists, agents by their reports.
+//! The world of one pool, looked at once: Kubernetes by consistent lists or as its watches have brought it, agents by their
+//! reports.
 mod agents;
 mod answer;
+mod cache;
 mod claims;
 mod kubernetes;
 mod secrets;
@@ -21,6 +23,7 @@ use crate::names;
 
 pub use agents::{Agents, AgentsError};
 pub use answer::said;
+pub use cache::Cache;
 use kubernetes::Lists;
 
 /// Why a pool could not be looked at.
@@ -42,7 +45,7 @@ pub enum ObserveError {
     Agents(#[from] AgentsError),
 }
 
-/// Looks.
+/// Looks: at a cache where one is given, which may be behind, else by consistent lists. Agents are asked either way.
 pub async fn observe(
     client: &Client,
     agents: &Agents,
@@ -50,9 +53,10 @@ pub async fn observe(
     pool: &ValidPool,
     memory: Memory,
     now: Timestamp,
+    cache: Option<&Cache>,
 ) -> Result<Observed, ObserveError> {
-    let lists = Lists::read(client, pool).await?;
-    let membership = kubernetes::membership(client, pool).await?;
+    let lists = Lists::look(client, pool, cache).await?;
+    let membership = kubernetes::membership(client, pool, cache).await?;
     let status = raw.status.clone().unwrap_or_default();
     let pool_uid = membership.as_ref().map(|m: &PgPoolMembership| m.spec.pool_uid.clone());
     let secrets = secrets::read(client, pool, &lists, status.bootstrapped).await?;

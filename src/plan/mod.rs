@@ -64,6 +64,11 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.apply.is_empty() && self.actions.is_empty()
     }
+
+    /// Whether all stays as it is: the cluster, this status, what people know, and this memory.
+    pub fn rests(&self, status: &PgPoolStatus, memory: &Memory) -> bool {
+        self.is_empty() && self.events.is_empty() && self.status == *status && self.memory == *memory
+    }
 }
 
 /// Decides.
