@@ -15,9 +15,9 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Config, Controller};
-use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::{self, ExponentialBackoff, watcher};
-use kube::runtime::{WatchStreamExt as _, metadata_watcher, reflector as into_store};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::ExponentialBackoff;
+use kube::runtime::{WatchStreamExt as _, metadata_watcher, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ where
     let (store, writer) = reflector::store();
     let config = watcher::Config::default().labels(names::LABEL_POOL);
     // What wakes a pass up is in the store before.
-    let events = into_store(writer, watcher(api::<K>(client, namespace), config)).touched_objects();
+    let events = reflector(writer, watcher(api::<K>(client, namespace), config)).touched_objects();
     (controller.watches_stream(events, |object| labelled(&object)), store)
 }
 
