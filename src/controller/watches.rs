@@ -17,7 +17,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::ExponentialBackoff;
-use kube::runtime::{WatchStreamExt as _, metadata_watcher, reflector, watcher};
+use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -142,8 +142,8 @@ pub async fn run(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .trigger_backoff(ExponentialBackoff::from(watch_again()));
     let store = pools.store();
-    let secrets = metadata_watcher(api::<Secret>(&shared.client, namespace), watcher::Config::default());
-    let pools = pools.watches_stream(secrets.touched_objects(), move |secret| naming(&store, &secret));
+    let secrets = api::<PartialObjectMeta<Secret>>(&shared.client, namespace);
+    let pools = pools.watches(secrets, watcher::Config::default(), move |secret| naming(&store, &secret));
     let (pools, cache) = watching_all(pools, &shared.client, namespace);
     let listed = tokio::spawn(until_listed(api(&shared.client, namespace), ready));
     pools
