@@ -99,8 +99,8 @@ fn unit(filters: &[String]) -> Result<Tally> {
     let own = counted(cargo::command("test").args(["--package", "xtask"]), "")?;
     host::need_go()?;
     host::need_test_packages()?;
-    let go = programs::go_test().iter_mut().map(|command| {
-        one(command).unwrap_or_else(|e| {
+    let go = programs::go_test().into_iter().map(|mut command| {
+        one(&mut command).unwrap_or_else(|e| {
             say(format!("error: {e}"));
             Tally::FAILURE
         })
