@@ -42,6 +42,19 @@ pub struct Orders {
     pub only: Option<usize>,
 }
 
+/// Time that a fault takes, with all that comes after it: more than the median of all kinds.
+const EACH: Duration = Duration::from_secs(120);
+
+impl Orders {
+    /// How long it all takes, as far as that can be told before.
+    pub fn longest(&self) -> Duration {
+        let faults = if self.only.is_some() { 2 } else { self.faults.unwrap_or(FAULTS) };
+        let all = EACH * u32::try_from(faults).unwrap_or(u32::MAX);
+        // The last round begins within the minutes.
+        self.minutes.map_or(all, |minutes| all.min(Duration::from_secs(60 * minutes) + OVER))
+    }
+}
+
 /// Makes faults, round by round, and has the pool become whole after each.
 pub async fn faults(world: &World) -> Outcome {
     let orders = world.chaos;
