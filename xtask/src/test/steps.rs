@@ -62,7 +62,7 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
         format!("{xtask} enter --name {} --", cluster.name()),
     );
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
-    test.env("PGPOOL_AUDIT", cluster.audit_log());
+    test.env("PGPOOL_AUDIT", cluster.audit_log()).env("PGPOOL_DISKS", cluster.disks());
     test.env("PGPOOL_LINEARIZABLE", Programs::build()?.path(LINEARIZABLE)?);
     counted(&mut test, &part.label)
 }
