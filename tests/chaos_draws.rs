@@ -6,7 +6,9 @@ mod draw;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use draw::{APART, Change, Fault, Harm, Kind, LASTS, Loss, Pod, Process, Role, Round, Service, Thing, rounds};
+use draw::{
+    APART, Change, Fault, Harm, Kind, LASTS, Loss, Pod, Process, Role, Round, Service, Thing, rounds,
+};
 use proptest::prelude::*;
 
 /// As many as `cargo xtask chaos --faults 500` makes.
@@ -194,7 +196,8 @@ fn next(kind: Kind) -> Option<Kind> {
 
 #[test]
 fn no_kind_is_missing_among_all() {
-    let all: Vec<Kind> = std::iter::successors(Some(Kind::Killed(Process::Postgres)), |kind| next(*kind)).collect();
+    let all: Vec<Kind> =
+        std::iter::successors(Some(Kind::Killed(Process::Postgres)), |kind| next(*kind)).collect();
     assert_eq!(all, Kind::ALL);
 }
 

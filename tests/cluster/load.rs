@@ -89,7 +89,14 @@ async fn start_writing(world: &World, pause: &str, beat: u64) -> Outcome {
         &control,
         "--keep-serving",
     ];
-    args.extend(["--write-pause-ms", pause, "--register-beat-ms", &beat, "--register-operations", &operations]);
+    args.extend([
+        "--write-pause-ms",
+        pause,
+        "--register-beat-ms",
+        &beat,
+        "--register-operations",
+        &operations,
+    ]);
     args.extend(PACE);
     let container = json!({
         "name": "load", "image": "localhost/pgpool-workload:dev", "args": args, "env": login(POOL),
@@ -259,7 +266,8 @@ async fn stale_read_found(journal: &Path) -> Outcome {
     let snapshots = report(&checker()?, &["registers", "--journal", &path.display().to_string()]).await?;
     // In these words: a search that was given up, say, isn't good either.
     let node = line["register"]["read"]["node"].as_str().unwrap_or_default();
-    let found = says(&linear, &format!(" is not linearizable at node {node} ")) && says(&snapshots, "STALE: ");
+    let found =
+        says(&linear, &format!(" is not linearizable at node {node} ")) && says(&snapshots, "STALE: ");
     ensure(found, || {
         format!("a stale read isn't found: {}, {}; {line}", linear["verdict"], snapshots["verdict"])
     })

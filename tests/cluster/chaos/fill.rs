@@ -70,9 +70,11 @@ impl Fill {
 /// The folder of a volume, on the disk of whichever machine has it. Its name begins with the volume's.
 fn folder(volume: &str) -> Outcome<PathBuf> {
     let disks = std::env::var_os("PGPOOL_DISKS");
-    let disks = disks.ok_or_else(|| Failure("PGPOOL_DISKS isn't set: `cargo xtask chaos` does it".to_owned()))?;
+    let disks =
+        disks.ok_or_else(|| Failure("PGPOOL_DISKS isn't set: `cargo xtask chaos` does it".to_owned()))?;
     let below = |machine| fs::read_dir(Path::new(&disks).join(machine).join(VOLUMES));
-    let mut all = machines::MACHINES.into_iter().filter_map(|machine| below(machine).ok()).flatten().flatten();
+    let mut all =
+        machines::MACHINES.into_iter().filter_map(|machine| below(machine).ok()).flatten().flatten();
     let own = all.find(|entry| entry.file_name().to_string_lossy().starts_with(volume));
     own.map(|entry| entry.path())
         .ok_or_else(|| Failure(format!("no machine below {} has the volume {volume}", disks.display())))
