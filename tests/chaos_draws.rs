@@ -6,7 +6,9 @@ mod draw;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use draw::{APART, Change, Fault, Harm, Kind, LASTS, Loss, Role, Round, Service, Thing, rounds};
+use draw::{
+    APART, Change, Fault, Harm, Kind, LASTS, Loss, Pod, Process, Role, Round, Service, Thing, rounds,
+};
 use proptest::prelude::*;
 
 /// As many as `cargo xtask chaos --faults 500` makes.
@@ -100,6 +102,15 @@ proptest! {
     }
 
     #[test]
+    fn a_primary_is_left_alone_by_what_happens_to_others(seed: u64) {
+        for fault in faults(&rounds(seed, MANY)) {
+            let own = fault.to_string().contains("(primary") || fault.to_string().contains(", primary");
+            let handed_over = fault.kind == Kind::Changed(Change::Switchover);
+            prop_assert_eq!(fault.hits_primary(), own || handed_over, "{}", fault);
+        }
+    }
+
+    #[test]
     fn two_at_once_stay_apart(seed: u64) {
         for round in rounds(seed, MANY) {
             let [one, two] = &round.faults[..] else { continue };
@@ -142,6 +153,59 @@ proptest! {
             prop_assert!(!(round.faults.iter().any(full) && round.faults.iter().any(moved)), "{}", round);
         }
     }
+}
+
+/// Each kind leads to the next one. A kind that is added to an enum doesn't compile without a place here; without one in
+/// `Kind::ALL` it would never be drawn.
+fn next(kind: Kind) -> Option<Kind> {
+    Some(match kind {
+        Kind::Killed(Process::Postgres) => Kind::Killed(Process::Agent),
+        Kind::Killed(Process::Agent) => Kind::Killed(Process::Front),
+        Kind::Killed(Process::Front) => Kind::Killed(Process::Operator),
+        Kind::Killed(Process::Operator) => Kind::Frozen(Process::Postgres),
+        Kind::Frozen(Process::Postgres) => Kind::Frozen(Process::Agent),
+        Kind::Frozen(Process::Agent) => Kind::Frozen(Process::Front),
+        Kind::Frozen(Process::Front) => Kind::Frozen(Process::Operator),
+        Kind::Frozen(Process::Operator) => Kind::Deleted(Pod::Node),
+        Kind::Deleted(Pod::Node) => Kind::Deleted(Pod::Front),
+        Kind::Deleted(Pod::Front) => Kind::Deleted(Pod::Operator),
+        Kind::Deleted(Pod::Operator) => Kind::Forced(Pod::Node),
+        Kind::Forced(Pod::Node) => Kind::Forced(Pod::Front),
+        Kind::Forced(Pod::Front) => Kind::Forced(Pod::Operator),
+        Kind::Forced(Pod::Operator) => Kind::Machine(Harm::Killed),
+        Kind::Machine(Harm::Killed) => Kind::Machine(Harm::Cut),
+        Kind::Machine(Harm::Cut) => Kind::Machine(Harm::Mute),
+        Kind::Machine(Harm::Mute) => Kind::Machine(Harm::Deaf),
+        Kind::Machine(Harm::Deaf) => Kind::Machine(Harm::Parted),
+        Kind::Machine(Harm::Parted) => Kind::Machine(Harm::WithoutApi),
+        Kind::Machine(Harm::WithoutApi) => Kind::Machine(Harm::Delayed),
+        Kind::Machine(Harm::Delayed) => Kind::Machine(Harm::Lossy),
+        Kind::Machine(Harm::Lossy) => Kind::Machine(Harm::KubeletKilled),
+        Kind::Machine(Harm::KubeletKilled) => Kind::Machine(Harm::ContainerdKilled),
+        Kind::Machine(Harm::ContainerdKilled) => Kind::Stopped(Service::ApiServer),
+        Kind::Stopped(Service::ApiServer) => Kind::Stopped(Service::Etcd),
+        Kind::Stopped(Service::Etcd) => Kind::Volume(Loss::Lost),
+        Kind::Volume(Loss::Lost) => Kind::Volume(Loss::StandbyFull),
+        Kind::Volume(Loss::StandbyFull) => Kind::Volume(Loss::PrimaryFull),
+        Kind::Volume(Loss::PrimaryFull) => Kind::Changed(Change::Scale),
+        Kind::Changed(Change::Scale) => Kind::Changed(Change::Switchover),
+        Kind::Changed(Change::Switchover) => Kind::Changed(Change::Restart),
+        Kind::Changed(Change::Restart) => return None,
+    })
+}
+
+#[test]
+fn no_kind_is_missing_among_all() {
+    let all: Vec<Kind> =
+        std::iter::successors(Some(Kind::Killed(Process::Postgres)), |kind| next(*kind)).collect();
+    assert_eq!(all, Kind::ALL);
+}
+
+#[test]
+fn what_takes_away_the_pods_of_others_is_known() {
+    let taking: Vec<String> =
+        Kind::ALL.iter().filter(|kind| kind.takes_pods()).map(Kind::to_string).collect();
+    assert_eq!(taking, ["machine killed", "a node less and one more", "rolling restart"]);
 }
 
 /// Whoever reads a log, or a list of names, must be able to tell them apart.

@@ -1,5 +1,6 @@
 //! Faults at random, under load: after each round the pool is whole again without a hand (`cargo xtask chaos`).
 mod draw;
+mod fill;
 mod make;
 mod tally;
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use pgpool_operator::names;
@@ -15,8 +17,9 @@ use tokio::time::Instant;
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
+use super::pool::is_ready;
 use super::world::{POOL, SPACE, SYSTEM, World, until};
-use draw::{Round, rounds};
+use draw::{Kind, Round, rounds};
 use make::{Act, Cast, aim, over};
 use tally::Tally;
 
@@ -40,6 +43,19 @@ pub struct Orders {
     pub minutes: Option<u64>,
     /// Of the rounds this one alone, counted from 1.
     pub only: Option<usize>,
+}
+
+/// Time that a fault takes, with all that comes after it: more than the median of all kinds.
+const EACH: Duration = Duration::from_secs(120);
+
+impl Orders {
+    /// How long it all takes, as far as that can be told before.
+    pub fn longest(&self) -> Duration {
+        let faults = if self.only.is_some() { 2 } else { self.faults.unwrap_or(FAULTS) };
+        let all = EACH * u32::try_from(faults).unwrap_or(u32::MAX);
+        // The last round begins within the minutes.
+        self.minutes.map_or(all, |minutes| all.min(Duration::from_secs(60 * minutes) + OVER))
+    }
 }
 
 /// Makes faults, round by round, and has the pool become whole after each.
@@ -78,20 +94,21 @@ async fn all(
             println!("    the time is up before round {number} of {}", list.len());
             return Ok(());
         }
-        let whole = one(world, number, list.len(), round).await.map_err(|failure| (number, failure))?;
-        tally.add(round, whole);
+        let (made, took) =
+            one(world, number, list.len(), round).await.map_err(|failure| (number, failure))?;
+        tally.add(&made, took);
     }
     Ok(())
 }
 
-/// One round; gives the time from the end of its last fault until the pool was whole again.
-async fn one(world: &World, number: usize, of: usize, round: &Round) -> Outcome<Duration> {
+/// One round; gives what was made, and the time from the end of its last fault until the pool was whole again.
+async fn one(world: &World, number: usize, of: usize, round: &Round) -> Outcome<(Vec<Kind>, Duration)> {
     // It was so a moment ago, as far as anybody had noticed.
     world.whole(WHOLE).await?;
     let cast = Cast::of(world, round).await?;
     let mut acts: Vec<Act> = Vec::new();
     for fault in &round.faults {
-        acts.push(aim(world, fault, &cast).await?);
+        acts.push(aim(world, fault, round, &cast).await?);
     }
     let places = [Duration::ZERO, round.apart];
     let lives = acts.iter().zip(&round.faults).zip(places);
@@ -104,12 +121,16 @@ async fn one(world: &World, number: usize, of: usize, round: &Round) -> Outcome<
     });
     let again = again.await;
     // What went wrong first says more than what came of it.
-    outcomes.into_iter().collect::<Outcome<()>>()?;
+    let made = outcomes.into_iter().collect::<Outcome<Vec<bool>>>()?;
     again.unwrap_or_else(|_| failed(format!("not whole within {} s", OVER.as_secs())))?;
     let took = since.elapsed();
     let seconds = took.as_secs_f64();
     println!("    {number:>3} of {of}: {round} [{}]: whole after {seconds:.1} s", cast.told());
-    Ok(took)
+    let (made, not): (Vec<_>, Vec<_>) = round.faults.iter().zip(made).partition(|(_, made)| *made);
+    for (fault, _) in not {
+        println!("    not made, since the other one had taken away whom it would have hit: {fault}");
+    }
+    Ok((made.into_iter().map(|(fault, _)| fault.kind).collect(), took))
 }
 
 /// Every node attached and ready, every front and the operator too, and writes go on; still so after them, since a node
@@ -124,17 +145,22 @@ async fn whole(world: &World) -> Outcome {
     Ok(())
 }
 
-/// Whether every Deployment of a namespace has all the pods that it shall have.
+/// Whether every Deployment of a namespace has all the pods that it shall have. They are looked at themselves: the
+/// Deployment may not know yet of one that was just deleted, and one that is being deleted serves no more.
 async fn deployed(world: &World, space: &str) -> Outcome {
     let deployments: Api<Deployment> = Api::namespaced(world.client.clone(), space);
     let list = deployments.list(&ListParams::default()).await?.items;
     ensure(space != SPACE || list.iter().any(|one| one.name_any() == names::proxy(POOL)), || {
         format!("no front among {} Deployments", list.len())
     })?;
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), space);
     for one in list {
-        let (name, wanted) = (one.name_any(), one.spec.as_ref().and_then(|spec| spec.replicas));
-        let ready = one.status.and_then(|status| status.ready_replicas);
-        ensure(ready == wanted, || format!("{name}: {ready:?} of {wanted:?} pods are ready"))?;
+        let (name, spec) = (one.name_any(), one.spec.unwrap_or_default());
+        let labels = spec.selector.match_labels.unwrap_or_default();
+        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        let own = pods.list(&ListParams::default().labels(&labels.join(","))).await?.items;
+        let (ready, wanted) = (own.iter().filter(|pod| is_ready(pod)).count(), spec.replicas.unwrap_or(1));
+        ensure(i32::try_from(ready) == Ok(wanted), || format!("{name}: {ready} of {wanted} pods are ready"))?;
     }
     Ok(())
 }

@@ -24,10 +24,12 @@ const GOING_ON: u64 = 40;
 const GOES_ON: Duration = Duration::from_secs(45);
 /// Longest time for one answer of the control port.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Longest time for a checker of histories.
-const CHECKED: Duration = Duration::from_secs(240);
+/// Longest time for a dump, and for a checker of histories. The step has a limit of its own.
+const CHECKED: Duration = Duration::from_secs(1800);
+/// How long porcupine may search: less than that.
+const SEARCHED: [&str; 2] = ["-limit", "25m"];
 /// How it writes and reads.
-const PACE: [&str; 16] = [
+const PACE: [&str; 14] = [
     "--writers",
     "4",
     "--readers",
@@ -36,16 +38,20 @@ const PACE: [&str; 16] = [
     "40",
     "--session-reads",
     "20",
-    // Some twenty writes and twenty snapshots a second.
     "--registers",
     "8",
     "--register-writers",
     "4",
     "--register-readers",
     "2",
-    "--register-beat-ms",
-    "200",
 ];
+
+/// Clients of the registers: writers, and readers at each of the two Services.
+const CLIENTS: u64 = 4 + 2 * 2;
+/// As many operations on registers are recorded: porcupine needs memory by the square of their number.
+const OPERATIONS: u64 = 200_000;
+/// Milliseconds from one beat of those clients to the next: some twenty writes and twenty snapshots a second.
+const BEAT: u64 = 200;
 
 /// Milliseconds between two writes of a writer.
 const WRITE_PAUSE: &str = "40";
@@ -54,16 +60,21 @@ const LONG_WRITE_PAUSE: &str = "160";
 
 /// Starts the load: it writes by `demo`, and looks by `demo-ro` for what was acknowledged.
 pub async fn start(world: &World) -> Outcome {
-    start_writing(world, WRITE_PAUSE).await
+    start_writing(world, WRITE_PAUSE, BEAT).await
 }
 
-/// Starts a load that may run for hours.
+/// Starts a load that may run for hours, and of which operations on registers are recorded to the end.
 pub async fn start_for_long(world: &World) -> Outcome {
-    start_writing(world, LONG_WRITE_PAUSE).await
+    start_writing(world, LONG_WRITE_PAUSE, lasting(world.chaos.longest().as_secs())).await
 }
 
-async fn start_writing(world: &World, pause: &str) -> Outcome {
-    let control = PORT.to_string();
+/// The shortest beat by which operations can be recorded for so many seconds.
+fn lasting(seconds: u64) -> u64 {
+    (seconds * 1000 * CLIENTS).div_ceil(OPERATIONS).max(BEAT)
+}
+
+async fn start_writing(world: &World, pause: &str, beat: u64) -> Outcome {
+    let (control, beat, operations) = (PORT.to_string(), beat.to_string(), OPERATIONS.to_string());
     let read = format!("{POOL}-ro");
     let mut args = vec![
         "run",
@@ -78,7 +89,14 @@ async fn start_writing(world: &World, pause: &str) -> Outcome {
         &control,
         "--keep-serving",
     ];
-    args.extend(["--write-pause-ms", pause]);
+    args.extend([
+        "--write-pause-ms",
+        pause,
+        "--register-beat-ms",
+        &beat,
+        "--register-operations",
+        &operations,
+    ]);
     args.extend(PACE);
     let container = json!({
         "name": "load", "image": "localhost/pgpool-workload:dev", "args": args, "env": login(POOL),
@@ -185,7 +203,7 @@ async fn ended(world: &World) -> Outcome<(Value, PathBuf)> {
 /// Has the history of the registers judged by a checker that isn't ours, and the snapshots of several nodes compared.
 pub async fn registers(world: &World) -> Outcome {
     let (end, journal) = ended(world).await?;
-    let linear = report(&linearizable()?, &["-limit", "2m", &journal.display().to_string()]).await?;
+    let linear = linear(&journal).await?;
     let snapshots = report(&checker()?, &["registers", "--journal", &journal.display().to_string()]).await?;
     let (checked, compared) = (&linear["verdict"], &snapshots["verdict"]);
     ensure(linear["good"] == true && snapshots["good"] == true, || {
@@ -203,13 +221,33 @@ pub async fn registers(world: &World) -> Outcome {
         sum(|run| &run["pairs"]),
     );
     println!(
-        "    {} snapshots showed less than one on another node before; writes of unknown outcome: {}; {} s to check",
+        "    {} snapshots showed less than one on another node before; writes of unknown outcome: {}, of which {} were \
+         shown and then lost; {} s to check",
         sum(|run| &run["went_back"]),
         linear["unknown"],
+        linear["lost_unacknowledged"],
         linear["seconds"]
     );
+    let seconds = linear["recorded_seconds"].as_f64().unwrap_or_default();
+    println!("    recorded over {seconds:.0} s{}", cut_short(&end["registers"]));
     ensure(operations > GOING_ON && registers > 0, || linear.to_string())?;
     stale_read_found(&journal).await
+}
+
+/// That operations weren't recorded to the end of the load, where that is so.
+fn cut_short(counts: &Value) -> String {
+    let counts = counts.as_object().into_iter().flatten();
+    let recorded: u64 = counts.filter_map(|(_, count)| count.as_u64()).sum();
+    if recorded < OPERATIONS {
+        return String::new();
+    }
+    format!(", and NOT TO THE END of the load: no more than {OPERATIONS} operations are recorded")
+}
+
+/// What porcupine says about a journal.
+async fn linear(journal: &Path) -> Outcome<Value> {
+    let journal = journal.display().to_string();
+    report(&linearizable()?, &[&SEARCHED[..], &[journal.as_str()]].concat()).await
 }
 
 /// A snapshot that shows none of the writes must be found by both: a check that can't fail is none.
@@ -224,13 +262,21 @@ async fn stale_read_found(journal: &Path) -> Outcome {
     shown.into_iter().flatten().for_each(|register| *register = json!([0, 0]));
     let path = journal.with_extension("stale");
     tokio::fs::write(&path, text.replacen(last, &line.to_string(), 1)).await?;
-    let path = path.display().to_string();
-    let linear = report(&linearizable()?, &[&path]).await?;
-    let snapshots = report(&checker()?, &["registers", "--journal", &path]).await?;
-    let found = linear["good"] == false && snapshots["good"] == false;
+    let linear = linear(&path).await?;
+    let snapshots = report(&checker()?, &["registers", "--journal", &path.display().to_string()]).await?;
+    // In these words: a search that was given up, say, isn't good either.
+    let node = line["register"]["read"]["node"].as_str().unwrap_or_default();
+    let found =
+        says(&linear, &format!(" is not linearizable at node {node} ")) && says(&snapshots, "STALE: ");
     ensure(found, || {
         format!("a stale read isn't found: {}, {}; {line}", linear["verdict"], snapshots["verdict"])
     })
+}
+
+/// Whether a checker finds fault in these words.
+fn says(report: &Value, words: &str) -> bool {
+    let lines = report["verdict"].as_array().into_iter().flatten();
+    report["good"] == false && lines.filter_map(Value::as_str).any(|line| line.contains(words))
 }
 
 /// What a checker prints, good or bad.
@@ -258,11 +304,8 @@ async fn seeded(journal: &Path, dumps: &[PathBuf]) -> Outcome {
     let path = dumps[2].with_extension("poorer");
     tokio::fs::write(&path, poorer).await?;
     let report = check(journal, &[dumps[0].clone(), dumps[1].clone(), path]).await?;
-    let verdict = &report["verdict"];
-    let different = |line: &Value| line.as_str().is_some_and(|line| line.starts_with("DIFFERENT"));
-    let found =
-        report["good"] == false && verdict.as_array().is_some_and(|lines| lines.iter().any(different));
-    ensure(found, || format!("the checker doesn't miss the row {row}: {verdict}"))
+    let found = says(&report, "DIFFERENT");
+    ensure(found, || format!("the checker doesn't miss the row {row}: {}", report["verdict"]))
 }
 
 /// The checker's report, good or bad.
@@ -305,7 +348,7 @@ async fn dump(node: u8, script: &str, path: &Path) -> Outcome {
         stdin.write_all(script.as_bytes()).await?;
         stdin.write_all(b"\n").await?;
     }
-    let status = tokio::time::timeout(WHOLE, child.wait()).await??;
+    let status = tokio::time::timeout(CHECKED, child.wait()).await??;
     ensure(status.success(), || format!("dump of node {node}: {status}"))
 }
 

@@ -48,6 +48,8 @@ use world::World;
 const LIMIT: Duration = Duration::from_secs(600);
 /// The same for all rounds of faults at random, of which each has a limit of its own.
 const LONG_LIMIT: Duration = Duration::from_secs(48 * 3600);
+/// The same for the judgement of a load that ran as long as they did.
+const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2 * 3600);
 
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
@@ -129,7 +131,10 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain(failover)
             .chain([judgement(), wishes()])
             .collect(),
-        Some("chaos") => vec![beginning(), chaos(), judgement()],
+        Some("chaos") => {
+            let judgement = judgement().into_iter().map(|step| Step { limit: JUDGEMENT_LIMIT, ..step });
+            vec![beginning(), chaos(), judgement.collect()]
+        }
         Some(_) => return None,
     };
     Some(parts.into_iter().flatten().collect())

@@ -140,6 +140,38 @@ func TestAnyReadThatIsMadeStaleIsFound(t *testing.T) {
 	}
 }
 
+// lose ends the history with a write that a standby shows, and that is gone before anybody is told that it counts.
+func (p *pool) lose() {
+	now, value := int64(0), int64(0)
+	for _, o := range p.operations {
+		now = max(now, o.Return)
+		if o.Write != nil {
+			value = max(value, o.Write.Value)
+		}
+	}
+	shows := p.shows[1][0]
+	p.operations = append(p.operations, failed(unknown, value+1, now+1, now+2))
+	for _, shown := range []int64{value + 1, shows[len(shows)-1].value} {
+		p.read(1, now+10_000)
+		last := &p.operations[len(p.operations)-1]
+		last.Call, last.Return, last.Read.Shown[0][0] = now+3, now+4, shown
+		now += 2
+	}
+}
+
+func TestAWriteThatIsLostBeforeItIsAcknowledgedIsNoFault(t *testing.T) {
+	for seed := range uint64(60) {
+		p := small(seed)
+		p.lose()
+		if r := judged(p.operations...); !r.Good || r.LostUnacknowledged != 1 {
+			t.Fatalf("seed %d: %d lost, %q", seed, r.LostUnacknowledged, r.Verdict)
+		}
+		if p.spoil(); judged(p.operations...).Good {
+			t.Fatalf("seed %d: the stale read isn't found", seed)
+		}
+	}
+}
+
 func TestAnyAcknowledgedWriteThatIsUndoneIsFound(t *testing.T) {
 	for seed := range uint64(60) {
 		p := played(seed, 1, 60, 100_000, 2000, 0)

@@ -27,6 +27,8 @@ type view struct {
 type input struct {
 	write bool
 	value int64
+	// losable marks a write that may be undone later, and never comes back.
+	losable bool
 }
 
 type output struct {
@@ -34,19 +36,80 @@ type output struct {
 	value int64
 }
 
-// model is a register: it holds one value, zero at first.
+// model is a register: it holds one value, zero at first. Its state is that value, and below it those that it may fall
+// back to: more than the value alone only after writes that may be lost. Since no two writes have one value, an operation
+// that shows a value from below tells that all above it is lost.
 var model = porcupine.Model{
-	Init: func() any { return int64(0) },
+	Init: func() any { return []int64{0} },
 	Step: func(state, in, out any) (bool, any) {
-		i, o := in.(input), out.(output)
-		if o.known && o.value != state.(int64) {
-			return false, state
+		held, i, o := state.([]int64), in.(input), out.(output)
+		if o.known {
+			at := slices.Index(held, o.value)
+			if at < 0 {
+				return false, state
+			}
+			held = held[:at+1]
 		}
-		if i.write {
-			return true, i.value
+		switch {
+		case i.write && i.losable:
+			return true, append(slices.Clip(held), i.value)
+		case i.write:
+			return true, []int64{i.value}
+		default:
+			return true, held
 		}
-		return true, state
 	},
+	Equal: func(one, other any) bool { return slices.Equal(one.([]int64), other.([]int64)) },
+}
+
+// losing gives the same view with leave to lose what may be lost: a commit that a standby showed before it was
+// acknowledged is gone if every node that showed it is lost in that moment (docs/limits.md). Nobody was told that it
+// counts, so its outcome is unknown. If an acknowledged write replaced its value it was still there, and stays. False if
+// there is no such write.
+func (v view) losing() (view, bool) {
+	replaced := map[int64]bool{}
+	for _, o := range v.history {
+		if out := o.Output.(output); o.Input.(input).write && out.known {
+			replaced[out.value] = true
+		}
+	}
+	some := false
+	history := slices.Clone(v.history)
+	for id, o := range history {
+		in := o.Input.(input)
+		if in.write && !o.Output.(output).known && !replaced[in.value] {
+			in.losable, some = true, true
+			history[id].Input = in
+		}
+	}
+	v.history = history
+	return v, some
+}
+
+// lost gives the values that are gone if the operations took effect in this order: those that had surely been there when
+// the operation was called that tells so. Of operations that were under way together the order may be another.
+func (v view) lost(order []int) []int64 {
+	seen := map[int64]int64{}
+	for _, o := range v.history {
+		if in := o.Input.(input); in.losable {
+			seen[in.value] = o.Return
+		}
+	}
+	var gone []int64
+	state := model.Init()
+	for _, id := range order {
+		o := v.history[id]
+		if out := o.Output.(output); out.known {
+			held := state.([]int64)
+			for _, value := range held[slices.Index(held, out.value)+1:] {
+				if seen[value] < o.Call {
+					gone = append(gone, value)
+				}
+			}
+		}
+		_, state = model.Step(state, o.Input, o.Output)
+	}
+	return gone
 }
 
 // views gives every view of a run, in a fixed order.

@@ -237,6 +237,15 @@ impl Kind {
         }
     }
 
+    /// Whether it takes away pods that it isn't aimed at: whoever is on that machine, or each in turn.
+    pub fn takes_pods(self) -> bool {
+        match self {
+            Self::Machine(harm) => harm == Harm::Killed,
+            Self::Changed(change) => change != Change::Switchover,
+            _ => false,
+        }
+    }
+
     /// Whose it may be, as often as a role stands there.
     fn roles(self) -> &'static [Role] {
         match self {
@@ -307,6 +316,11 @@ impl Fault {
         nodes.chain(self.kind.thing()).collect()
     }
 
+    /// Whether the primary may be another one soon, or answer nothing.
+    pub fn hits_primary(&self) -> bool {
+        self.roles.contains(&Role::Primary) || self.kind == Kind::Changed(Change::Switchover)
+    }
+
     /// Whether both may be made in one round: what they do must stay apart, and the data of one node at most may be
     /// lost, while the others keep theirs. Not the same kind twice: one power cut at most, as one machine is spared.
     fn goes_with(&self, other: &Self) -> bool {
@@ -315,7 +329,7 @@ impl Fault {
         let bears = |one: &Self, two: &Self| {
             let lost = one.kind == Kind::Volume(Loss::Lost) && two.kind.takes_copy();
             let mute = matches!(one.kind, Kind::Stopped(_)) && two.kind.needs_api();
-            // A volume is filled, and freed, from within a pod that must stay.
+            // A volume is filled from within a pod that must stay.
             let pods = matches!(one.kind, Kind::Changed(Change::Scale | Change::Restart));
             let podless = pods && matches!(two.kind, Kind::Volume(Loss::StandbyFull | Loss::PrimaryFull));
             !lost && !mute && !podless

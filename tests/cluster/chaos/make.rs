@@ -10,19 +10,20 @@ use pgpool_operator::names;
 use rustix::process::Signal;
 
 use super::draw::{self, Change, Fault, Harm, Kind, Loss, Process, Role, Round, Service};
+use super::fill::Fill;
 use crate::harness::{Failure, Outcome, ensure, failed};
 use crate::pool::selector;
-use crate::processes::{Part, freeze_part, part_of, signal, thaw};
-use crate::world::{POOL, SPACE, SYSTEM, World, call_within, until};
+use crate::processes::{Part, part_of, signal, thaw};
+use crate::world::{POOL, SPACE, SYSTEM, World, until};
 use crate::{changes, faults, machines};
 
 /// Time for something to be undone, and for a request to be carried out once the fault is over.
 const UNDONE: Duration = Duration::from_secs(150);
 const CARRIED_OUT: Duration = Duration::from_secs(420);
+/// Time for processes to be there that are to be hit: they may be about to start again.
+const FOUND: Duration = Duration::from_secs(10);
 /// Selects the operator's pods.
 const OPERATOR: &str = "app.kubernetes.io/instance=pgpool-operator";
-/// MiB of the largest file system that is ever filled: a larger one is a disk that others use.
-const LARGEST: u32 = 4096;
 
 /// Who has which part in a round.
 pub struct Cast([u8; 3]);
@@ -49,7 +50,8 @@ impl Cast {
         Ok(Self([record.primary, first, second]))
     }
 
-    fn node(&self, role: Role) -> u8 {
+    /// The node that has this part.
+    pub fn node(&self, role: Role) -> u8 {
         self.0[role as usize]
     }
 
@@ -63,6 +65,8 @@ impl Cast {
 /// A fault with all that it takes to make and undo it, looked up while everything answers.
 pub struct Act {
     what: What,
+    /// Whether another fault of the round may take away the pod that it hits, before it does.
+    may_be_gone: bool,
     /// Machines whose kubelets are started anew once all is undone: those wait for longer and longer before they start
     /// a container again, or listen to the API again. That is Kubernetes's affair.
     kubelets: Vec<String>,
@@ -74,13 +78,13 @@ enum What {
     /// They are stopped in their tracks.
     Freeze(String, Part),
     /// A pod is deleted.
-    Delete { space: &'static str, pod: String, force: bool },
+    Delete { pod: Running, force: bool },
     /// Orders to `cargo xtask cluster node`, first to make it, then to undo it.
     Orders([Vec<String>; 2]),
     /// A node's claim, known by its uid, is deleted.
     LoseClaim(u8, String),
-    /// A node's volume is filled, and the primary made to need more of it.
-    Fill { node: u8, primary: u8 },
+    /// A node's volume is filled.
+    Fill(Fill),
     /// A node less.
     Scale,
     /// A request by annotation.
@@ -115,6 +119,13 @@ impl Running {
         Self::of(SPACE, pod).ok_or_else(|| Failure(format!("the pod of node {node} runs nowhere")))
     }
 
+    /// Whether there is no pod of that name any more, or it is another one.
+    async fn is_another(&self, world: &World) -> Outcome {
+        let pods: Api<Pod> = Api::namespaced(world.client.clone(), self.space);
+        let now = pods.get_opt(&self.name).await?.and_then(|pod| pod.uid());
+        ensure(now.as_ref() != Some(&self.uid), || format!("{} is the old one", self.name))
+    }
+
     /// One of those with this label that nobody deletes; counted on from the first one where there are fewer.
     async fn labelled(world: &World, space: &'static str, label: &str, which: u16) -> Outcome<Self> {
         let pods: Api<Pod> = Api::namespaced(world.client.clone(), space);
@@ -129,8 +140,13 @@ impl Running {
     }
 }
 
-/// Looks up whom a fault hits.
-pub async fn aim(world: &World, fault: &Fault, cast: &Cast) -> Outcome<Act> {
+/// Looks up whom a fault of a round hits.
+pub async fn aim(world: &World, fault: &Fault, round: &Round, cast: &Cast) -> Outcome<Act> {
+    let may_be_gone = round.faults.iter().any(|other| other != fault && other.kind.takes_pods());
+    Ok(Act { may_be_gone, ..aimed(world, fault, round, cast).await? })
+}
+
+async fn aimed(world: &World, fault: &Fault, round: &Round, cast: &Cast) -> Outcome<Act> {
     let nodes: Vec<u8> = fault.roles.iter().map(|role| cast.node(*role)).collect();
     let first = || nodes.first().copied().ok_or_else(|| Failure(format!("{fault} hits nobody")));
     match fault.kind {
@@ -160,25 +176,22 @@ pub async fn aim(world: &World, fault: &Fault, cast: &Cast) -> Outcome<Act> {
         Kind::Stopped(service) => Ok(at_api(service)),
         Kind::Volume(Loss::Lost) => {
             let (uid, _) = faults::claim(world, first()?).await?;
-            Ok(Act { what: What::LoseClaim(first()?, uid), kubelets: Vec::new() })
+            Ok(Act::of(What::LoseClaim(first()?, uid)))
         }
-        Kind::Volume(_) => {
-            let (node, primary) = (first()?, cast.node(Role::Primary));
-            Ok(Act { what: What::Fill { node, primary }, kubelets: Vec::new() })
-        }
+        Kind::Volume(_) => Ok(Act::of(What::Fill(Fill::of(world, first()?, round, cast).await?))),
         Kind::Changed(change) => change_of(world, change, nodes.first().copied()).await,
     }
 }
 
 fn at_pod(kind: Kind, pod: Running) -> Outcome<Act> {
-    let Running { space, name, uid, machine } = pod;
+    let machine = pod.machine.clone();
     let what = match kind {
-        Kind::Killed(Process::Postgres) => What::Kill(uid, Part::Postmaster),
-        Kind::Killed(_) => What::Kill(uid, Part::First),
-        Kind::Frozen(Process::Postgres) => What::Freeze(uid, Part::Postgres),
-        Kind::Frozen(_) => What::Freeze(uid, Part::All),
-        Kind::Deleted(_) => What::Delete { space, pod: name, force: false },
-        Kind::Forced(_) => What::Delete { space, pod: name, force: true },
+        Kind::Killed(Process::Postgres) => What::Kill(pod.uid, Part::Postmaster),
+        Kind::Killed(_) => What::Kill(pod.uid, Part::First),
+        Kind::Frozen(Process::Postgres) => What::Freeze(pod.uid, Part::Postgres),
+        Kind::Frozen(_) => What::Freeze(pod.uid, Part::All),
+        Kind::Deleted(_) => What::Delete { pod, force: false },
+        Kind::Forced(_) => What::Delete { pod, force: true },
         _ => return failed(format!("{kind} happens to no pod")),
     };
     // Else nothing would happen, and that would count.
@@ -188,7 +201,7 @@ fn at_pod(kind: Kind, pod: Running) -> Outcome<Act> {
     }
     let restarts =
         matches!(kind, Kind::Killed(process) | Kind::Frozen(process) if process != Process::Postgres);
-    Ok(Act { what, kubelets: if restarts { vec![machine] } else { Vec::new() } })
+    Ok(Act { kubelets: if restarts { vec![machine] } else { Vec::new() }, ..Act::of(what) })
 }
 
 /// What is done to a machine, and to another one or that of the API; and how it is undone.
@@ -211,7 +224,7 @@ fn at_machine(harm: Harm, machine: &str, other: &str, grade: u16) -> Act {
     };
     let deaf_to_api = matches!(harm, Harm::Cut | Harm::Mute | Harm::Deaf | Harm::WithoutApi);
     let kubelets = if deaf_to_api { order(&[machine]) } else { Vec::new() };
-    Act { what: What::Orders(orders), kubelets }
+    Act { kubelets, ..Act::of(What::Orders(orders)) }
 }
 
 fn at_api(service: Service) -> Act {
@@ -221,62 +234,64 @@ fn at_api(service: Service) -> Act {
     };
     let order = |verb: &str| [verb, machines::API, name].map(str::to_owned).to_vec();
     let kubelets = machines::MACHINES.map(str::to_owned).to_vec();
-    Act { what: What::Orders([order("stop"), order("start")]), kubelets }
+    Act { kubelets, ..Act::of(What::Orders([order("stop"), order("start")])) }
 }
 
 async fn change_of(world: &World, change: Change, node: Option<u8>) -> Outcome<Act> {
     let (name, value) = match (change, node) {
         (Change::Switchover, Some(node)) => ("switchover", node.to_string()),
         (Change::Restart, _) => ("restart", "now".to_owned()),
-        (Change::Scale | Change::Switchover, _) => {
-            return Ok(Act { what: What::Scale, kubelets: Vec::new() });
-        }
+        (Change::Scale | Change::Switchover, _) => return Ok(Act::of(What::Scale)),
     };
     let before = world.status().await?.last_request.map(|answer| answer.at);
     let pods = changes::uids(world).await?;
-    Ok(Act { what: What::Ask(Request { name, value, before, pods }), kubelets: Vec::new() })
+    Ok(Act::of(What::Ask(Request { name, value, before, pods })))
 }
 
 impl Act {
-    /// Makes it, lets it last, and undoes it, also where it could only be made in part.
-    pub async fn live(&self, world: &World, after: Duration, lasts: Duration) -> Outcome {
+    fn of(what: What) -> Self {
+        Self { what, may_be_gone: false, kubelets: Vec::new() }
+    }
+
+    /// Makes it, lets it last, and undoes it, also where it could only be made in part. False where it wasn't made, since
+    /// another fault of the round had taken away whom it would have hit.
+    pub async fn live(&self, world: &World, after: Duration, lasts: Duration) -> Outcome<bool> {
         tokio::time::sleep(after).await;
-        let made = self.make(world).await;
-        if made.is_ok() {
+        let made = match self.make(world).await {
+            Ok(()) => Ok(true),
+            Err(_) if self.may_be_gone && self.hits_nobody(world).await => Ok(false),
+            Err(failure) => Err(failure),
+        };
+        if matches!(made, Ok(true)) {
             tokio::time::sleep(lasts).await;
         }
         let undone = self.undo(world).await;
-        made.and(undone)
+        made.and_then(|made| undone.map(|()| made))
     }
 
     async fn make(&self, world: &World) -> Outcome {
         match &self.what {
-            What::Kill(uid, part) => {
-                for pid in part_of(uid, *part)? {
-                    // One that has ended meanwhile needs no killing.
-                    let _ = signal(pid, Signal::KILL);
-                }
-                Ok(())
-            }
-            What::Freeze(uid, part) => freeze_part(uid, *part).map(drop),
-            What::Delete { space, pod, force } => {
+            What::Kill(uid, part) => hit(uid, *part, Signal::KILL).await,
+            What::Freeze(uid, part) => hit(uid, *part, Signal::STOP).await,
+            What::Delete { pod, force } => {
                 let grace: &[&str] = if *force { &["--force", "--grace-period=0"] } else { &[] };
-                let delete = ["-n", space, "delete", "pod", pod, "--wait=false", "--ignore-not-found"];
+                let delete = ["-n", pod.space, "delete", "pod", &pod.name, "--wait=false"];
                 world.kubectl(&[&delete[..], grace].concat()).await.map(drop)
             }
             What::Orders([make, _]) => ordered(make).await,
             What::LoseClaim(node, _) => faults::lose_claim(world, *node).await,
-            What::Fill { node, primary } => {
-                world.shell(*node, &filling()).await?;
-                // Segments of WAL that are there already would do for minutes. Where the primary is lost meanwhile, by
-                // this or by another fault, enough has happened.
-                let pod = names::node_pod(POOL, *primary);
-                let words = ["-n", SPACE, "exec", &pod, "-c", "postgres", "--", "sh", "-c", NEEDING_WAL];
-                let _ = call_within(NEEDS_WAL, "kubectl", &words, None).await;
-                Ok(())
-            }
+            What::Fill(fill) => fill.make(world).await,
             What::Scale => changes::patch(world, r#"{"nodes":2}"#).await,
             What::Ask(request) => world.annotate(&[(request.name, request.value.as_str())]).await,
+        }
+    }
+
+    /// Whether it could not be made for want of the pod that was aimed at.
+    async fn hits_nobody(&self, world: &World) -> bool {
+        match &self.what {
+            What::Kill(..) | What::Freeze(..) => true,
+            What::Delete { pod, .. } => pod.is_another(world).await.is_ok(),
+            _ => false,
         }
     }
 
@@ -287,12 +302,7 @@ impl Act {
                 Ok(())
             }
             What::Orders([_, undo]) => until("an order to a machine", UNDONE, || ordered(undo)).await,
-            What::Fill { node, .. } => {
-                until("room on a full volume", UNDONE, || async {
-                    world.shell(*node, &format!("rm -f {FILLER} {FILLER}.rest")).await.map(drop)
-                })
-                .await
-            }
+            What::Fill(fill) => until("room on a full volume", UNDONE, || async { fill.free() }).await,
             What::Scale => {
                 until("the old number of nodes", UNDONE, || changes::patch(world, r#"{"nodes":3}"#)).await
             }
@@ -313,13 +323,17 @@ impl Act {
             What::Scale => {
                 until("a look at the old number of nodes", CARRIED_OUT, || async {
                     let pool = world.pools().get(POOL).await?;
-                    let (is, seen) = (pool.metadata.generation, pool.status.and_then(|s| s.observed_generation));
+                    let seen = pool.status.and_then(|status| status.observed_generation);
+                    let is = pool.metadata.generation;
                     ensure(is == seen, || format!("generation {is:?} of the spec, seen {seen:?}"))
                 })
                 .await
             }
+            What::Delete { pod, .. } => {
+                until("the end of a deleted pod", CARRIED_OUT, || pod.is_another(world)).await
+            }
             What::Ask(request) => request.carried_out(world).await,
-            What::Kill(..) | What::Freeze(..) | What::Delete { .. } | What::Orders(_) | What::Fill { .. } => Ok(()),
+            What::Kill(..) | What::Freeze(..) | What::Orders(_) | What::Fill(_) => Ok(()),
         }
     }
 }
@@ -349,31 +363,20 @@ impl Request {
     }
 }
 
+/// Sends a signal to those processes of a pod; fails where none of them runs.
+async fn hit(uid: &str, part: Part, with: Signal) -> Outcome {
+    until("processes to hit", FOUND, || async {
+        // One that has ended meanwhile takes no signal.
+        let hit = part_of(uid, part)?.into_iter().filter(|pid| signal(*pid, with).is_ok()).count();
+        ensure(hit > 0, || format!("none of the pod {uid} that is meant runs"))
+    })
+    .await
+}
+
 async fn ordered(words: &[String]) -> Outcome {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     machines::fault(&words).await
 }
-
-/// What takes all the room of a volume, beside the data.
-const FILLER: &str = "/var/lib/pgpool/filler";
-
-/// Takes all the room that a volume has left, if that is a file system of a size of its own. The first program takes it
-/// at once, the second one what is left over.
-fn filling() -> String {
-    format!(
-        "set -e; cd {}; size=$(df --output=size -BM . | tail -n 1 | tr -dc 0-9); if [ $size -gt {LARGEST} ]; then \
-         echo \"this volume has $size MiB and is no file system of its own: cargo xtask chaos makes such\" >&2; exit 1; fi; \
-         fallocate -l ${{size}}M {FILLER} 2>/dev/null || true; \
-         dd if=/dev/zero of={FILLER}.rest bs=4096 2>/dev/null || true",
-        names::VOLUME_DIR
-    )
-}
-
-/// Ends segment after segment of WAL, until PostgreSQL has none left that it could write again.
-const NEEDING_WAL: &str = "for i in $(seq 20); do timeout 3 psql -XAtqd postgres -c \
-    \"SELECT pg_logical_emit_message(false, 'chaos', 'x'), pg_switch_wal()\" || exit 0; done";
-/// Longest time for that.
-const NEEDS_WAL: Duration = Duration::from_secs(20);
 
 /// Waits until Kubernetes is as it was before the faults, and what they have begun has ended.
 pub async fn over(world: &World, acts: &[Act]) -> Outcome {

@@ -2,17 +2,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::draw::{Kind, Round};
+use super::draw::Kind;
 
-/// Times by kind; that of a round of two faults counts for both.
+/// Times by kind; that of a round of two faults counts for both, as far as they were made.
 #[derive(Default)]
 pub struct Tally(BTreeMap<Kind, Vec<Duration>>);
 
 impl Tally {
-    /// Counts a round, after which the pool took so long.
-    pub fn add(&mut self, round: &Round, took: Duration) {
-        for fault in &round.faults {
-            self.0.entry(fault.kind).or_default().push(took);
+    /// Counts a round in which these were made, after which the pool took so long.
+    pub fn add(&mut self, made: &[Kind], took: Duration) {
+        for kind in made {
+            self.0.entry(*kind).or_default().push(took);
         }
     }
 

@@ -5,6 +5,10 @@
 //! under way in different orders: of two registers the one node shows only the one write, and the other node only the
 //! other. That is a **long fork**; it is allowed and counted here. What never may be is a **stale** snapshot: one that
 //! lacks a write acknowledged before the snapshot was asked for.
+//!
+//! A write that a node showed is gone if every node that showed it is lost before it is acknowledged (docs/limits.md).
+//! Then another write may get its version. Its outcome is unknown, and no acknowledged write replaced its value: such
+//! values are **in doubt** here, and of the rules above only those are asked of them that hold all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,10 +64,25 @@ pub fn examine(operations: &[Operation]) -> Findings {
     let last = writes.keys().next_back().map_or(0, |register| *register as usize + 1);
     findings.registers = widest.max(last) as u64;
     let acks = writes.iter().map(|(register, writes)| (*register, Acks::of(writes))).collect();
-    find_contradictions(&mut findings.contradictions, &writes, &taken);
+    let doubts = writes.iter().map(|(register, writes)| (*register, in_doubt(writes))).collect();
+    find_contradictions(&mut findings.contradictions, &writes, &doubts, &taken);
     find_stale(&mut findings.stale, &acks, &taken);
-    compare(&mut findings, &acks, &taken);
+    find_overruled(&mut findings.stale, &writes, &doubts, &taken);
+    compare(&mut findings, &acks, &doubts, &taken);
     findings
+}
+
+/// Values of one register that may have been shown and then lost.
+type Doubts = BTreeSet<u64>;
+
+fn in_doubt(writes: &[(&Write, Micros)]) -> Doubts {
+    let replaced: BTreeSet<u64> = writes.iter().filter_map(|(write, _)| Some(write.done?.replaced)).collect();
+    let unknown = writes.iter().filter(|(write, _)| write.outcome == Outcome::Unknown);
+    unknown.map(|(write, _)| write.value).filter(|value| !replaced.contains(value)).collect()
+}
+
+fn is_in_doubt(doubts: &ByRegister<Doubts>, register: u32, value: u64) -> bool {
+    doubts.get(&register).is_some_and(|values| values.contains(&value))
 }
 
 /// When the versions of one register were acknowledged.
@@ -128,10 +147,40 @@ fn find_stale(stale: &mut Problems, acks: &ByRegister<Acks>, taken: &[Taken<'_>]
     }
 }
 
-/// Each value belongs to one write that wasn't refused, and stands at one version; each version has one value.
+/// A value in doubt is lost once another one was acknowledged at its version: then no snapshot may show it.
+fn find_overruled(
+    stale: &mut Problems,
+    writes: &ByRegister<Vec<(&Write, Micros)>>,
+    doubts: &ByRegister<Doubts>,
+    taken: &[Taken<'_>],
+) {
+    let mut acked: BTreeMap<(u32, u64), (u64, Micros)> = BTreeMap::new();
+    for (register, writes) in writes {
+        let done = writes.iter().filter_map(|(write, at)| Some((write.done?.version, (write.value, *at))));
+        acked.extend(done.map(|(version, what)| ((*register, version), what)));
+    }
+    for snapshot in taken {
+        for (register, (value, version)) in (0..).zip(&snapshot.of.shown) {
+            let other = acked.get(&(register, *version)).filter(|(_, at)| *at < snapshot.call_us);
+            if let Some((other, _)) = other.filter(|_| is_in_doubt(doubts, register, *value)) {
+                stale.add(|| {
+                    format!(
+                        "{} at {} us: register {register} shows value {value} at version {version}, and value \
+                         {other} was acknowledged there before",
+                        snapshot.of.node, snapshot.call_us
+                    )
+                });
+            }
+        }
+    }
+}
+
+/// Each value belongs to one write that wasn't refused, and stands at one version; each version has one value that isn't
+/// in doubt.
 fn find_contradictions(
     problems: &mut Problems,
     writes: &ByRegister<Vec<(&Write, Micros)>>,
+    doubts: &ByRegister<Doubts>,
     taken: &[Taken<'_>],
 ) {
     let mut seen: ByRegister<BTreeSet<(u64, u64)>> = BTreeMap::new();
@@ -148,7 +197,8 @@ fn find_contradictions(
         let mut values: BTreeMap<u64, u64> = BTreeMap::new();
         let mut above: Option<(u64, u64)> = None;
         for (version, value) in places {
-            if let Some((_, other)) = above.filter(|(same, _)| same == version) {
+            let firm = !is_in_doubt(doubts, *register, *value);
+            if let Some((_, other)) = above.filter(|(same, _)| firm && same == version) {
                 problems.add(|| {
                     format!("register {register}: version {version} is value {other} and value {value}")
                 });
@@ -158,7 +208,9 @@ fn find_contradictions(
                     format!("register {register}: value {value} stands at version {other} and {version}")
                 });
             }
-            above = Some((*version, *value));
+            if firm {
+                above = Some((*version, *value));
+            }
         }
         let own = writes.get(register).map(Vec::as_slice).unwrap_or_default();
         let possible = own.iter().filter(|(write, _)| write.outcome != Outcome::Refused);
@@ -170,7 +222,12 @@ fn find_contradictions(
 }
 
 /// Compares each snapshot with those after it, until all that it shows is acknowledged.
-fn compare(findings: &mut Findings, acks: &ByRegister<Acks>, taken: &[Taken<'_>]) {
+fn compare(
+    findings: &mut Findings,
+    acks: &ByRegister<Acks>,
+    doubts: &ByRegister<Doubts>,
+    taken: &[Taken<'_>],
+) {
     let settled: Vec<Micros> = taken.iter().map(|snapshot| settled(acks, snapshot.of)).collect();
     let mut back = vec![false; taken.len()];
     for (at, (one, one_settled)) in taken.iter().zip(&settled).enumerate() {
@@ -180,7 +237,7 @@ fn compare(findings: &mut Findings, acks: &ByRegister<Acks>, taken: &[Taken<'_>]
         {
             let (less, more) = order(&one.of.shown, &other.of.shown);
             if one.of.node == other.of.node {
-                if less && more {
+                if less && more && !may_differ(doubts, one.of, other.of) {
                     findings.contradictions.add(|| contrast(one, other));
                 }
                 continue;
@@ -211,6 +268,18 @@ fn order(one: &[(u64, u64)], other: &[(u64, u64)]) -> (bool, bool) {
     let mut pairs = one.iter().zip(other);
     let less = pairs.clone().any(|((_, one), (_, other))| one < other);
     (less, pairs.any(|((_, one), (_, other))| one > other))
+}
+
+/// Whether two snapshots of one node are in order once those registers are left out whose later version is in doubt: the
+/// node may have lost it between them.
+fn may_differ(doubts: &ByRegister<Doubts>, one: &Snapshot, other: &Snapshot) -> bool {
+    let later = |(one, other): (&(u64, u64), &(u64, u64))| if one.1 > other.1 { one.0 } else { other.0 };
+    let pairs = (0..).zip(one.shown.iter().zip(&other.shown));
+    let firm = pairs.filter(|(register, pair)| !is_in_doubt(doubts, *register, later(*pair)));
+    let (one, other): (Vec<(u64, u64)>, Vec<(u64, u64)>) =
+        firm.map(|(_, (one, other))| (*one, *other)).unzip();
+    let (less, more) = order(&one, &other);
+    !(less && more)
 }
 
 fn contrast(one: &Taken<'_>, other: &Taken<'_>) -> String {

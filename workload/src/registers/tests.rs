@@ -106,6 +106,51 @@ fn a_version_has_one_value_and_a_value_one_version() {
     assert_eq!(examine(&moved).contradictions.count, 1);
 }
 
+#[test]
+fn a_write_that_was_shown_and_lost_before_it_was_acknowledged_leaves_its_version_to_another() {
+    let lost = || {
+        let unknown = failed(0, 2, Outcome::Unknown, (10, 20));
+        vec![write(0, 1, 0, 1, (1, 5)), unknown, read("b", &[(2, 2), (0, 0)], (30, 40))]
+    };
+    let mut next = lost();
+    next.extend([write(0, 3, 1, 2, (50, 60)), read("b", &[(3, 2), (0, 0)], (70, 80))]);
+    let findings = examine(&next);
+    assert!(sound(&findings), "{findings:?}");
+    // From the acknowledgement on it must not be shown any more.
+    next.push(read("b", &[(2, 2), (0, 0)], (90, 95)));
+    let findings = examine(&next);
+    assert_eq!((findings.stale.count, findings.contradictions.count), (1, 0), "{findings:?}");
+    assert!(findings.stale.examples[0].ends_with("value 3 was acknowledged there before"), "{findings:?}");
+    // One node may lose it while it gets something else.
+    let mut other = lost();
+    other.extend([write(1, 4, 0, 1, (50, 60)), read("b", &[(1, 1), (4, 1)], (55, 58))]);
+    let findings = examine(&other);
+    assert!(sound(&findings), "{findings:?}");
+}
+
+#[test]
+fn a_write_of_unknown_outcome_that_an_acknowledged_one_replaced_is_there_to_stay() {
+    let replaced = [
+        failed(0, 1, Outcome::Unknown, (10, 20)),
+        write(0, 2, 1, 2, (30, 40)),
+        read("b", &[(1, 1)], (22, 24)),
+        read("c", &[(9, 1)], (22, 24)),
+        failed(0, 9, Outcome::Refused, (10, 20)),
+    ];
+    let findings = examine(&replaced[..3]);
+    assert!(sound(&findings), "{findings:?}");
+    // Two values of one version, and one that was refused.
+    assert_eq!(examine(&replaced).contradictions.count, 2);
+    // A value in doubt doesn't hide that two others have its version.
+    let hidden = [
+        write(0, 1, 0, 1, (10, 20)),
+        failed(0, 2, Outcome::Unknown, (10, 20)),
+        write(0, 3, 0, 1, (10, 20)),
+        read("b", &[(2, 1)], (15, 18)),
+    ];
+    assert_eq!(examine(&hidden).contradictions.count, 1);
+}
+
 /// Register, whether the answer gets lost, and after how many other steps it is acknowledged.
 type Step = (u32, bool, usize);
 

@@ -36,10 +36,13 @@ pub fn main(cluster: &Cluster, machine: Machine, toleration: u32) -> Result<()> 
     rustix::system::sethostname(machine.to_string().as_bytes()).on("name", machine.to_string())?;
     let socket = cluster.socket(machine);
     let orders = UnixListener::bind(&socket).on("listen at", &socket)?;
+    // What a machine holds of another's disk in a namespace of its own, nobody could take away before it ends.
+    let disk = cluster.disk(machine);
+    machine::unmount(|target| volumes::is_of_another(target, &disk))?;
     let log = if machine == Machine::Switch {
         Log::at(&cluster.run().join("sw.log"))?
     } else {
-        mount_disks(cluster, machine)?;
+        mount_disks(cluster, &disk)?;
         Log::at(Path::new(LOG))?
     };
     println!("ready");
@@ -86,12 +89,10 @@ impl Log {
     }
 }
 
-fn mount_disks(cluster: &Cluster, machine: Machine) -> Result<()> {
+fn mount_disks(cluster: &Cluster, disk: &Path) -> Result<()> {
     // Without shared propagation kubelet refuses to mount volumes into pods.
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", shared).on("share the mounts of", "/")?;
-    let disk = cluster.disk(machine);
-    machine::unmount(|target| volumes::is_of_another(target, &disk))?;
     // With what is mounted below: volumes may have a file system of their own.
     let bind = |from: &Path, to: &str| rustix::mount::mount_bind_recursive(from, to).on("mount over", to);
     bind(&cluster.bin(), layout::BIN)?;

@@ -120,12 +120,22 @@ impl Cluster {
 
     /// The folder above those of all clusters' disks.
     pub fn all_disks() -> PathBuf {
-        folder("PGPOOL_CLUSTER_STATE", "/var/lib/pgpool-cluster")
+        let [disks, _] = Self::folders();
+        resolved(disks)
     }
 
     /// The folder above those of all clusters' process ids, sockets and kubeconfigs.
     pub fn all_runs() -> PathBuf {
-        folder("PGPOOL_CLUSTER_RUN", "/run/pgpool-cluster")
+        let [_, runs] = Self::folders();
+        resolved(runs)
+    }
+
+    /// Both, by the names that were given to them.
+    pub fn folders() -> [PathBuf; 2] {
+        [
+            folder("PGPOOL_CLUSTER_STATE", "/var/lib/pgpool-cluster"),
+            folder("PGPOOL_CLUSTER_RUN", "/run/pgpool-cluster"),
+        ]
     }
 
     /// The disks of this cluster's machines.
@@ -191,9 +201,25 @@ fn folder(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from)
 }
 
+/// The path without links, by which the kernel knows what is mounted there; as it is where nothing is there yet.
+fn resolved(path: PathBuf) -> PathBuf {
+    path.canonicalize().unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_known_by_the_path_that_the_kernel_has_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let (real, link) = (dir.join("real"), dir.join("link"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(resolved(link.clone()), link);
+        std::fs::create_dir(&real).unwrap();
+        assert_eq!(resolved(link), real);
+    }
 
     #[test]
     fn a_cluster_name_cannot_leave_its_folder() {

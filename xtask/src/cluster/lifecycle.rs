@@ -38,6 +38,7 @@ pub fn up_as(cluster: &Cluster, shape: Shape) -> Result<()> {
     host::need_packages()?;
     let _lock = lock(cluster)?;
     if is_up(cluster) {
+        has_volumes(cluster, shape.volumes)?;
         return complete(cluster, shape.toleration);
     }
     let programs = Programs::build()?;
@@ -47,6 +48,20 @@ pub fn up_as(cluster: &Cluster, shape: Shape) -> Result<()> {
     let name = cluster.name();
     say(format!("cluster {name} is up; try: cargo xtask kubectl --name {name} -- get nodes"));
     Ok(())
+}
+
+/// Fails where volumes with a size are wanted of a running cluster that was made without, or with another one.
+fn has_volumes(cluster: &Cluster, wanted: Option<u32>) -> Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let is = |node: &Machine| volumes::size(&cluster.disk(*node)) == Some(u64::from(wanted));
+    if NODES.iter().all(is) {
+        return Ok(());
+    }
+    let name = cluster.name();
+    refused(format!(
+        "cluster {name} runs, and its volumes have no file systems of {wanted} MiB, which are made with the cluster: \
+         end it first by cargo xtask cluster down --name {name}"
+    ))
 }
 
 fn complete(cluster: &Cluster, toleration: u32) -> Result<()> {
@@ -160,8 +175,8 @@ pub fn down(cluster: &Cluster) -> Result<()> {
     host::need_root()?;
     let _lock = lock(cluster)?;
     step(&format!("end cluster {}", cluster.name()), || clean(cluster))?;
-    // These stay when another cluster lives there.
-    for folder in [Cluster::all_runs(), Cluster::all_disks()] {
+    // These stay when another cluster lives there, and where they are links.
+    for folder in Cluster::folders() {
         let _ = fs::remove_dir(folder);
     }
     cgroups::remove_if_empty(Cluster::ALL_CGROUPS)

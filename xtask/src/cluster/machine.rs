@@ -157,9 +157,13 @@ pub fn kill(cluster: &Cluster, machine: Machine) -> Result<()> {
 
 /// Ends the mounts of this process's namespace that are meant, the last one first.
 pub fn unmount(meant: impl Fn(&Path) -> bool) -> Result<()> {
-    let table = fs::read_to_string("/proc/self/mounts").on("read", "/proc/self/mounts")?;
-    for target in mounts(&table, meant).into_iter().rev() {
-        run::captured(run::command("umount", ["--lazy", "--"]).arg(&target))?;
+    let table = || fs::read_to_string("/proc/self/mounts").on("read", "/proc/self/mounts");
+    for target in mounts(&table()?, meant).into_iter().rev() {
+        let ended = run::captured(run::command("umount", ["--lazy", "--"]).arg(&target));
+        // Another one may have ended it meanwhile.
+        if ended.is_err() && !mounts(&table()?, |other| other == target).is_empty() {
+            return ended.map(drop);
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! It is mounted in the host's own mount namespace before the machine starts, which takes it along: so it outlives a
 //! power cut, as a disk does. It goes with the disks of the cluster.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 
 use super::layout::{Cluster, Machine};
@@ -29,9 +29,15 @@ pub fn make(cluster: &Cluster, machine: Machine, size: u32) -> Result<()> {
     run::captured(run::command("mount", ["-o", "loop"]).arg(&file).arg(&folder)).map(drop)
 }
 
+/// MiB of the file system on a machine's disk; none where its volumes are folders of that disk.
+pub fn size(disk: &Path) -> Option<u64> {
+    fs::metadata(disk.join(FILE)).ok().map(|file| file.len() >> 20)
+}
+
 /// Whether a mount of the host is that of another machine: whoever took it along without need would hold its file system.
+/// One that the disk itself lies on is none.
 pub fn is_of_another(target: &Path, own: &Path) -> bool {
-    target.starts_with(Cluster::all_disks()) && !target.starts_with(own)
+    target.starts_with(Cluster::all_disks()) && !target.starts_with(own) && !own.starts_with(target)
 }
 
 #[cfg(test)]
@@ -53,5 +59,23 @@ mod tests {
         assert!(is_of_another(&folder(&one, Machine::Node(2)), &own));
         assert!(is_of_another(&folder(&other, Machine::Node(1)), &own));
         assert!(!is_of_another(Path::new("/var/lib"), &own));
+    }
+
+    #[test]
+    fn a_file_system_that_the_disk_lies_on_is_kept() {
+        let (one, other) = (Cluster::named("one").unwrap(), Cluster::named("other").unwrap());
+        let own = one.disk(Machine::Node(1));
+        for below in [Cluster::all_disks(), one.disks(), own.clone()] {
+            assert!(!is_of_another(&below, &own), "{}", below.display());
+        }
+        assert!(is_of_another(&other.disks(), &own));
+    }
+
+    #[test]
+    fn a_disk_tells_how_large_its_file_system_of_volumes_is() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_eq!(size(disk.path()), None);
+        File::create(disk.path().join(FILE)).and_then(|made| made.set_len(1536 << 20)).unwrap();
+        assert_eq!(size(disk.path()), Some(1536));
     }
 }

@@ -34,8 +34,8 @@ pub struct Options {
 
 /// Makes the faults. True when all passed. The sum is the very last line.
 pub fn run(options: &Options) -> bool {
-    // Hours may pass until the end: the cluster goes also where nobody waits for it.
-    if let Err(e) = interrupt::remember() {
+    // Hours may pass until the end: the cluster goes also where nobody waits for it, and where somebody is impatient.
+    if let Err(e) = interrupt::hold() {
         say(format!("error: {e}"));
     }
     let part = Part { name: Name::Cluster, words: words(options), label: String::new() };

@@ -198,7 +198,8 @@ fn take_down(name: &str, keep: bool) -> bool {
         say(format!("cluster {name} stays: cargo xtask cluster down --name {name} removes it"));
         return true;
     }
-    match remove(name) {
+    // Ctrl-C at a terminal ends the programs that are at work on it, too: then it is begun again.
+    match remove(name).or_else(|_| remove(name)) {
         Ok(()) => true,
         Err(e) => {
             say(format!("error: cluster {name} could not be removed: {e}"));

@@ -1,9 +1,12 @@
 //! What each step does.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Add as _;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
+
+use rustix::process::Pid;
 
 use super::Name;
 use super::stage::Part;
@@ -14,7 +17,7 @@ use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
 use crate::programs::{self, LINEARIZABLE, Programs};
 use crate::progress::{print, say};
-use crate::{host, paths, run};
+use crate::{host, interrupt, paths, run};
 
 /// Tests of one program that run at once: many of them wait most of the time.
 const AT_ONCE: &str = "6";
@@ -59,7 +62,7 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
         format!("{xtask} enter --name {} --", cluster.name()),
     );
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
-    test.env("PGPOOL_AUDIT", cluster.audit_log());
+    test.env("PGPOOL_AUDIT", cluster.audit_log()).env("PGPOOL_DISKS", cluster.disks());
     test.env("PGPOOL_LINEARIZABLE", Programs::build()?.path(LINEARIZABLE)?);
     counted(&mut test, &part.label)
 }
@@ -73,19 +76,34 @@ fn one(command: &mut Command) -> Result<Tally> {
 /// A command whose tests are counted, while the user sees its output, each line behind the label.
 fn counted(command: &mut Command, label: &str) -> Result<Tally> {
     say(format!("   {}", run::shown(command)));
+    let held = interrupt::is_held();
+    if held {
+        // So that all that it starts can be ended at once, and none of ours with it.
+        command.process_group(0);
+    }
     let child = command.stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|source| Error::Start { command: run::shown(command), source })?;
-    let mut tally = Tally::default();
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).split(b'\n') {
-            let line = line.on("read the output of", run::shown(command))?;
-            let line = String::from_utf8_lossy(&line);
-            print(format!("{label}{line}"));
-            tally = tally + Tally::of_line(&line).unwrap_or_default();
-        }
-    }
+    let output = child.stdout.take();
+    let read = || output.map_or(Ok(Tally::default()), |output| handed_on(output, label));
+    let tally = if held { interrupt::ending(Pid::from_child(&child), read) } else { read() };
+    let tally = tally.on("read the output of", run::shown(command))?;
     let status = child.wait().on("wait for", run::shown(command))?;
+    if interrupt::check().is_err() {
+        say("interrupted");
+    }
     Ok(tally.of_run(status.success()))
+}
+
+/// Prints each line behind the label, and gives the sum of the tests.
+fn handed_on(output: impl Read, label: &str) -> io::Result<Tally> {
+    let mut tally = Tally::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        print(format!("{label}{line}"));
+        tally = tally + Tally::of_line(&line).unwrap_or_default();
+    }
+    Ok(tally)
 }
 
 fn unit(filters: &[String]) -> Result<Tally> {
@@ -99,8 +117,8 @@ fn unit(filters: &[String]) -> Result<Tally> {
     let own = counted(cargo::command("test").args(["--package", "xtask"]), "")?;
     host::need_go()?;
     host::need_test_packages()?;
-    let go = programs::go_test().iter_mut().map(|command| {
-        one(command).unwrap_or_else(|e| {
+    let go = programs::go_test().into_iter().map(|mut command| {
+        one(&mut command).unwrap_or_else(|e| {
             say(format!("error: {e}"));
             Tally::FAILURE
         })
