@@ -162,7 +162,8 @@ async fn at_rest(cached: &PgPool, scope: &Scope) -> Option<Duration> {
         return None;
     }
     let (client, agents) = (&shared.client, &shared.agents);
-    let seen = observe(client, agents, cached, &pool, memory.clone(), now(), Some(cache)).await.ok()?;
+    let seen = observe(client, agents, cached, &pool, memory.clone(), now(), Some(cache));
+    let seen = Box::pin(seen).await.ok()?;
     let plan = plan::plan(&pool, &shared.runtime, &seen).ok()?;
     if !plan.rests(&seen.status, &memory) {
         return None;

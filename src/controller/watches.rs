@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::reconcile::{Scope, Shared, on_error, reconcile};
-use crate::api::v1alpha1::{PgPool, PgPoolMembership};
+use crate::api::v1alpha1::PgPool;
 use crate::names;
 use crate::observe::Cache;
 
