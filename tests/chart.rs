@@ -5,11 +5,14 @@
 mod generated;
 #[path = "common/helm.rs"]
 mod helm;
+#[path = "common/values.rs"]
+mod values;
 
 use generated::generated;
 use helm::{chart, helm, template};
 use pgpool_operator::names;
 use serde_json::{Value, json};
+use values::Values;
 
 /// Values that are rendered, each into a file of tests/golden/chart.
 const RENDERED: &[(&str, &[&str])] = &[
@@ -242,4 +245,82 @@ fn the_operator_holds_what_it_gives_to_the_agents() {
         assert!(holds("pgpoolmemberships", verb), "{verb}");
     }
     assert!(holds("pgpoolmemberships/status", "update"));
+}
+
+#[test]
+fn every_value_is_described_and_the_reference_is_up_to_date() {
+    let read = |name: &str| std::fs::read_to_string(chart().join(name)).unwrap();
+    let values = Values::read(&read("values.yaml"), &read("values.schema.json"));
+    let faults = values.faults();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    generated("docs/reference/chart.md", &values.page(), "chart");
+}
+
+/// A small schema of values, and values as it wants them.
+const TREES: (&str, &str) = (
+    r##"{
+        "definitions": {"texts": {"type": "object", "additionalProperties": {"type": "string"}}},
+        "properties": {
+            "global": {"type": "object"},
+            "birch": {"type": "object", "properties": {
+                "bark": {"enum": ["white", "grey"]},
+                "leaves": {"type": "integer", "minimum": 0, "maximum": 9},
+                "seeds": {"$ref": "#/definitions/texts"}
+            }},
+            "oak": {"type": "string", "minLength": 1}
+        }
+    }"##,
+    "# Of the file.
+
+# A tree.
+birch:
+  # White | grey,
+  # mostly.
+  bark: white
+  # Few.
+  leaves: 3
+  # Many.
+  seeds: {a: \"1\"}
+
+# Another one.
+oak: old
+",
+);
+
+#[test]
+fn the_reference_has_type_default_and_comment_of_each_value() {
+    let (schema, whole) = TREES;
+    let page = Values::read(whole, schema).page();
+    let (_, rows) = page.split_once("|---|---|---|---|\n").unwrap();
+    let rows: Vec<&str> = rows.lines().collect();
+    assert_eq!(
+        rows,
+        [
+            "| `birch` | object |  | A tree. |",
+            "| `birch.bark` | `white`, `grey` | `white` | White \\| grey, mostly. |",
+            "| `birch.leaves` | integer, 0 to 9 | `3` | Few. |",
+            "| `birch.seeds` | map of strings | `{\"a\":\"1\"}` | Many. |",
+            "| `oak` | string, not empty | `old` | Another one. |",
+        ]
+    );
+}
+
+#[test]
+fn values_that_the_reference_would_not_tell_of_are_found() {
+    let (schema, whole) = TREES;
+    let faults = Values::read(whole, schema).faults();
+    assert!(faults.is_empty(), "{faults:?}");
+    for (good, bad, fault) in [
+        ("  # Few.\n", "", "birch.leaves: no comment right above it in values.yaml"),
+        ("  # Few.\n", "  # Few.\n\n", "birch.leaves: no comment right above it in values.yaml"),
+        ("oak: old\n", "elm: old\n", "oak: it isn't in values.yaml"),
+        (
+            "{a: \"1\"}",
+            "\n    # One.\n    a: \"1\"",
+            "birch.seeds.a: a comment on what values.schema.json doesn't name",
+        ),
+    ] {
+        let faults = Values::read(&whole.replace(good, bad), schema).faults();
+        assert!(faults.contains(&fault.to_owned()), "{bad:?}: {faults:?}");
+    }
 }

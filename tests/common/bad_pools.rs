@@ -1,5 +1,5 @@
 //! What is wrong in a PgPool, and what the API server says of it: tried on a real one (tests/api), and told in
-//! docs/reference/bad-input.md.
+//! docs/reference/bad-manifests.md.
 
 /// Specs that are refused, and words of the message.
 pub const BAD: &[(&str, &str, &str)] = &[
