@@ -83,10 +83,10 @@ impl Wishes {
                 "--act" => wishes.act = args.next(),
                 "--keep" => wishes.keep = true,
                 "--list" => wishes.list = true,
-                "--faults" => wishes.chaos.faults = number(&arg, args.next()),
-                "--seed" => wishes.chaos.seed = number(&arg, args.next()),
-                "--minutes" => wishes.chaos.minutes = number(&arg, args.next()),
-                "--only" => wishes.chaos.only = number(&arg, args.next()),
+                "--faults" => wishes.chaos.faults = Some(number(&arg, args.next())),
+                "--seed" => wishes.chaos.seed = Some(number(&arg, args.next())),
+                "--minutes" => wishes.chaos.minutes = Some(number(&arg, args.next())),
+                "--only" => wishes.chaos.only = Some(number(&arg, args.next())),
                 flag if flag.starts_with('-') => {}
                 name => wishes.names.push(name.to_owned()),
             }
@@ -101,11 +101,11 @@ impl Wishes {
 }
 
 /// The number behind a flag.
-fn number<N: FromStr>(flag: &str, word: Option<String>) -> Option<N> {
+fn number<N: FromStr>(flag: &str, word: Option<String>) -> N {
     let Some(number) = word.as_deref().and_then(|word| word.parse().ok()) else {
         panic!("{flag} takes a number, not {}", word.unwrap_or_default());
     };
-    Some(number)
+    number
 }
 
 /// Runs the steps that were asked for; true when all passed.
