@@ -61,7 +61,9 @@ pub async fn person_called(world: &World) -> Outcome {
     start_reading(world).await?;
     let now = world.record().await?.epoch;
     ensure(now == untouched, || {
-        format!("pool {POOL} came from epoch {untouched} to {now} since the backup: a restore would stop it as well")
+        format!(
+            "pool {POOL} came from epoch {untouched} to {now} since the backup: a restore would stop it as well"
+        )
     })?;
     machines::cluster_command(COPIED, "etcd", &["restore"]).await?;
 
@@ -133,7 +135,9 @@ async fn noted(other: &World) -> Outcome<i64> {
     until("each node to note the epoch", WHOLE, || async {
         for node in NODES {
             let noted = Found::of(other, node).await?.epoch;
-            ensure(noted == epoch, || format!("node {node} has noted epoch {noted}, the record is at {epoch}"))?;
+            ensure(noted == epoch, || {
+                format!("node {node} has noted epoch {noted}, the record is at {epoch}")
+            })?;
         }
         Ok(epoch)
     })
@@ -193,7 +197,9 @@ impl Found {
         let timelines = lines.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok());
         let timeline = timelines.max();
         match (file["epoch"].as_i64(), timeline) {
-            (Some(epoch), Some(timeline)) => Ok(Self { epoch, office: office["timeline"].as_u64(), timeline }),
+            (Some(epoch), Some(timeline)) => {
+                Ok(Self { epoch, office: office["timeline"].as_u64(), timeline })
+            }
             _ => failed(format!("node {node}: {said}")),
         }
     }
@@ -260,7 +266,9 @@ async fn all_rows(other: &World) -> Outcome {
     );
     for node in NODES {
         let held = other.psql(node, "app", &sql).await?;
-        ensure(held == format!("{all}|{all}"), || format!("node {node} holds {held}, {all} rows were committed"))?;
+        ensure(held == format!("{all}|{all}"), || {
+            format!("node {node} holds {held}, {all} rows were committed")
+        })?;
     }
     let node = primary(other).await?;
     other.psql(node, "app", &format!("INSERT INTO kept {}", rows(all))).await.map(drop)
