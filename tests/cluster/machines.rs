@@ -10,7 +10,7 @@ use super::failover::{primary, standby, taken_over};
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
 use super::pool::selector;
-use super::world::{POOL, World, call, until};
+use super::world::{POOL, World, call_within, until};
 
 /// The machine of etcd and the API server.
 pub const API: &str = "cp";
@@ -18,14 +18,22 @@ pub const API: &str = "cp";
 pub const API_AWAY: Duration = Duration::from_secs(60);
 /// The machines that pods run on.
 pub const MACHINES: [&str; 3] = ["n1", "n2", "n3"];
+/// Longest time for a fault to be made or undone.
+const FAULT: Duration = Duration::from_secs(120);
 /// Time for a machine to be Ready again, and for the API to answer.
 const BACK: Duration = Duration::from_secs(150);
 
 /// Breaks or heals something; the arguments are those of `cargo xtask cluster node`.
 pub async fn fault(args: &[&str]) -> Outcome {
+    cluster_command(FAULT, "node", args).await
+}
+
+/// Runs a command of `cargo xtask cluster` on this cluster.
+pub async fn cluster_command(limit: Duration, name: &str, args: &[&str]) -> Outcome {
     let set = |name: &str| std::env::var(name).map_err(|_| Failure(format!("{name} isn't set")));
     let (xtask, cluster) = (set("PGPOOL_XTASK")?, set("PGPOOL_CLUSTER")?);
-    call(&xtask, &[&["cluster", "node", "--name", &cluster], args].concat(), None).await.map(drop)
+    let words = [&["cluster", name, "--name", &cluster], args].concat();
+    call_within(limit, &xtask, &words, None).await.map(drop)
 }
 
 /// The machine on which a pod runs.

@@ -11,6 +11,7 @@ mod bad_input;
 mod changes;
 mod chaos;
 mod clients;
+mod etcd;
 mod failover;
 mod faults;
 mod front;
@@ -112,16 +113,8 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain(recovery)
             .chain(failover)
             // What is observed is observed of a pool under load, which the judgement ends.
-            .chain([
-                mistakes(),
-                observation(),
-                judgement(),
-                compatibility(),
-                others(),
-                wishes(),
-                rights(),
-                ending(),
-            ])
+            .chain([mistakes(), observation(), judgement(), compatibility(), others(), wishes()])
+            .chain([rights(), restored(), ending()])
             .collect(),
         Some("recovery") => {
             quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
@@ -309,6 +302,14 @@ fn mistakes() -> Vec<Step> {
 /// What the API server has seen of it all; says something only behind all other steps. In no act yet.
 fn rights() -> Vec<Step> {
     vec![step("rights::are_those_that_are_used", |w| Box::pin(rights::as_needed(w)))]
+}
+
+/// etcd is put back to an older state, and with it all that Kubernetes knows: to be named alone. In no act.
+fn restored() -> Vec<Step> {
+    vec![
+        step("etcd::an_older_record_calls_a_person", |w| Box::pin(etcd::person_called(w))),
+        step("etcd::the_runbook_brings_the_data_back", |w| Box::pin(etcd::brought_back(w))),
+    ]
 }
 
 /// PostgreSQL's own programs and drivers of several languages, by the front and at the primary itself. In no act yet.

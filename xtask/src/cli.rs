@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench;
 use crate::cluster::TOLERATION;
+use crate::cluster::etcd::Backup;
 use crate::cluster::faults::Fault;
 use crate::regress;
 use crate::test;
@@ -180,6 +181,14 @@ pub enum ClusterCommand {
         #[command(subcommand)]
         fault: Fault,
     },
+    /// Save what etcd holds, or put it back as from a backup
+    Etcd {
+        #[command(flatten)]
+        cluster: Name,
+        /// What to do with it
+        #[command(subcommand)]
+        backup: Backup,
+    },
 }
 
 /// How patient the cluster is with lost nodes.
@@ -256,5 +265,15 @@ mod tests {
         };
         assert_eq!(fault, Fault::Kill { node: "n2".into() });
         assert!(Cli::try_parse_from(["xtask", "cluster", "node", "loss", "n1", "200"]).is_err());
+    }
+
+    #[test]
+    fn etcd_is_put_back_as_it_was_saved() {
+        let Command::Cluster(ClusterCommand::Etcd { cluster, backup }) =
+            parse("cluster etcd --name t restore")
+        else {
+            panic!("not etcd");
+        };
+        assert_eq!((cluster.name.as_str(), backup), ("t", Backup::Restore));
     }
 }

@@ -107,6 +107,9 @@ fn cluster_command(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Node { cluster, toleration, fault } => {
             cluster::faults::make(&Cluster::named(&cluster.name)?, &fault, toleration.toleration)
         }
+        ClusterCommand::Etcd { cluster, backup } => {
+            cluster::etcd::run(&Cluster::named(&cluster.name)?, backup)
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub const KUBERNETES: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Where a machine finds its own certificates and configuration.
 pub const ETC: &str = "/var/lib/pgpool-node";
+/// Where etcd has its data, on its machine.
+pub const ETCD: &str = "/var/lib/etcd";
 /// Where the API server writes down what accounts of pods ask of it, on its machine.
 pub const AUDIT_LOG: &str = "/var/log/audit.log";
 /// Where a machine finds the cluster's programs.

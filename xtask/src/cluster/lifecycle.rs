@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ const READY: Duration = Duration::from_secs(300);
 
 const DNS: &str = include_str!("../../manifests/dns.yaml");
 const VOLUMES: &str = include_str!("../../manifests/volumes.yaml");
+/// What these make that runs.
+const WORKLOADS: [&str; 2] = ["daemonset/coredns", "deployment/local-path-provisioner"];
 
 /// Whether the start of this cluster was finished, and every machine runs that it cannot do without.
 fn is_up(cluster: &Cluster) -> bool {
@@ -108,12 +111,7 @@ fn start(cluster: &Cluster, shape: Shape, programs: &Programs, store: &Store) ->
             run::fed(enter::kubectl(cluster)?.args(["apply", "--server-side", "-f", "-"]), manifest)?;
         }
         wait_for_nodes(cluster)?;
-        for workload in ["daemonset/coredns", "deployment/local-path-provisioner"] {
-            let mut rollout = enter::kubectl(cluster)?;
-            rollout.args(["--namespace", "kube-system", "rollout", "status", workload]);
-            run::captured(rollout.arg(format!("--timeout={}s", READY.as_secs())))?;
-        }
-        Ok(())
+        wait_for_workloads(cluster)
     })?;
     files::write(&cluster.finished(), "")
 }
@@ -148,7 +146,8 @@ fn modules() {
     }
 }
 
-fn wait_for_api(cluster: &Cluster) -> Result<()> {
+/// Waits until the API server says that it is ready.
+pub(super) fn wait_for_api(cluster: &Cluster) -> Result<()> {
     step("API server", || {
         until("an answer of the API server", READY, || {
             let answer = run::output(enter::kubectl(cluster)?.args(["get", "--raw", "/readyz"]))?;
@@ -159,6 +158,26 @@ fn wait_for_api(cluster: &Cluster) -> Result<()> {
             })
         })
     })
+}
+
+fn wait_for_workloads(cluster: &Cluster) -> Result<()> {
+    for workload in WORKLOADS {
+        let limit = format!("--timeout={}s", READY.as_secs());
+        run::captured(rollout(cluster, "status")?.args([workload, &limit]))?;
+    }
+    Ok(())
+}
+
+/// Makes the pods of DNS and volumes anew, and waits until they are ready.
+pub(super) fn restart_workloads(cluster: &Cluster) -> Result<()> {
+    run::captured(rollout(cluster, "restart")?.args(WORKLOADS))?;
+    wait_for_workloads(cluster)
+}
+
+fn rollout(cluster: &Cluster, verb: &str) -> Result<Command> {
+    let mut rollout = enter::kubectl(cluster)?;
+    rollout.args(["--namespace", "kube-system", "rollout", verb]);
+    Ok(rollout)
 }
 
 fn wait_for_nodes(cluster: &Cluster) -> Result<()> {

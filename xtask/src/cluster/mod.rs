@@ -5,6 +5,7 @@
 
 mod config;
 pub mod enter;
+pub mod etcd;
 pub mod faults;
 pub mod init;
 pub mod layout;

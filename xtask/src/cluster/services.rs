@@ -1,6 +1,6 @@
 //! Which services each machine runs, with their arguments.
 
-use super::layout::{AUDIT_LOG, BIN, ETC, Machine, SERVICES};
+use super::layout::{AUDIT_LOG, BIN, ETC, ETCD, Machine, SERVICES};
 
 /// A program that PID 1 keeps running.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ fn control(toleration: u32) -> Vec<Service> {
         Service::new(
             "etcd",
             &format!(
-                "{BIN}/etcd --data-dir /var/lib/etcd --unsafe-no-fsync --log-level warn
+                "{BIN}/etcd --data-dir {ETCD} --unsafe-no-fsync --log-level warn
                 --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379
                 --listen-peer-urls http://127.0.0.1:2380"
             ),
