@@ -43,8 +43,8 @@ pub struct Options {
     /// Numbers of clients at once
     #[arg(long, value_delimiter = ',', default_value = "1,8,32", value_parser = clap::value_parser!(u32).range(1..=200))]
     clients: Vec<u32>,
-    /// How long each turn is, in seconds
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    /// How long each turn is, in seconds: pgbench tells once a second, and what is between is counted
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=3600))]
     seconds: u32,
     /// How often each is measured
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
