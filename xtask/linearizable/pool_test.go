@@ -150,12 +150,14 @@ func (p *pool) lose() {
 		}
 	}
 	shows := p.shows[1][0]
-	p.operations = append(p.operations, failed(unknown, value+1, now+1, now+2))
-	for _, shown := range []int64{value + 1, shows[len(shows)-1].value} {
+	before := shows[len(shows)-1].value
+	// The write is sent after the first read.
+	p.operations = append(p.operations, failed(unknown, value+1, now+3, now+4))
+	for _, shown := range []int64{before, value + 1, before} {
 		p.read(1, now+10_000)
 		last := &p.operations[len(p.operations)-1]
-		last.Call, last.Return, last.Read.Shown[0][0] = now+3, now+4, shown
-		now += 2
+		last.Call, last.Return, last.Read.Shown[0][0] = now+1, now+2, shown
+		now += 10
 	}
 }
 
