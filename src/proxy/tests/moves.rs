@@ -89,6 +89,8 @@ async fn nothing_is_said_within_a_message_that_a_client_did_not_take() {
     // More than the kernel keeps for a client that doesn't read.
     pool.nodes[usize::from(next)].manners.talks.store(220, Ordering::SeqCst);
     pool.say(usize::from(node), |said| said.open = false);
+    // Until the front has heard of it, a statement is still sent there.
+    pool.counts(&format!("pgpool_front_connections{{route=\"read\",node=\"{node}\"}} 0")).await;
     session.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
     pool.counts(&format!("pgpool_front_connections_dropped_total{{route=\"read\",node=\"{next}\"}} 1")).await;
     let mut said = Vec::new();

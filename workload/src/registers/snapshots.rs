@@ -74,6 +74,8 @@ pub fn examine(operations: &[Operation]) -> Findings {
 
 /// Values of one register that may have been shown and then lost.
 type Doubts = BTreeSet<u64>;
+/// Value and version of each register.
+type Shown = Vec<(u64, u64)>;
 
 fn in_doubt(writes: &[(&Write, Micros)]) -> Doubts {
     let replaced: BTreeSet<u64> = writes.iter().filter_map(|(write, _)| Some(write.done?.replaced)).collect();
@@ -276,8 +278,7 @@ fn may_differ(doubts: &ByRegister<Doubts>, one: &Snapshot, other: &Snapshot) -> 
     let later = |(one, other): (&(u64, u64), &(u64, u64))| if one.1 > other.1 { one.0 } else { other.0 };
     let pairs = (0..).zip(one.shown.iter().zip(&other.shown));
     let firm = pairs.filter(|(register, pair)| !is_in_doubt(doubts, *register, later(*pair)));
-    let (one, other): (Vec<(u64, u64)>, Vec<(u64, u64)>) =
-        firm.map(|(_, (one, other))| (*one, *other)).unzip();
+    let (one, other): (Shown, Shown) = firm.map(|(_, (one, other))| (*one, *other)).unzip();
     let (less, more) = order(&one, &other);
     !(less && more)
 }

@@ -154,6 +154,9 @@ fn a_write_of_unknown_outcome_that_an_acknowledged_one_replaced_is_there_to_stay
 /// Register, whether the answer gets lost, and after how many other steps it is acknowledged.
 type Step = (u32, bool, usize);
 
+/// A write under way: the step that ends it, its call, register and value, what it replaced and its version, whether it is lost.
+type UnderWay = (usize, Micros, u32, u64, (u64, u64), bool);
+
 const REGISTERS: u32 = 3;
 
 /// A pool as it should be: each write becomes visible on the nodes in its turn, and is acknowledged once all show it. Two
@@ -164,7 +167,7 @@ fn history(steps: &[Step]) -> Vec<Operation> {
     let mut latest: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     let mut shown: BTreeMap<&str, Vec<(u64, u64)>> =
         ["p", "s", "t"].map(|node| (node, vec![(0, 0); REGISTERS as usize])).into();
-    let mut under_way: Vec<(usize, Micros, u32, u64, (u64, u64), bool)> = Vec::new();
+    let mut under_way: Vec<UnderWay> = Vec::new();
     for (number, (register, lost, delay)) in steps.iter().enumerate() {
         now += 10;
         if !under_way.iter().any(|write| write.2 == *register) {
