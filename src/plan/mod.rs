@@ -42,12 +42,12 @@ pub const UNDER_WAY: Duration = Duration::from_secs(1);
 /// When the next step only waits for this one to be seen.
 pub const AT_ONCE: Duration = Duration::from_millis(50);
 
-/// What one pass does, in this order: apply, actions, status, events.
+/// What one pass does: first the status is written, since what is done next rests on it; then apply and actions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Objects that aren't there or differ.
     pub apply: Vec<Manifest>,
-    /// Everything that isn't "make it look like this"; the first failure ends the pass.
+    /// Everything that isn't "make it look like this"; one that fails doesn't hold up the others.
     pub actions: Vec<Action>,
     /// The status; written only where it differs from what was seen.
     pub status: PgPoolStatus,
