@@ -26,6 +26,7 @@ use crate::api::v1alpha1::{PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::link::Client;
 use crate::membership::names::Names;
+use crate::membership::putback;
 use crate::messages::{Join, Role};
 use crate::postgres::programs::{ProgramError, Programs};
 
@@ -359,7 +360,7 @@ impl Node {
     /// Takes over what was read: the epoch is noted in the volume before anything is done by it.
     pub(super) fn take(&mut self, object: PgPoolMembership, read_at: Moment) -> Result<(), StepError> {
         self.stale = false;
-        if let Some(why) = self.is_foreign(&object)? {
+        if let Some(why) = self.is_foreign(&object, read_at)? {
             self.foreign = Some(why);
             self.next_read = clock::now().after(READ_AGAIN);
             return Ok(());
@@ -386,25 +387,20 @@ impl Node {
         Ok(())
     }
 
-    /// Why an object that was read can't be this pool's record as this node knows it: made anew, or restored from
-    /// a backup (R7). It isn't taken over, and nothing here serves until a person has looked.
-    fn is_foreign(&self, object: &PgPoolMembership) -> Result<Option<String>, StepError> {
-        let seen = self.shared.lock().record.as_ref().map_or(0, |r| r.epoch);
+    /// Why an object, read by a call that began then, can't be this pool's record as its nodes know it (R7). It isn't taken
+    /// over, and nothing here serves until a person has looked.
+    fn is_foreign(&self, object: &PgPoolMembership, asked: Moment) -> Result<Option<String>, StepError> {
+        let (seen, told) = {
+            let inner = self.shared.lock();
+            (inner.record.as_ref().map_or(0, |r| r.epoch), inner.told)
+        };
         let own = self.volume.node()?.filter(|file| file.pool_uid == self.pool_uid);
-        let known = own.map_or(seen, |file| file.epoch.max(seen));
-        let epoch = object.status.as_ref().map_or(0, |r| r.epoch);
-        Ok(if object.spec.pool_uid != self.pool_uid {
-            Some(format!(
-                "the record belongs to pool {}, this node to {}",
-                object.spec.pool_uid, self.pool_uid
-            ))
-        } else if epoch < known {
-            Some(format!(
-                "the record is at epoch {epoch}, this node has seen {known}: it was lost or restored"
-            ))
-        } else {
-            None
-        })
+        let seen = own.map_or(seen, |file| file.epoch.max(seen));
+        let uid = &object.spec.pool_uid;
+        if *uid != self.pool_uid {
+            return Ok(Some(format!("the record belongs to pool {uid}, this node to {}", self.pool_uid)));
+        }
+        Ok(putback::why(object.status.as_ref().map_or(0, |r| r.epoch), asked, seen, &told))
     }
 
     /// Takes over a record that the watch has brought, if it is newer than the one that is known. What needs a read

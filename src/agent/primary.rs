@@ -344,14 +344,21 @@ impl Node {
         Ok(if equal { Next::Again } else { Next::Wait })
     }
 
-    /// Compare-and-swap with what was read; whatever the outcome, it is read again.
+    /// Compare-and-swap with what was read; whatever the outcome, it is read again. Where another node knows of a later record
+    /// it is read again first: against one that was put back the swap would succeed.
     pub(super) async fn write_record(&mut self, record: Record) -> Result<(), StepError> {
-        let Some((object, _)) = self.object.clone() else { return Ok(()) };
+        let Some((object, read_at)) = self.object.clone() else { return Ok(()) };
         let before = object.status.clone();
         self.stale = true;
+        let epoch = before.as_ref().map_or(0, |record| record.epoch);
+        let told = self.shared.lock().told;
+        if told.is_ahead(epoch, read_at) {
+            return self.read_record().await;
+        }
+        let asked = clock::now();
         match self.store.write(&object, record).await {
             // As good as a read: it is what the API server had at the moment of the write.
-            Ok(written) => self.take(written, clock::now())?,
+            Ok(written) => self.take(written, asked)?,
             Err(RecordError::Conflict) => self.read_record().await?,
             Err(error) => {
                 self.delay_election();

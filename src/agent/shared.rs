@@ -16,6 +16,7 @@ use crate::membership::election::Heard;
 use crate::membership::handover::Answers;
 use crate::membership::lease::{LongestLease, ReadLease};
 use crate::membership::primary::{PrimaryView, grants, own_lease};
+use crate::membership::putback::Told;
 use crate::membership::rules::Rules;
 use crate::membership::standby;
 use crate::messages::{Answer, Beat, Join, NodeReport, Role, Stamp, Vote};
@@ -46,6 +47,8 @@ pub struct Inner {
     pub report: NodeReport,
     /// Newest record known.
     pub record: Option<Record>,
+    /// The latest epoch that others of the pool have told of.
+    pub told: Told,
     /// How reads shall be spread.
     pub balance: LoadBalancing,
     /// This node's copy of the data.
@@ -129,6 +132,7 @@ impl Shared {
         let inner = Inner {
             report: empty_report(env.index, boot),
             record: None,
+            told: Told::default(),
             balance: LoadBalancing::default(),
             member: None,
             system_id: None,
@@ -261,6 +265,7 @@ impl Inner {
 
     /// Takes a beat of the primary and answers it.
     pub fn beat(&mut self, now: Moment, beat: &Beat) -> Answer {
+        self.told.hear(beat.epoch, beat.from, now);
         let known = self.record.as_ref().map_or(0, |r| r.epoch);
         let of_primary = self.record.as_ref().is_some_and(|r| r.primary == beat.from);
         let standby = self.report.role == Role::Standby && !self.ending;
@@ -373,6 +378,7 @@ impl Inner {
 
     /// Notes the answer to a beat; true when it brings news that the driver should look at.
     pub fn answered(&mut self, sent: Moment, beat: &Beat, answer: Answer) -> bool {
+        self.told.hear(answer.epoch, answer.index, clock::now());
         let Some(office) = self.office.as_mut() else { return false };
         let contact = &mut office.others.entry(answer.index).or_default().contact;
         let key = |a: &Answer| {

@@ -17,6 +17,7 @@
 //! | [`handover`] | until when a new primary stays behind its gate (R4) |
 //! | [`starting`] | what a starting agent does with its volume (R7, R8) |
 //! | [`joining`] | whether a node may follow without a copy, and epoch tables (R9) |
+//! | [`putback`] | a record that is older than what was seen (R7) |
 //! | [`wal_end`] | where the WAL of a stopped server ends (R9) |
 //! | [`settings`] | PostgreSQL parameters that belong to the operator (R11) |
 
@@ -27,6 +28,7 @@ pub mod lease;
 pub mod lsn;
 pub mod names;
 pub mod primary;
+pub mod putback;
 pub mod record;
 pub mod rules;
 pub mod settings;

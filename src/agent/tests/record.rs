@@ -90,6 +90,22 @@ async fn a_record_that_is_older_than_the_volume_or_another_pools_is_not_taken_ov
 }
 
 #[tokio::test]
+async fn a_record_that_is_older_than_what_another_node_has_seen_is_not_written_over_and_not_taken_over() {
+    let api = Api::start(object(Some(serving(&[0, 1])))).await;
+    let mut agent = Agent::new(0, &api);
+    agent.read().await;
+    let known = agent.node.record().cloned().unwrap();
+    // Node 1 knows more, and refuses this record; without it the epoch would rise to what it knows.
+    agent.node.shared.lock().told.hear(known.epoch + 1, 1, clock::now());
+    let decided = record::shrink(&known, 1, "it serves nobody").unwrap();
+    agent.node.write_record(decided).await.unwrap();
+    assert!(api.sent().is_empty(), "what was read may be old");
+    let why = agent.node.foreign.clone().unwrap();
+    assert!(why.contains("epoch 5, node 1 has seen 6"), "{why}");
+    assert_eq!(agent.node.record(), Some(&known));
+}
+
+#[tokio::test]
 async fn a_spoilt_node_file_is_an_error_and_nothing_is_taken_over() {
     let api = Api::start(object(Some(serving(&[0, 1])))).await;
     let mut agent = Agent::new(1, &api);
