@@ -36,6 +36,7 @@ mod server;
 mod settings;
 mod shared;
 mod slots;
+mod spare;
 mod sql;
 mod standby;
 mod start;

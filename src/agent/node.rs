@@ -332,6 +332,7 @@ impl Node {
         if let Some((object, _)) = self.object.as_ref().filter(|_| own) {
             super::wal::prune(&self.volume.archive(), &object.spec).await;
         }
+        self.volume.keep_spare();
         self.cared_at = Some(now);
         Ok(())
     }

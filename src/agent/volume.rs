@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::spare;
 use crate::membership::starting::NodeFile;
 
 /// Why something on the volume could not be done.
@@ -69,7 +70,7 @@ pub fn sync_dir(dir: &Path) -> Result<(), VolumeError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(file_error(dir))
 }
 
-/// Replaces a file in one step: it has the old content or the new, whatever fails.
+/// Replaces a file in one step: it has the old content or the new, whatever fails. On a full volume it takes room that was kept for it.
 pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), VolumeError> {
     let temporary = path.with_extension("tmp");
     let write = || -> io::Result<()> {
@@ -78,14 +79,23 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), VolumeError> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().map_err(file_error(path))?;
+    write().or_else(|why| instead(path, &temporary, content, why)).map_err(file_error(path))?;
     path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// What was written in part goes: it takes the last room of others.
+fn instead(path: &Path, temporary: &Path, content: &[u8], why: io::Error) -> io::Result<()> {
+    let _ = fs::remove_file(temporary);
+    spare::write_instead(path, content, why)
 }
 
 /// Writes a file that is whole or not there for whoever reads it; a power cut may take it.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), VolumeError> {
     let temporary = path.with_extension("tmp");
-    fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, path)).map_err(file_error(path))
+    fs::write(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, path))
+        .or_else(|why| instead(path, &temporary, content, why))
+        .map_err(file_error(path))
 }
 
 /// Reads a JSON file; none when it isn't there.
@@ -127,7 +137,15 @@ impl Volume {
         let volume = Self { root: root.to_owned(), _lock: lock };
         let conf = volume.conf();
         fs::create_dir_all(&conf).map_err(file_error(&conf))?;
+        volume.keep_spare();
         Ok(volume)
+    }
+
+    /// Keeps room for the agent's own files, as far as there is any.
+    pub fn keep_spare(&self) {
+        if let Err(error) = spare::keep(&self.conf()) {
+            tracing::debug!(%error, "no room is kept for the agent's own files");
+        }
     }
 
     /// True until a copy of the data was put there, or an agent has had the volume. A volume that can't be looked at
