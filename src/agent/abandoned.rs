@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::sleep;
-use tokio_postgres::Client;
 
 use super::shared::Shared;
-use super::sql::{SqlError, within};
+use super::sql::{Client, SqlError, within};
 use crate::messages::{AbandonedSession, LAPSED_FOR, Leftover, Role};
 
 /// A front that has not come back after so long has gone: it tries again at least every three seconds.

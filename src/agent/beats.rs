@@ -51,7 +51,7 @@ async fn run(shared: Arc<Shared>, link: Client, host: String, index: u8, heartbe
 /// The flush position, read now: after the answer whose stamp the next beat echoes.
 async fn flush_lsn(shared: &Shared) -> Option<u64> {
     let client = shared.client()?;
-    let question = client.query_one("SELECT pg_current_wal_flush_lsn()::text AS flush", &[]);
+    let question = client.ask_one("SELECT pg_current_wal_flush_lsn()::text AS flush");
     let row = sql::within(question).await.ok()?;
     sql::position(&row, "flush")
 }

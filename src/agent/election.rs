@@ -2,12 +2,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
 use super::files::Word;
 use super::node::{Next, Node, StepError};
 use super::observe;
 use super::shared::{Shared, millis};
+use super::sql::Client;
 use super::volume::write_json;
 use crate::api::v1alpha1::{Member, Phase, Record};
 use crate::clock::{self, Moment};

@@ -1,9 +1,8 @@
 //! The epoch table: a row by each primary behind its gate, and before each attach. Equal tables prove that
 //! two nodes hold one history, where positions alone do not (docs/membership.md).
 use rand::Rng as _;
-use tokio_postgres::Client;
 
-use super::sql::{self, SqlError};
+use super::sql::{self, Client, SqlError};
 use crate::messages::{EpochRow, EpochTable};
 use crate::names::SCHEMA;
 

@@ -7,9 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tokio_postgres::Client;
 
-use super::sql::{self, SqlError, within};
+use super::sql::{self, Client, SqlError, within};
 use crate::clock::{self, Moment};
 use crate::messages::LoginAnswer;
 use crate::names::REPLICATION_ROLE;

@@ -1,8 +1,6 @@
 //! What the agent asks of its own Postgres, a few questions a heartbeat.
-use tokio_postgres::Client;
-
 use super::metrics::Archiver;
-use super::sql::{self, SqlError};
+use super::sql::{self, Client, SqlError};
 use crate::membership::names::parse_application_name;
 use crate::membership::settings;
 use crate::messages::{BackupProgress, Replica};
@@ -35,12 +33,12 @@ pub struct PrimaryFacts {
 
 /// True while Postgres answers as a standby.
 pub async fn in_recovery(client: &Client) -> Result<bool, SqlError> {
-    Ok(sql::within(client.query_one("SELECT pg_is_in_recovery()", &[])).await?.get(0))
+    Ok(sql::within(client.ask_one("SELECT pg_is_in_recovery()")).await?.get(0))
 }
 
 /// Asks a standby.
 pub async fn standby(client: &Client) -> Result<StandbyFacts, SqlError> {
-    let row = sql::within(client.query_one(
+    let row = sql::within(client.ask_one(
         "SELECT pg_last_wal_replay_lsn()::text AS replay,
                 r.status = 'streaming' AS streaming,
                 coalesce(r.received_tli, (SELECT timeline_id FROM pg_control_checkpoint()))::bigint AS timeline,
@@ -49,7 +47,6 @@ pub async fn standby(client: &Client) -> Result<StandbyFacts, SqlError> {
                      ELSE greatest(0, extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)
                 END::bigint AS lag
          FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true",
-        &[],
     ))
     .await?;
     Ok(StandbyFacts {
@@ -64,13 +61,12 @@ pub async fn standby(client: &Client) -> Result<StandbyFacts, SqlError> {
 /// The startup process waits under that name only once it has looked everywhere for more (PostgreSQL source,
 /// `WaitForWALToBecomeAvailable`).
 pub async fn drained(client: &Client) -> Result<Option<u64>, SqlError> {
-    let row = sql::within(client.query_one(
+    let row = sql::within(client.ask_one(
         "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)
                 AND EXISTS (SELECT FROM pg_stat_activity
                             WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')
                     AS drained,
                 pg_last_wal_replay_lsn()::text AS replay",
-        &[],
     ))
     .await?;
     Ok(sql::position(&row, "replay").filter(|_| row.get("drained")))
@@ -79,7 +75,7 @@ pub async fn drained(client: &Client) -> Result<Option<u64>, SqlError> {
 /// Parameters that were changed and wait for a restart.
 pub async fn pending_restart(client: &Client) -> Result<Vec<String>, SqlError> {
     let text = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name";
-    Ok(sql::within(client.query(text, &[])).await?.iter().map(|row| row.get(0)).collect())
+    Ok(sql::within(client.ask(text)).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// Settings of roles and databases that belong to the operator (R11): for each the command that takes it back.
@@ -106,16 +102,14 @@ pub async fn unsafe_settings(client: &Client) -> Result<Vec<String>, SqlError> {
 /// Asks a primary. The walsenders are asked first: what they report is never ahead of the flush position.
 pub async fn primary(client: &Client) -> Result<PrimaryFacts, SqlError> {
     let replicas = replicas(client).await?;
-    let waiting = sql::within(client.query(
+    let waiting = sql::within(client.ask(
         "SELECT pid, (extract(epoch FROM state_change) * 1000000)::bigint FROM pg_stat_activity
          WHERE wait_event = 'SyncRep'",
-        &[],
     ))
     .await?;
-    let row = sql::within(client.query_one(
+    let row = sql::within(client.ask_one(
         "SELECT pg_current_wal_flush_lsn()::text AS flush,
                 ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint AS timeline",
-        &[],
     ))
     .await?;
     Ok(PrimaryFacts {
@@ -127,11 +121,10 @@ pub async fn primary(client: &Client) -> Result<PrimaryFacts, SqlError> {
 }
 
 async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
-    let rows = sql::within(client.query(
+    let rows = sql::within(client.ask(
         "SELECT application_name, state, sync_priority, replay_lsn::text AS replay,
                 (extract(epoch FROM clock_timestamp() - reply_time) * 1000)::bigint AS age, client_addr
          FROM pg_stat_replication",
-        &[],
     ))
     .await?;
     Ok(rows
@@ -154,17 +147,16 @@ async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
 /// What was archived since PostgreSQL's statistics began.
 pub async fn archiver(client: &Client) -> Result<Archiver, SqlError> {
     let text = "SELECT archived_count, failed_count FROM pg_stat_archiver";
-    let row = sql::within(client.query_one(text, &[])).await?;
+    let row = sql::within(client.ask_one(text)).await?;
     let count = |index: usize| u64::try_from(row.get::<_, i64>(index)).unwrap_or(0);
     Ok(Archiver { archived: count(0), failed: count(1) })
 }
 
 /// Base backups that are being taken from this node.
 pub async fn backups(client: &Client) -> Result<Vec<BackupProgress>, SqlError> {
-    let rows = sql::within(client.query(
+    let rows = sql::within(client.ask(
         "SELECT a.application_name, p.phase, p.backup_streamed, coalesce(p.backup_total, 0)
          FROM pg_stat_progress_basebackup p JOIN pg_stat_activity a USING (pid)",
-        &[],
     ))
     .await?;
     Ok(rows

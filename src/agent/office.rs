@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio_postgres::Client;
 
 use super::files::Opened;
 use super::node::{Next, Node, StepError};
 use super::observe;
 use super::shared::millis;
-use super::sql;
+use super::sql::{self, Client};
 use super::volume::{VolumeError, read_json, sync_dir, write_durably, write_json};
 use crate::api::v1alpha1::{Member, Record};
 use crate::clock::{self, Moment};

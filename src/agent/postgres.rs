@@ -3,11 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio_postgres::Client;
 
 use super::conf::{Conf, ConfError};
 use super::server::{Files, Server, ServerError, Stop};
-use super::sql::{self, SqlError};
+use super::sql::{self, Client, SqlError};
 use crate::clock::{self, Moment};
 use crate::config::hba::Gate;
 use crate::names::REPLICATION_ROLE;

@@ -1,13 +1,12 @@
 //! A running primary: what it observes, and the actions that the membership asks for.
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
 use super::node::{Next, Node, StepError};
 use super::observe::{self, PrimaryFacts};
 use super::record::RecordError;
+use super::sql::{self, Client};
 use super::volume::write_json;
-use super::{beats, epochs, lag, roles, slots, sql};
+use super::{beats, epochs, lag, roles, slots};
 use crate::api::v1alpha1::{Member, Record};
 use crate::clock;
 use crate::membership::joining::compare_tables;
@@ -313,7 +312,7 @@ impl Node {
         if !epochs::has_row(client, view.record.timeline).await? {
             epochs::commit_row(client, view.record.epoch, view.record.timeline).await?;
         }
-        let question = client.query_one("SELECT pg_current_wal_flush_lsn()::text AS flush", &[]);
+        let question = client.ask_one("SELECT pg_current_wal_flush_lsn()::text AS flush");
         let flush = sql::position(&sql::within(question).await?, "flush");
         self.office(|office| office.start_lsn = flush);
         Ok(())

@@ -1,8 +1,7 @@
 //! Roles, databases and the bootstrap SQL: named calls of the operator, carried out on the primary.
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::sql::{self, SqlError};
+use super::sql::{self, Client, SqlError};
 use crate::messages::{DatabaseSpec, EnsureRoles, Ensured, RoleSpec};
 use crate::names::SCHEMA;
 

@@ -3,12 +3,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio_postgres::Client;
 
 use super::abandoned::Fronts;
 use super::election::Probe;
 use super::env::Env;
 use super::logins::Logins;
+use super::sql::Client;
 use crate::api::v1alpha1::{LoadBalancing, Member, PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::link::Identity;

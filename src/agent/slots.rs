@@ -1,8 +1,8 @@
 //! The replication slots that a node keeps for the other nodes. A standby has them too, holding nothing
 //! back, so that it can take office at once.
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
-use super::sql::{self, SqlError};
+use super::sql::{self, Client, SqlError};
 use crate::names;
 
 /// Makes what is missing and renews what was lost; an absent node's slot keeps WAL only up to

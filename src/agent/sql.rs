@@ -1,8 +1,10 @@
 //! The agent's own sessions: the superuser by the unix socket.
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use thiserror::Error;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Error, NoTls, Row, Statement};
 
 use crate::membership::lsn;
 use crate::names;
@@ -11,7 +13,7 @@ use crate::names;
 pub const LIMIT: Duration = Duration::from_secs(5);
 
 /// Why Postgres did not answer.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SqlError {
     /// Postgres refused; its own words and its SQLSTATE.
     #[error("postgres: {message} ({code})")]
@@ -49,8 +51,8 @@ impl SqlError {
     }
 }
 
-impl From<tokio_postgres::Error> for SqlError {
-    fn from(error: tokio_postgres::Error) -> Self {
+impl From<Error> for SqlError {
+    fn from(error: Error) -> Self {
         match error.as_db_error() {
             Some(db) => Self::Refused { message: db.message().to_owned(), code: db.code().code().to_owned() },
             None => Self::Session(error.to_string()),
@@ -59,9 +61,7 @@ impl From<tokio_postgres::Error> for SqlError {
 }
 
 /// Runs a future of the driver within [`LIMIT`].
-pub async fn within<T>(
-    future: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, SqlError> {
+pub async fn within<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, SqlError> {
     match tokio::time::timeout(LIMIT, future).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(SqlError::Late),
@@ -72,6 +72,50 @@ pub async fn within<T>(
 const SETTINGS: &str = "-c synchronous_commit=local -c statement_timeout=60s -c search_path=pg_catalog \
      -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off -c lock_timeout=0 \
      -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0";
+
+/// A session of the agent.
+pub struct Client {
+    session: tokio_postgres::Client,
+    /// What it asks many times a second is parsed and planned once.
+    prepared: Option<Mutex<HashMap<&'static str, Statement>>>,
+}
+
+impl Client {
+    /// One that prepares nothing for the next time.
+    #[cfg(test)]
+    pub fn unprepared(session: tokio_postgres::Client) -> Self {
+        Self { session, prepared: None }
+    }
+
+    /// The rows of a question that is asked again and again. Where the session keeps it, the server has it prepared.
+    pub async fn ask(&self, text: &'static str) -> Result<Vec<Row>, Error> {
+        self.session.query(&self.statement(text).await?, &[]).await
+    }
+
+    /// The same of a question with one row.
+    pub async fn ask_one(&self, text: &'static str) -> Result<Row, Error> {
+        self.session.query_one(&self.statement(text).await?, &[]).await
+    }
+
+    async fn statement(&self, text: &'static str) -> Result<Statement, Error> {
+        let Some(prepared) = &self.prepared else { return self.session.prepare(text).await };
+        let known = prepared.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = self.session.prepare(text).await?;
+        prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(text, statement.clone());
+        Ok(statement)
+    }
+}
+
+impl Deref for Client {
+    type Target = tokio_postgres::Client;
+
+    fn deref(&self) -> &tokio_postgres::Client {
+        &self.session
+    }
+}
 
 /// Logs in to a database as the superuser. The session commits without waiting for standbys, unless
 /// it says otherwise, and has a limit on each statement.
@@ -84,7 +128,7 @@ pub async fn connect(database: &str) -> Result<Client, SqlError> {
         .application_name("pgpool-agent")
         .connect_timeout(LIMIT)
         .options(SETTINGS);
-    let (client, connection) = within(config.connect(NoTls)).await?;
+    let (session, connection) = within(config.connect(NoTls)).await?;
     let major = connection
         .parameter("server_version")
         .and_then(|v| v.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
@@ -94,9 +138,9 @@ pub async fn connect(database: &str) -> Result<Client, SqlError> {
         }
     });
     if major.is_some_and(|major| major >= 17) {
-        within(client.batch_execute("SET transaction_timeout = 0")).await?;
+        within(session.batch_execute("SET transaction_timeout = 0")).await?;
     }
-    Ok(client)
+    Ok(Client { session, prepared: Some(Mutex::default()) })
 }
 
 /// A position, from a column cast to text.

@@ -2,11 +2,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
 use super::node::{Next, Node, StepError};
 use super::observe;
 use super::server::Stop;
+use super::sql::Client;
 use crate::api::v1alpha1::{Phase, Record};
 use crate::clock::{self, Moment};
 use crate::membership::standby::{StandbyAction, StandbyView, next};

@@ -1,11 +1,10 @@
 //! Handing over (R14): the primary leaves its office in order, so that another takes it without a wait.
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
 use super::node::{Next, Node, StepError};
+use super::observe;
 use super::server::Stop;
-use super::{observe, sql};
+use super::sql::{self, Client};
 use crate::api::v1alpha1::{Member, Phase, Record};
 use crate::clock::{self, Moment};
 use crate::membership::names::application_name;
@@ -239,8 +238,7 @@ impl Node {
     /// Whether every attached standby has applied all that there is.
     async fn all_applied(&self, client: &Client, ending: bool) -> Result<bool, StepError> {
         let Some(record) = self.record().cloned() else { return Ok(false) };
-        let row =
-            sql::within(client.query_one("SELECT pg_current_wal_flush_lsn()::text AS flush", &[])).await?;
+        let row = sql::within(client.ask_one("SELECT pg_current_wal_flush_lsn()::text AS flush")).await?;
         let flush = sql::position(&row, "flush").unwrap_or(u64::MAX);
         let deadline = clock::now().after(APPLY);
         let mut missing: Option<Moment> = None;

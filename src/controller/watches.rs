@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::reconcile::{Scope, Shared, on_error, reconcile};
 use crate::api::v1alpha1::PgPool;
 use crate::names;
-use crate::observe::Cache;
+use crate::observe::{Cache, Volumes};
 
 /// Pools that are worked on at the same time.
 const CONCURRENCY: u16 = 16;
@@ -127,6 +127,7 @@ fn watching_all(
         bindings,
         budgets,
         policies,
+        volumes: Volumes::default(),
     };
     (pools, cache)
 }

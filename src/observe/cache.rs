@@ -11,6 +11,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 
+use super::claims::Volumes;
 use super::kubernetes::Lists;
 use crate::api::v1alpha1::PgPoolMembership;
 use crate::model::ValidPool;
@@ -47,6 +48,8 @@ pub struct Cache {
     pub budgets: Store<PodDisruptionBudget>,
     /// Who may connect to whom.
     pub policies: Store<NetworkPolicy>,
+    /// Of volumes, which aren't watched.
+    pub volumes: Volumes,
 }
 
 impl Cache {

@@ -1,5 +1,7 @@
 //! Claims: their size, whether it may grow, and the proof that a volume is lost.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -8,6 +10,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::ObserveError;
 use super::kubernetes::{Lists, error};
+use crate::clock::{self, Moment};
 use crate::model::{ClaimSeen, ClaimSize, NodeSeen, ValidPool, bytes};
 use crate::names;
 use crate::resources::{ANNOTATION_FILLED, ANNOTATION_GIVEN_UP, ANNOTATION_LAST_RECORD};
@@ -91,13 +94,14 @@ async fn fixed(client: &Client, pool: &ValidPool, name: &str) -> Result<Option<S
     }
 }
 
-/// Asks after the volume of each claim whose pod isn't ready: a volume is lost when it is gone, or
+/// Asks after the volume of each claim whose pod isn't ready, unless that is known of late: a volume is lost when it is gone, or
 /// when the only machines that it can be reached from are.
 pub(super) async fn look_for_lost(
     client: &Client,
     pool: &ValidPool,
     lists: &Lists,
     nodes: &mut BTreeMap<u8, NodeSeen>,
+    known: Option<&Volumes>,
 ) -> Result<(), ObserveError> {
     for (index, seen) in nodes {
         let Some(claim) = find(pool, lists, *index) else { continue };
@@ -108,34 +112,62 @@ pub(super) async fn look_for_lost(
         }
         let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         if let Some(volume) = volume.filter(|_| !seen.pod.as_ref().is_some_and(|pod| pod.ready)) {
-            look_at(client, pool, volume, entry).await?;
+            let look = match known.and_then(|known| known.of_late(volume, clock::now())) {
+                Some(look) => look,
+                None => look_at(client, pool, volume).await?,
+            };
+            if let Some(known) = known {
+                known.keep(volume, look.clone(), clock::now());
+            }
+            (entry.on_one_machine, entry.lost) = (look.on_one_machine, look.lost);
         }
     }
     Ok(())
 }
 
-async fn look_at(
-    client: &Client,
-    pool: &ValidPool,
-    name: &str,
-    entry: &mut ClaimSeen,
-) -> Result<(), ObserveError> {
+/// What was found out about a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Look {
+    on_one_machine: bool,
+    lost: Option<String>,
+}
+
+/// What was found out about volumes a moment ago, by name. For passes on a cache: a node that isn't ready wakes them up every second.
+#[derive(Debug, Default)]
+pub struct Volumes(Mutex<HashMap<String, (Moment, Look)>>);
+
+impl Volumes {
+    /// How long it is good for.
+    const KEPT: Duration = Duration::from_secs(10);
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, (Moment, Look)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of_late(&self, name: &str, now: Moment) -> Option<Look> {
+        let all = self.all();
+        let (asked, look) = all.get(name)?;
+        (now.since(*asked) < Self::KEPT).then(|| look.clone())
+    }
+
+    /// The first answer stays until it has aged; what has aged goes.
+    fn keep(&self, name: &str, look: Look, now: Moment) {
+        let mut all = self.all();
+        all.retain(|_, (asked, _)| now.since(*asked) < Self::KEPT);
+        all.entry(name.to_owned()).or_insert((now, look));
+    }
+}
+
+async fn look_at(client: &Client, pool: &ValidPool, name: &str) -> Result<Look, ObserveError> {
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let lost = |lost: Option<String>| Look { lost, ..Look::default() };
     let hosts = match volumes.get_opt(name).await {
         Ok(Some(volume)) => hosts(&volume),
-        Ok(None) => {
-            entry.lost = Some(format!("PersistentVolume {name} is gone"));
-            return Ok(());
-        }
-        Err(source) => {
-            entry.lost = unknown(pool, "PersistentVolume", source)?;
-            return Ok(());
-        }
+        Ok(None) => return Ok(lost(Some(format!("PersistentVolume {name} is gone")))),
+        Err(source) => return Ok(lost(unknown(pool, "PersistentVolume", source)?)),
     };
-    let Some(hosts) = hosts else { return Ok(()) };
-    entry.on_one_machine = hosts.len() == 1;
-    entry.lost = all_gone(client, pool, name, &hosts).await?;
-    Ok(())
+    let Some(hosts) = hosts else { return Ok(Look::default()) };
+    Ok(Look { on_one_machine: hosts.len() == 1, lost: all_gone(client, pool, name, &hosts).await? })
 }
 
 /// Whether none of the machines from which a volume can be reached is part of the cluster.
@@ -189,6 +221,22 @@ mod tests {
     fn bound_to(terms: &Value) -> Option<Vec<String>> {
         let volume = json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}});
         hosts(&serde_json::from_value(volume).unwrap())
+    }
+
+    #[test]
+    fn what_was_found_out_ages() {
+        let (known, begin) = (Volumes::default(), Moment::from_millis(0));
+        let look = |lost: &str| Look { on_one_machine: true, lost: Some(lost.to_owned()) };
+        assert_eq!(known.of_late("a", begin), None);
+        known.keep("a", look("first"), begin);
+        let (late, end) = (Moment::from_millis(9_999), begin.after(Volumes::KEPT));
+        known.keep("a", look("second"), late);
+        assert_eq!(known.of_late("a", late), Some(look("first")), "its age is that of the question");
+        assert_eq!(known.of_late("a", end), None);
+        known.keep("a", look("third"), end);
+        assert_eq!(known.of_late("a", end), Some(look("third")));
+        known.keep("b", look("other"), begin.after(3 * Volumes::KEPT));
+        assert_eq!(known.all().len(), 1, "what has aged goes");
     }
 
     /// By these names a claim is given up: nothing but host names may say where a volume is.

@@ -24,6 +24,7 @@ use crate::names;
 pub use agents::{Agents, AgentsError};
 pub use answer::said;
 pub use cache::Cache;
+pub use claims::Volumes;
 use kubernetes::Lists;
 
 /// Why a pool could not be looked at.
@@ -62,7 +63,7 @@ pub async fn observe(
     let secrets = secrets::read(client, pool, &lists, status.bootstrapped).await?;
     let record = membership.as_ref().and_then(|membership| membership.status.as_ref());
     let mut nodes = nodes(pool, &lists, record);
-    claims::look_for_lost(client, pool, &lists, &mut nodes).await?;
+    claims::look_for_lost(client, pool, &lists, &mut nodes, cache.map(|cache| &cache.volumes)).await?;
     claims::look_for_fixed(client, pool, &lists, &mut nodes).await?;
     if let (Some(uid), Some(secret)) =
         (&pool_uid, lists.secret(&names::part_tls_secret(pool.name(), "operator")))

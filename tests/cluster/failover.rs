@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::processes::{
     agent, freeze, hang_postgres, kill_agent, kill_postgres, postmaster, signal, startup_process, thaw,
+    uid_of,
 };
 use super::witness::Witness;
 use super::world::{POOL, SYSTEM, World, until};
@@ -68,11 +69,19 @@ pub async fn pod_deleted(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The primary's pod is deleted by force.
+/// The primary's pod is deleted by force. Its address goes with it, so the others learn nothing until `grace` has passed: by then
+/// the next pod may have opened again, behind the gate, in the same office.
 pub async fn pod_deleted_by_force(world: &World) -> Outcome {
     let old = primary(world).await?;
-    world.here(&["delete", "pod", "--force", "--grace-period=0", &names::node_pod(POOL, old)]).await?;
-    taken_over(world, old).await?;
+    let (name, before) = (names::node_pod(POOL, old), uid_of(world, old).await?);
+    world.here(&["delete", "pod", "--force", "--grace-period=0", &name]).await?;
+    until("another pod of it", TAKEN_OVER, || async {
+        let now = world.pods().get(&name).await?.metadata.uid;
+        ensure(now.as_ref() != Some(&before), || "the old one is there".to_owned())
+    })
+    .await?;
+    world.here(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=100s"]).await?;
+    println!("    node {old} was the primary, node {} is", primary(world).await?);
     load::unharmed(world).await
 }
 

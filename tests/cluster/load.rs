@@ -28,16 +28,16 @@ const ANSWER: Duration = Duration::from_secs(60);
 const CHECKED: Duration = Duration::from_secs(1800);
 /// How long porcupine may search: less than that.
 const SEARCHED: [&str; 2] = ["-limit", "25m"];
-/// How it writes and reads.
+/// How it writes and reads. Two such loads share two processors with two clusters: a login costs more than a hundred reads.
 const PACE: [&str; 14] = [
     "--writers",
     "4",
     "--readers",
     "3",
     "--read-pause-ms",
-    "40",
+    "80",
     "--session-reads",
-    "20",
+    "60",
     "--registers",
     "8",
     "--register-writers",
@@ -50,11 +50,11 @@ const PACE: [&str; 14] = [
 const CLIENTS: u64 = 4 + 2 * 2;
 /// As many operations on registers are recorded: porcupine needs memory by the square of their number.
 const OPERATIONS: u64 = 200_000;
-/// Milliseconds from one beat of those clients to the next: some twenty writes and twenty snapshots a second.
-const BEAT: u64 = 200;
+/// Milliseconds from one beat of those clients to the next: some twelve writes and twelve snapshots a second.
+const BEAT: u64 = 320;
 
 /// Milliseconds between two writes of a writer.
-const WRITE_PAUSE: &str = "40";
+const WRITE_PAUSE: &str = "80";
 /// The same of a load that may run for hours: what it writes has to fit onto small volumes, and is looked for row by row.
 const LONG_WRITE_PAUSE: &str = "160";
 

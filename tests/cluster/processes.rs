@@ -34,7 +34,8 @@ pub async fn of_node(world: &World, node: u8) -> Outcome<Vec<i32>> {
     of_pod(&uid_of(world, node).await?)
 }
 
-async fn uid_of(world: &World, node: u8) -> Outcome<String> {
+/// The uid of a node's pod.
+pub async fn uid_of(world: &World, node: u8) -> Outcome<String> {
     Ok(world.pods().get(&names::node_pod(world.pool, node)).await?.uid().unwrap_or_default())
 }
 

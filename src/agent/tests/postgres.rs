@@ -3,6 +3,7 @@ use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_postgres::NoTls;
 
+use super::super::sql::Client;
 use super::*;
 
 /// A value of a row, in PostgreSQL's binary form.
@@ -41,15 +42,13 @@ impl Value {
 }
 
 /// A session with it. `answers` is asked each time that a question is put.
-pub(super) async fn session(
-    answers: impl FnMut(&str) -> Rows + Send + 'static,
-) -> Arc<tokio_postgres::Client> {
+pub(super) async fn session(answers: impl FnMut(&str) -> Rows + Send + 'static) -> Arc<Client> {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     tokio::spawn(serve(theirs, answers));
     let mut config = tokio_postgres::Config::new();
     let (client, connection) = config.user("postgres").connect_raw(ours, NoTls).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
-    Arc::new(client)
+    Arc::new(Client::unprepared(client))
 }
 
 async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, mut answers: impl FnMut(&str) -> Rows) {

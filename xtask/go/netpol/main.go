@@ -5,7 +5,7 @@
 // and br_netfilter brings the traffic between the pods of one node into that hook too.
 //
 // Known gaps, fit for tests only: a connection that is open when a policy arrives goes
-// on; a new pod is open until its node has seen it (some 0.1 s); traffic between a pod
+// on; a new pod is open until its node has seen it (some 0.3 s); traffic between a pod
 // and the node it runs on (probes among it) is never stopped; IPv4 alone.
 package main
 
@@ -29,7 +29,7 @@ import (
 )
 
 // settle is how long changes are gathered before the table is written.
-const settle = 50 * time.Millisecond
+const settle = 200 * time.Millisecond
 
 // retry is the pause after nft refused a table.
 const retry = time.Second

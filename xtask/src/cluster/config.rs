@@ -106,7 +106,9 @@ fn kubelet(cluster: &Cluster, node: Machine) -> Value {
         "evictionHard": evict,
         "imageGCHighThresholdPercent": 100,
         // With the API server's grace period of 8 s: a dead node is NotReady after some 8 s.
+        // That it lives is told by its lease; its status is written only when it differs.
         "nodeStatusUpdateFrequency": "2s",
+        "nodeStatusReportFrequency": "1m",
         "nodeLeaseDurationSeconds": 4,
         "syncFrequency": "10s",
         "shutdownGracePeriod": "0s",
