@@ -124,6 +124,10 @@ pub struct NodeReport {
     pub boot: String,
     /// Epoch of the record that the agent acts on; 0 when it knows none.
     pub epoch: i64,
+    /// Latest epoch that it knows of: by a record, by its volume, by what others told. Where the record has a lower one, it
+    /// was put back.
+    #[serde(default)]
+    pub seen: i64,
     /// What its Postgres is.
     pub role: Role,
     /// True while clients are let in (pg_hba open, R6; a standby also holds a read lease).
@@ -323,6 +327,9 @@ pub struct Answer {
     pub pool_uid: String,
     /// Epoch that the node knows; a beat of another one isn't counted as answered.
     pub epoch: i64,
+    /// Latest epoch that it knows of ([`NodeReport::seen`]).
+    #[serde(default)]
+    pub seen: i64,
     /// Index of the node.
     pub index: u8,
     /// Its copy of the data.

@@ -79,6 +79,7 @@ fn report() -> NodeReport {
         incarnation: Some("0123456789ab".into()),
         boot: "b1".into(),
         epoch: 7,
+        seen: 8,
         role: Role::Primary,
         open: true,
         restarting: true,

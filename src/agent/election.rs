@@ -194,6 +194,7 @@ impl Node {
     pub(super) async fn watch_primary(&mut self, record: &Record) -> Result<Option<Next>, StepError> {
         let Some(new) = self.suspicion(record) else { return Ok(None) };
         tracing::warn!(reason = new.reason, "the primary is suspected");
+        self.ask_around();
         self.stale = true;
         self.read_record().await?;
         if self.stale {

@@ -29,6 +29,7 @@ mod observe;
 mod office;
 mod postgres;
 mod primary;
+mod putback;
 mod reaper;
 mod record;
 mod roles;

@@ -26,7 +26,6 @@ use crate::api::v1alpha1::{PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::link::Client;
 use crate::membership::names::Names;
-use crate::membership::putback;
 use crate::messages::{Join, Role};
 use crate::postgres::programs::{ProgramError, Programs};
 
@@ -362,6 +361,7 @@ impl Node {
     pub(super) fn take(&mut self, object: PgPoolMembership, read_at: Moment) -> Result<(), StepError> {
         self.stale = false;
         if let Some(why) = self.is_foreign(&object, read_at)? {
+            self.note_seen()?;
             self.foreign = Some(why);
             self.next_read = clock::now().after(READ_AGAIN);
             return Ok(());
@@ -386,22 +386,6 @@ impl Node {
         }
         self.object = Some((object, read_at));
         Ok(())
-    }
-
-    /// Why an object, read by a call that began then, can't be this pool's record as its nodes know it (R7). It isn't taken
-    /// over, and nothing here serves until a person has looked.
-    fn is_foreign(&self, object: &PgPoolMembership, asked: Moment) -> Result<Option<String>, StepError> {
-        let (seen, told) = {
-            let inner = self.shared.lock();
-            (inner.record.as_ref().map_or(0, |r| r.epoch), inner.told)
-        };
-        let own = self.volume.node()?.filter(|file| file.pool_uid == self.pool_uid);
-        let seen = own.map_or(seen, |file| file.epoch.max(seen));
-        let uid = &object.spec.pool_uid;
-        if *uid != self.pool_uid {
-            return Ok(Some(format!("the record belongs to pool {uid}, this node to {}", self.pool_uid)));
-        }
-        Ok(putback::why(object.status.as_ref().map_or(0, |r| r.epoch), asked, seen, &told))
     }
 
     /// Takes over a record that the watch has brought, if it is newer than the one that is known. What needs a read

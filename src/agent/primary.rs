@@ -352,7 +352,10 @@ impl Node {
         let epoch = before.as_ref().map_or(0, |record| record.epoch);
         let told = self.shared.lock().told;
         if told.is_ahead(epoch, read_at) {
-            return self.read_record().await;
+            // An earlier write, of which no answer came, may have landed, too.
+            self.read_record().await?;
+            self.note_removed(before.as_ref());
+            return Ok(());
         }
         let asked = clock::now();
         match self.store.write(&object, record).await {

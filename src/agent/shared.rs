@@ -47,7 +47,7 @@ pub struct Inner {
     pub report: NodeReport,
     /// Newest record known.
     pub record: Option<Record>,
-    /// The latest epoch that others of the pool have told of.
+    /// The latest epoch that others of the pool have told of, or that stands in the volume.
     pub told: Told,
     /// How reads shall be spread.
     pub balance: LoadBalancing,
@@ -95,6 +95,7 @@ pub(super) fn empty_report(index: u8, boot: &str) -> NodeReport {
         incarnation: None,
         boot: boot.to_owned(),
         epoch: 0,
+        seen: 0,
         role: Role::Stopped,
         open: false,
         restarting: false,
@@ -260,7 +261,13 @@ impl Inner {
         }
         report.open &= !self.ending;
         report.weight = self.balance.weight(report.index, report.role == Role::Primary);
+        report.seen = self.seen();
         report
+    }
+
+    /// Latest epoch that is known of.
+    fn seen(&self) -> i64 {
+        self.record.as_ref().map_or(0, |record| record.epoch).max(self.told.epoch)
     }
 
     /// Takes a beat of the primary and answers it.
@@ -298,6 +305,7 @@ impl Inner {
         Answer {
             pool_uid: report.pool_uid.clone(),
             epoch,
+            seen: self.seen(),
             index: report.index,
             incarnation: report.incarnation.clone(),
             stamp,
@@ -378,7 +386,7 @@ impl Inner {
 
     /// Notes the answer to a beat; true when it brings news that the driver should look at.
     pub fn answered(&mut self, sent: Moment, beat: &Beat, answer: Answer) -> bool {
-        self.told.hear(answer.epoch, answer.index, clock::now());
+        self.told.hear(answer.seen.max(answer.epoch), answer.index, clock::now());
         let Some(office) = self.office.as_mut() else { return false };
         let contact = &mut office.others.entry(answer.index).or_default().contact;
         let key = |a: &Answer| {

@@ -8,7 +8,9 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use rand::RngCore as _;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -20,6 +22,8 @@ const FOLDER: &str = "spare";
 const SPARES: u32 = 6;
 /// Bytes of each, more than any of the agent's files has.
 const BYTES: u64 = 16 << 10;
+/// Several threads of an agent write files: one at a time takes or makes a spare one.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Bytes of what the kernel counts as a block (stat(2), `st_blocks`).
 const BLOCK: u64 = 512;
 
@@ -28,11 +32,13 @@ const BLOCK: u64 = 512;
 /// # Errors
 /// When one can't be made; those that are there stay.
 pub fn keep(conf: &Path) -> io::Result<()> {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = conf.join(FOLDER);
     fs::create_dir_all(&folder)?;
     for number in 0..SPARES {
         let path = folder.join(number.to_string());
-        if room(&path) >= BYTES {
+        // By its length: where the file system compresses, the room that it takes is another.
+        if fs::metadata(&path).is_ok_and(|file| file.len() >= BYTES) {
             continue;
         }
         let unfinished = folder.join("unfinished");
@@ -48,7 +54,10 @@ pub fn keep(conf: &Path) -> io::Result<()> {
 
 fn filled(path: &Path) -> io::Result<()> {
     let mut file = File::create(path)?;
-    io::copy(&mut io::Read::take(io::repeat(b'\n'), BYTES), &mut file)?;
+    // What can be compressed would keep no room.
+    let mut content = vec![0; usize::try_from(BYTES).unwrap_or(0)];
+    rand::rng().fill_bytes(&mut content);
+    file.write_all(&content)?;
     file.sync_all()
 }
 
@@ -66,6 +75,7 @@ pub fn write_instead(path: &Path, content: &[u8], why: io::Error) -> io::Result<
     if !matches!(why.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return Err(why);
     }
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let needed = u64::try_from(content.len()).unwrap_or(u64::MAX);
     let Some(spare) = smallest(path, needed) else { return Err(why) };
     tracing::warn!(path = %path.display(), "the volume is full: written into room that was kept for it");

@@ -278,6 +278,7 @@ mod tests {
         Answer {
             pool_uid: String::new(),
             epoch,
+            seen: epoch,
             index: 1,
             incarnation: Some("copy1".to_owned()),
             stamp,

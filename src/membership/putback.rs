@@ -1,6 +1,7 @@
 //! A record that was put back to an older state, as by an etcd restored from a backup, or made anew under the same name (R7).
 //! Whoever has seen more serves nothing under it, and whoever hears of more doesn't either: else a primary that was away while the
 //! epoch rose would remove the nodes that refuse, bring the epoch up to theirs, and copy over what only they have.
+use crate::api::v1alpha1::Record;
 use crate::clock::Moment;
 
 /// The latest epoch that another node has told of, and when that was heard of first.
@@ -46,9 +47,22 @@ pub fn why(epoch: i64, asked: Moment, seen: i64, told: &Told) -> Option<String> 
     })
 }
 
+/// Why a record isn't the one that this node knows, though its epoch is the same. Each write of a record raises the epoch, so there is
+/// one of each: the pool went on from an older state in another way.
+pub fn forked(known: Option<&Record>, read: Option<&Record>) -> Option<String> {
+    let (known, read) = known.zip(read)?;
+    (known.epoch == read.epoch && known != read).then(|| {
+        format!(
+            "the record at epoch {} is another one than this node has seen: it was lost or restored, and went on",
+            read.epoch
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::v1alpha1::{Member, Phase};
 
     const fn at(millis: u64) -> Moment {
         Moment::from_millis(millis)
@@ -94,5 +108,25 @@ mod tests {
         assert_eq!(told, Told { epoch: 9, index: 2, at: at(100) });
         told.hear(10, 1, at(400));
         assert_eq!(told, Told { epoch: 10, index: 1, at: at(400) });
+    }
+
+    #[test]
+    fn of_each_epoch_there_is_one_record() {
+        let known = Record {
+            epoch: 9,
+            phase: Phase::Serving,
+            primary: 1,
+            attached: vec![Member { index: 1, incarnation: "copy1".to_owned() }],
+            timeline: 3,
+            fork_lsn: "0/3000028".to_owned(),
+            successor: None,
+            stopped: false,
+            reason: String::new(),
+        };
+        let other = Record { primary: 2, ..known.clone() };
+        assert!(forked(Some(&known), Some(&other)).is_some_and(|why| why.contains("epoch 9 is another one")));
+        assert_eq!(forked(Some(&known), Some(&known)), None);
+        assert_eq!(forked(Some(&known), Some(&Record { epoch: 10, ..other })), None);
+        assert_eq!((forked(None, Some(&known)), forked(Some(&known), None)), (None, None));
     }
 }

@@ -112,13 +112,17 @@ pub(super) async fn look_for_lost(
         }
         let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         if let Some(volume) = volume.filter(|_| !seen.pod.as_ref().is_some_and(|pod| pod.ready)) {
-            let look = match known.and_then(|known| known.of_late(volume, clock::now())) {
+            let now = clock::now();
+            let look = match known.and_then(|known| known.of_late(volume, now)) {
                 Some(look) => look,
-                None => look_at(client, pool, volume).await?,
+                None => {
+                    let look = look_at(client, pool, volume).await?;
+                    if let Some(known) = known {
+                        known.keep(volume, look.clone(), now);
+                    }
+                    look
+                }
             };
-            if let Some(known) = known {
-                known.keep(volume, look.clone(), clock::now());
-            }
             (entry.on_one_machine, entry.lost) = (look.on_one_machine, look.lost);
         }
     }

@@ -96,6 +96,7 @@ pub(super) mod tests {
             incarnation: Some(format!("copy{index}")),
             boot: "b1".into(),
             epoch,
+            seen: epoch,
             role,
             open: true,
             restarting: false,

@@ -172,8 +172,10 @@ pub async fn output(limit: Duration, program: &str, args: &[&str], input: Option
     let shown = || format!("{program} {}", args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // They end before garbage would matter, and the processors are short.
-    command.env("GOGC", "off");
+    if program == "kubectl" {
+        // It ends before its garbage would matter, and the processors are short.
+        command.env("GOGC", "off");
+    }
     let mut child = command.spawn().map_err(|error| Failure(format!("{}: {error}", shown())))?;
     let mut stdin = child.stdin.take();
     let work = async {

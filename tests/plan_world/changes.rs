@@ -293,3 +293,17 @@ fn a_pool_without_its_front_is_unavailable_and_a_new_one_is_being_made() {
     assert_eq!(world.status.phase, Some(Health::Ready));
     assert_eq!(condition(&world, "Degraded").0, "False");
 }
+
+#[test]
+fn nothing_is_copied_over_while_a_node_has_seen_a_later_record() {
+    let mut world = made(3);
+    world.put_back = 2;
+    world.suffer(&Fault::Diverges(1));
+    for _ in 0..60 {
+        world.live_on(10);
+    }
+    assert!(world.status.recovery.is_none() && !world.is_attached(1) && !world.data[&1].good);
+    world.put_back = 0;
+    settle(&mut world);
+    assert!(world.is_attached(1) && world.data[&1].good);
+}

@@ -71,6 +71,8 @@ pub struct World {
     pub refused: Option<RefusedHandover>,
     /// Nodes whose agents don't answer.
     pub silent: BTreeSet<u8>,
+    /// How much later an epoch than the record's the nodes have seen: it was put back.
+    pub put_back: i64,
     /// Whether no pod of the front is ready.
     pub front_down: bool,
     pub memory: Memory,
@@ -141,6 +143,7 @@ impl World {
             begun: BTreeSet::new(),
             bootstrapped: false,
             silent: BTreeSet::new(),
+            put_back: 0,
             front_down: false,
             memory: Memory::default(),
             counter: 0,
@@ -250,6 +253,7 @@ impl World {
             incarnation: data.incarnation.clone(),
             boot: self.boot(index),
             epoch: self.record().map_or(0, |record| record.epoch),
+            seen: self.record().map_or(0, |record| record.epoch) + self.put_back,
             role: if primary {
                 Role::Primary
             } else if data.good && self.runs(index) {

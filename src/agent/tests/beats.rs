@@ -46,6 +46,21 @@ fn only_an_answer_under_the_epoch_of_the_beat_is_noted() {
 }
 
 #[test]
+fn an_answer_tells_the_latest_epoch_that_is_known_of() {
+    let (_dir, shared) = standby(serving(&[0, 1]));
+    let mut inner = shared.lock();
+    let answer = inner.beat(at(1000), &beat(5, None));
+    assert_eq!((answer.epoch, answer.seen), (5, 5));
+    inner.told.hear(9, 2, at(1500));
+    let answer = inner.beat(at(2000), &beat(5, None));
+    assert_eq!((answer.epoch, answer.seen), (5, 9), "though its own record is the older one");
+    assert_eq!(inner.report_at(at(2000)).seen, 9);
+    let heard = Answer { seen: 12, ..answer };
+    inner.answered(at(2500), &beat(5, None), heard);
+    assert_eq!(inner.report_at(at(2500)).seen, 12, "a primary passes on what it was answered");
+}
+
+#[test]
 fn a_beat_of_another_epoch_or_start_gives_no_lease() {
     let (_dir, shared) = standby(serving(&[0, 1]));
     let mut inner = shared.lock();

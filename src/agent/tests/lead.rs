@@ -131,6 +131,7 @@ fn answer(copy: &str, epoch: i64, millis: u64) -> Answer {
     Answer {
         pool_uid: UID.to_owned(),
         epoch,
+        seen: epoch,
         index: 1,
         incarnation: Some(copy.to_owned()),
         stamp: stamp(copy, millis),

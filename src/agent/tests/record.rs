@@ -78,6 +78,8 @@ async fn a_record_that_is_older_than_the_volume_or_another_pools_is_not_taken_ov
     agent.node.start().await.unwrap();
     let report = agent.node.shared.report();
     assert!(report.needs_person && report.message == why, "{}", report.message);
+    assert_eq!(report.incarnation, Some(member(1).incarnation), "it isn't taken for a node without data");
+    assert_eq!((report.epoch, report.seen), (0, 5), "what the volume has seen is told");
     agent.node.shared.lock().report.open = true;
     agent.node.fence(&why).await.unwrap();
     assert!(!agent.node.shared.lock().report.open);
@@ -103,6 +105,22 @@ async fn a_record_that_is_older_than_what_another_node_has_seen_is_not_written_o
     let why = agent.node.foreign.clone().unwrap();
     assert!(why.contains("epoch 5, node 1 has seen 6"), "{why}");
     assert_eq!(agent.node.record(), Some(&known));
+    // It stays known: node 1 may be away when this agent is started again.
+    let mut agent = agent.restarted(&api);
+    agent.read().await;
+    assert!(agent.node.foreign.clone().unwrap().contains("this node has seen 6"));
+}
+
+#[tokio::test]
+async fn a_record_that_went_on_from_an_older_state_to_the_epoch_that_was_seen_is_not_taken_over() {
+    let api = Api::start(object(Some(serving(&[0, 1])))).await;
+    let mut agent = Agent::new(0, &api);
+    agent.read().await;
+    api.write(serving(&[0]));
+    agent.read().await;
+    let why = agent.node.foreign.clone().unwrap();
+    assert!(why.contains("the record at epoch 5 is another one"), "{why}");
+    assert_eq!(agent.node.record(), Some(&serving(&[0, 1])));
 }
 
 #[tokio::test]

@@ -73,6 +73,10 @@ pub(super) fn remember(draft: &mut Draft<'_>) {
 
 /// Goes on with the recovery under way, or begins one that is needed.
 pub(super) fn plan(draft: &mut Draft<'_>) {
+    if is_put_back(draft) {
+        draft.requeue(UNDER_WAY);
+        return;
+    }
     // Only what stands in the status that was read is acted on: a new one waits for the next pass.
     if let Some(recovery) = draft.seen.status.recovery.clone() {
         go_on(draft, &recovery);
@@ -80,6 +84,15 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         automatic::plan(draft);
     }
     tidy(draft);
+}
+
+/// Whether a node has seen a later epoch than the record has. For a moment that only says that the record was read before; where it
+/// stays, the record was put back, and the data that it doesn't count may be the data that is wanted: nothing is copied over.
+/// The agents call a person (R7).
+fn is_put_back(draft: &Draft<'_>) -> bool {
+    let epoch = draft.record().map_or(0, |record| record.epoch);
+    let seen = draft.seen.nodes.values().filter_map(|node| node.report()).map(|report| report.seen);
+    seen.max().is_some_and(|seen| seen > epoch)
 }
 
 fn go_on(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
