@@ -149,6 +149,7 @@ fn answer() -> Answer {
     Answer {
         pool_uid: "heron-uid".into(),
         epoch: 7,
+        seen: 8,
         index: 2,
         incarnation: Some("ba9876543210".into()),
         stamp: Stamp { boot: "b2".into(), millis: 123_456 },

@@ -112,17 +112,7 @@ pub(super) async fn look_for_lost(
         }
         let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         if let Some(volume) = volume.filter(|_| !seen.pod.as_ref().is_some_and(|pod| pod.ready)) {
-            let now = clock::now();
-            let look = match known.and_then(|known| known.of_late(volume, now)) {
-                Some(look) => look,
-                None => {
-                    let look = look_at(client, pool, volume).await?;
-                    if let Some(known) = known {
-                        known.keep(volume, look.clone(), now);
-                    }
-                    look
-                }
-            };
+            let look = known_or_asked(client, pool, volume, known).await?;
             (entry.on_one_machine, entry.lost) = (look.on_one_machine, look.lost);
         }
     }
@@ -160,6 +150,23 @@ impl Volumes {
         all.retain(|_, (asked, _)| now.since(*asked) < Self::KEPT);
         all.entry(name.to_owned()).or_insert((now, look));
     }
+}
+
+async fn known_or_asked(
+    client: &Client,
+    pool: &ValidPool,
+    name: &str,
+    known: Option<&Volumes>,
+) -> Result<Look, ObserveError> {
+    let now = clock::now();
+    if let Some(look) = known.and_then(|known| known.of_late(name, now)) {
+        return Ok(look);
+    }
+    let look = look_at(client, pool, name).await?;
+    if let Some(known) = known {
+        known.keep(name, look.clone(), now);
+    }
+    Ok(look)
 }
 
 async fn look_at(client: &Client, pool: &ValidPool, name: &str) -> Result<Look, ObserveError> {

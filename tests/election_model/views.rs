@@ -228,6 +228,7 @@ impl World {
         Answer {
             pool_uid: String::new(),
             epoch: i64::from(said.epoch),
+            seen: i64::from(said.epoch),
             index: index(node),
             incarnation: Some(member(node, said.copy).incarnation),
             stamp: stamp(said.stamp),

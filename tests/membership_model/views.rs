@@ -101,6 +101,7 @@ pub fn answer(node: usize, said: Said) -> Answer {
     Answer {
         pool_uid: String::new(),
         epoch: i64::from(said.epoch),
+        seen: i64::from(said.epoch),
         index: u8::try_from(node).expect("few nodes"),
         incarnation: Some(member(node, said.copy).incarnation),
         stamp: stamp(said.stamp),

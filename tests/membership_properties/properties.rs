@@ -182,6 +182,7 @@ fn heal(view: &mut PrimaryView) {
         let answer = Answer {
             pool_uid: String::new(),
             epoch: view.record.epoch,
+            seen: view.record.epoch,
             index,
             incarnation: Some(incarnation.clone()),
             stamp: Stamp { boot: "boot".to_owned(), millis: 5000 },

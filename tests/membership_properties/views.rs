@@ -82,7 +82,7 @@ prop_compose! {
     ) -> Contact {
         let stamp = Stamp { boot: "boot".to_owned(), millis: 5000 };
         let answer = Answer {
-            pool_uid: String::new(), epoch, index,
+            pool_uid: String::new(), epoch, seen: epoch, index,
             incarnation: (copy > 0).then(|| member(index, copy).incarnation),
             stamp, role: if role { Role::Standby } else { Role::Stopped }, serves_nobody,
             leaving: leaving && !role,
