@@ -234,8 +234,13 @@ async fn a_crowd_that_says_nothing_is_not_let_in_further() {
     for _ in 0..ARRIVING_AT_LEAST {
         silent.push(pool.dial().await);
     }
-    assert_eq!(told(&pool, b"").await, b"", "one too many");
-    pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"crowd\"} 1").await;
+    // Whether or not it has asked for TLS by then.
+    for asked in [b"".as_slice(), &SSL_REQUEST] {
+        let said = told(&pool, asked).await;
+        let said = message::read(&mut said.as_slice()).await.expect("one too many is told so");
+        assert_eq!((said.tag, message::error_texts(&said.body).0), (b'E', "53300".to_owned()));
+    }
+    pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"crowd\"} 2").await;
     drop(silent);
     pool.has_nobody().await;
     assert!(echoes(&mut pool.connect(pool.primary).await.0).await);
