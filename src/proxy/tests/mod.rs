@@ -1,6 +1,7 @@
 //! The front between fake agents, fake nodes and clients, on the loopback interface.
 mod events;
 mod fronts;
+mod losses;
 mod moves;
 mod nodes;
 mod sessions;
