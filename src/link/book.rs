@@ -53,6 +53,9 @@ pub enum Book {
     Proved(Proved),
     /// By this list, whatever the port; for tests on the loopback interface.
     Fixed(Arc<HashMap<String, SocketAddr>>),
+    /// The same, for hosts with several addresses.
+    #[cfg(test)]
+    Several(Arc<HashMap<String, Vec<SocketAddr>>>),
 }
 
 impl Default for Book {
@@ -73,6 +76,8 @@ impl Book {
                 None => ask(host.to_owned(), port).await,
             },
             Self::Fixed(list) => Ok(list.get(host).copied().into_iter().collect()),
+            #[cfg(test)]
+            Self::Several(list) => Ok(list.get(host).cloned().unwrap_or_default()),
         }
     }
 }

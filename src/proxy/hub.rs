@@ -256,3 +256,20 @@ impl Shared {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{messages::Role, proxy::table::tests::report};
+
+    #[test]
+    fn a_front_is_ready_once_a_node_was_heard_until_it_is_shut_down() {
+        let hub = Hub::new(2);
+        assert_eq!(hub.not_ready(), Some("no node was heard yet"));
+        // Whatever it says: also one that serves nobody shows that nodes can be heard.
+        hub.told(1, &report(1, Role::Stopped, 3, 0));
+        assert_eq!(hub.not_ready(), None);
+        hub.drain();
+        assert_eq!(hub.not_ready(), Some("shutting down"));
+    }
+}

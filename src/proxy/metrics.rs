@@ -103,7 +103,7 @@ reasons! {
     Full "full";
     /// The role has as many sessions as one may have.
     UserFull "user_full";
-    /// So many are logging in that this one is closed without a word.
+    /// So many are logging in that this one is told so at once, and closed.
     Crowd "crowd";
     /// It doesn't know the password.
     Password "password";

@@ -10,6 +10,7 @@ mod abandoned;
 mod auth;
 mod cancel;
 mod certificate;
+mod crowd;
 mod desk;
 mod feed;
 #[cfg(any(test, fuzzing))]
@@ -297,7 +298,7 @@ impl Front {
     fn admit(self: &Arc<Self>, kind: Kind, client: TcpStream, from: SocketAddr, threads: &Threads) {
         let Ok(arriving) = self.arriving.clone().try_acquire_owned() else {
             self.hub.metrics.refused(kind, Reason::Crowd);
-            return;
+            return crowd::turn_away(&client);
         };
         let session = session::serve(self.clone(), kind, client, from, arriving);
         threads.spawn(&self.sessions, session);

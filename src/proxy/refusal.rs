@@ -15,6 +15,8 @@ pub enum Refusal {
     Full,
     /// The role has as many sessions as one may have.
     UserFull,
+    /// As many are logging in as may at once.
+    Crowd,
     /// The password is stored in a form that the front can't check.
     Md5,
     /// The node of a session is no longer what the session came for.
@@ -51,6 +53,7 @@ impl Refusal {
             Self::NoNode => Some(Reason::NoNode),
             Self::Full => Some(Reason::Full),
             Self::UserFull => Some(Reason::UserFull),
+            Self::Crowd => Some(Reason::Crowd),
             Self::Md5 => Some(Reason::Md5),
             Self::Drained => Some(Reason::Drained),
             Self::NodeLeft
@@ -85,6 +88,11 @@ impl Refusal {
                 "53300",
                 "too many connections for this role",
                 "Use fewer connections, or raise spec.proxy.maxConnectionsPerUser or spec.proxy.replicas.",
+            ],
+            Self::Crowd => [
+                "53300",
+                "too many clients are logging in to the front of this pool",
+                "Try again. Use fewer connections, or raise spec.proxy.maxConnections or spec.proxy.replicas.",
             ],
             Self::Md5 => [
                 "28000",

@@ -156,9 +156,11 @@ impl Running {
                 pause = &mut relay => match pause {
                     Pause::Idle => {}
                     Pause::Forbidden => wait.asked = true,
-                    // One in a transaction can't go on anyway: the node's own word will do.
-                    Pause::Farewell if relay.flow().is_idle() && is_news(&mut standing).await => wait.lost = true,
-                    Pause::Farewell => relay.be_frank(),
+                    Pause::Farewell if !is_news(&mut standing).await => relay.be_frank(),
+                    Pause::Farewell if relay.flow().is_idle() => wait.lost = true,
+                    // One in a transaction can't go on. Its node wouldn't say what became of that, and says nothing more:
+                    // to wait for it as for an answer would be to see the same word again and again.
+                    Pause::Farewell => return Turn::End(End::NodeLost, Some(Refusal::NodeLeft)),
                     Pause::Doubt => return Turn::Doubt,
                     Pause::End(End::NodeLost) if relay.flow().is_movable() => wait.lost = true,
                     Pause::End(end) => {

@@ -1,5 +1,7 @@
 //! The front between fake agents, fake nodes and clients, on the loopback interface.
 mod events;
+mod fronts;
+mod losses;
 mod moves;
 mod nodes;
 mod sessions;
@@ -62,18 +64,59 @@ use crate::{
     pki::{SaltKey, scram_verifier},
 };
 
-/// By this name the fronts find each other; here it is the front itself.
+/// By this name the fronts find each other; where there is but one it finds itself.
 const PEERS: &str = "rain-proxy-peers.weather.svc";
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Long, so that a busy machine ends no session that a test counts on.
 const LEASE_MS: u64 = 15_000;
 
+/// What the fronts of a pool have in common.
+struct Site {
+    authority: Authority,
+    args: Args,
+    agents: Arc<HashMap<String, SocketAddr>>,
+    postgreses: Arc<HashMap<String, SocketAddr>>,
+    /// So many nodes serve at first.
+    serving: usize,
+}
+
+impl Site {
+    async fn new(
+        roles: &[Role],
+        max_connections: u32,
+        max_connections_per_user: Option<u32>,
+    ) -> (Self, Vec<Node>) {
+        let authority = Authority::new();
+        let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
+        for (index, role) in (0..).zip(roles) {
+            let host = format!("rain-{index}-0.rain-nodes.weather.svc");
+            let (node, agent, postgres) = Node::start(&authority, &host, index, *role).await;
+            agents.insert(host.clone(), agent);
+            postgreses.insert(host, postgres);
+            nodes.push(node);
+        }
+        let args = Args {
+            of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
+            nodes: u8::try_from(roles.len()).unwrap(),
+            max_connections,
+            max_connections_per_user,
+        };
+        let serving = roles.iter().filter(|role| **role != Role::Stopped).count();
+        let (agents, postgreses) = (Arc::new(agents), Arc::new(postgreses));
+        (Self { authority, args, agents, postgreses, serving }, nodes)
+    }
+}
+
+/// A front, and the nodes of its pool.
 struct Pool {
+    /// None where they are those of another front.
     nodes: Vec<Node>,
+    site: Arc<Site>,
     trusting: Arc<ClientConfig>,
     _dir: TempDir,
     primary: SocketAddr,
     read: SocketAddr,
+    peers: SocketAddr,
     health: SocketAddr,
     front: Arc<Front>,
     hub: Arc<Hub>,
@@ -103,29 +146,40 @@ impl Pool {
         limits: Limits,
         intervals: Intervals,
     ) -> Self {
-        let authority = Authority::new();
-        let (mut agents, mut postgreses, mut nodes) = (HashMap::new(), HashMap::new(), Vec::new());
-        for (index, role) in (0..).zip(roles) {
-            let host = format!("rain-{index}-0.rain-nodes.weather.svc");
-            let (node, agent, postgres) = Node::start(&authority, &host, index, *role).await;
-            agents.insert(host.clone(), agent);
-            postgreses.insert(host, postgres);
-            nodes.push(node);
-        }
-        let args = Args {
-            of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
-            nodes: u8::try_from(roles.len()).unwrap(),
-            max_connections,
-            max_connections_per_user,
-        };
-        let (identity, dir) = authority.identity("u/proxy", &["front", PEERS]);
-        let link = Client::with_book(identity, Book::Fixed(Arc::new(agents)));
+        let (site, nodes) = Site::new(roles, max_connections, max_connections_per_user).await;
+        let (peers, at) = listen().await;
+        Self::begin(Arc::new(site), nodes, peers, &[at], limits, intervals).await
+    }
+
+    /// Two fronts of one pool, each of which finds both; the first one has the nodes.
+    async fn pair(roles: &[Role]) -> (Self, Self) {
+        let (site, nodes) = Site::new(roles, 100, None).await;
+        let site = Arc::new(site);
+        let ((one, a), (other, b)) = (listen().await, listen().await);
+        let (limits, usual) = (Limits::default(), Intervals::USUAL);
+        let first = Self::begin(site.clone(), nodes, one, &[a, b], limits, usual).await;
+        let second = Self::begin(site, Vec::new(), other, &[a, b], limits, usual).await;
+        (first, second)
+    }
+
+    /// A front that others find by this listener, and that finds them at these addresses.
+    async fn begin(
+        site: Arc<Site>,
+        nodes: Vec<Node>,
+        peers: TcpListener,
+        all: &[SocketAddr],
+        limits: Limits,
+        intervals: Intervals,
+    ) -> Self {
+        let args = site.args.clone();
+        let (identity, dir) = site.authority.identity("u/proxy", &["front", PEERS]);
+        let link = Client::with_book(identity, Book::Fixed(site.agents.clone()));
         let certificate = Certificate::load(&[dir.path()]).unwrap();
-        let ((primary, a), (read, b)) = (listen().await, listen().await);
-        let ((peers, c), (health, d)) = (listen().await, listen().await);
-        let book = Book::Fixed(Arc::new(HashMap::from([(PEERS.to_owned(), c)])));
+        let ((primary, a), (read, b), (health, d)) = (listen().await, listen().await, listen().await);
+        let c = peers.local_addr().unwrap();
+        let book = Book::Several(Arc::new(HashMap::from([(PEERS.to_owned(), all.to_vec())])));
         let others = Peers::new(PEERS.to_owned(), book);
-        let book = Book::Fixed(Arc::new(postgreses));
+        let book = Book::Fixed(site.postgreses.clone());
         let front = Front::new(&args, book, others, link, certificate, limits, intervals);
         let (quit, quitting) = oneshot::channel();
         let (hub, threads) = (front.hub.clone(), Arc::new(Threads::start(3).unwrap()));
@@ -134,15 +188,16 @@ impl Pool {
             let quit = async move { quitting.await.unwrap_or(()) };
             running.run(&args, Doors { primary, read, peers, health }, ours, quit).await;
         });
-        let serving = roles.iter().filter(|role| **role != Role::Stopped).count();
-        timeout(PATIENCE, all_heard(&hub, serving)).await.expect("not all nodes were heard");
-        let trusting = Arc::new(authority.trusting());
+        timeout(PATIENCE, all_heard(&hub, site.serving)).await.expect("not all nodes were heard");
+        let trusting = Arc::new(site.authority.trusting());
         Self {
             nodes,
+            site,
             trusting,
             _dir: dir,
             primary: a,
             read: b,
+            peers: c,
             health: d,
             front,
             hub,
@@ -172,6 +227,16 @@ impl Pool {
         while self.hub.take(Kind::Primary, &[]).is_some() {
             timeout(PATIENCE, changes.changed()).await.expect("it goes on").unwrap();
         }
+    }
+
+    /// Waits until no request to cancel this session is on its way.
+    async fn has_passed_on(&self, key: [u8; 8]) {
+        let taken = async {
+            while self.front.keys.pending(key) > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, taken).await.expect("it is still on its way");
     }
 
     /// Waits until no thread has a session any more.

@@ -3,31 +3,37 @@ use super::*;
 use crate::messages::LAPSED_FOR;
 
 /// A session that has something at its node.
-async fn keep_something(session: &mut Session) {
+pub async fn keep_something(session: &mut Session) {
     assert_eq!(ask(session, "SET").await.tag, b'C');
     assert_eq!(hear(session).await.tag, b'Z');
 }
 
 /// One that is in a transaction.
-async fn begin(session: &mut Session) {
+pub async fn begin(session: &mut Session) {
     assert_eq!(ask(session, "BEGIN").await.tag, b'C');
     assert_eq!(hear(session).await.body, b"T");
 }
 
 /// Asks something; the session has gone to another node for it: which.
-async fn moved(session: &mut Session) -> u8 {
+pub async fn moved(session: &mut Session) -> u8 {
     session.write_all(&encode(b'Q', b"SELECT\0")).await.unwrap();
     let node = settled(session).await;
     assert_eq!((hear(session).await.tag, hear(session).await.tag), (b'C', b'Z'));
     node
 }
 
-/// The hint that a session was ended with.
-async fn hint(session: &mut Session) -> String {
+/// Message and hint that a session was ended with.
+pub async fn farewell(session: &mut Session) -> (String, String) {
     let said = hear(session).await;
-    assert_eq!(message::error_texts(&said.body).0, "57P01");
+    let (code, text) = message::error_texts(&said.body);
+    assert_eq!(code, "57P01", "{text}");
     let hint = said.body.split(|b| *b == 0).find_map(|field| field.strip_prefix(b"H"));
-    String::from_utf8(hint.unwrap_or_default().to_vec()).unwrap()
+    (text, String::from_utf8(hint.unwrap_or_default().to_vec()).unwrap())
+}
+
+/// The hint alone.
+async fn hint(session: &mut Session) -> String {
+    farewell(session).await.1
 }
 
 #[tokio::test]
@@ -217,7 +223,7 @@ async fn a_cancel_request_reaches_the_node_of_its_session_and_no_other() {
 }
 
 /// Sends a request, until the front has passed it on.
-async fn cancel(pool: &Pool, key: [u8; 8]) {
+pub async fn cancel(pool: &Pool, key: [u8; 8]) {
     let mut socket = TcpStream::connect(pool.read).await.unwrap();
     socket.write_all(&[[0, 0, 0, 16, 4, 210, 22, 46], key].concat()).await.unwrap();
     let mut answer = Vec::new();
@@ -264,12 +270,7 @@ async fn a_cancel_request_casts_doubt_until_its_node_has_taken_it() {
         insert(&mut session, barriers).await;
     }
     pool.nodes[0].manners.busy.send_replace(false);
-    let taken = async {
-        while pool.front.keys.pending(key) > 0 {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, taken).await.expect("it is still on its way");
+    pool.has_passed_on(key).await;
     for barriers in [8, 8] {
         insert(&mut session, barriers).await;
     }

@@ -14,6 +14,8 @@ pub struct Manners {
     pub talks: AtomicUsize,
     /// Its Postgres hears cancel requests, and has not taken them yet.
     pub busy: watch::Sender<bool>,
+    /// Breaks off all its sessions without a word.
+    pub vanishes: watch::Sender<()>,
 }
 
 /// A fake agent and a fake Postgres that says its index and then echoes.
@@ -87,6 +89,7 @@ impl Postgres {
     }
 
     async fn serve(self, mut socket: TcpStream) {
+        let vanishes = self.manners.vanishes.subscribe();
         assert_eq!(startup::read(&mut socket).await.unwrap(), First::Tls);
         socket.write_all(b"S").await.unwrap();
         let mut socket = acceptor(&self.identity).accept(socket).await.unwrap();
@@ -116,16 +119,21 @@ impl Postgres {
             said.extend(encode(b'S', format!("filler\0{}\0", "x".repeat(60_000)).as_bytes()));
         }
         login::admit(&mut socket, &said, &[0, 0, 0, index, 7, 7, 7, 7]).await.unwrap();
-        echo(socket, self.ends).await;
+        echo(socket, self.ends, vanishes).await;
     }
 }
 
-async fn echo(mut socket: tokio_rustls::server::TlsStream<TcpStream>, mut ends: watch::Receiver<()>) {
+async fn echo(
+    mut socket: tokio_rustls::server::TlsStream<TcpStream>,
+    mut ends: watch::Receiver<()>,
+    mut vanishes: watch::Receiver<()>,
+) {
     let mut skips = false;
     loop {
         let message = tokio::select! {
             message = message::read(&mut socket) => message.ok(),
             _ = ends.changed() => Some(Message { tag: b'E', body: b"C57P01\0Mby the node\0\0".to_vec() }),
+            _ = vanishes.changed() => None,
         };
         let Some(message) = message else { break };
         let sent = socket.write_all(&answer(&message, &mut skips)).await;

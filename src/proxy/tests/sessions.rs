@@ -140,6 +140,32 @@ async fn what_a_node_refuses_is_passed_on_and_counted() {
 }
 
 #[tokio::test]
+async fn what_is_passed_on_is_counted() {
+    let pool = Pool::start(&POOL, 100).await;
+    let (mut session, _) = pool.connect(pool.primary).await;
+    // Each message is its kind, its length and its body.
+    let [asked, answered] = [5 + "SELECT\0".len(), 5 + "SELECT\0".len() + 5 + "I".len()];
+    let lines = |to_node: usize, to_client: usize, passed: usize| {
+        let place = "route=\"primary\",node=\"0\"";
+        [
+            format!("pgpool_front_bytes_total{{{place},to=\"node\"}} {to_node}"),
+            format!("pgpool_front_bytes_total{{{place},to=\"client\"}} {to_client}"),
+            format!("pgpool_front_added_seconds_count{{{place}}} {passed}"),
+        ]
+    };
+    for line in lines(0, 0, 0) {
+        // What is said to log in isn't passed on.
+        pool.counts(&line).await;
+    }
+    assert_eq!(ask(&mut session, "SELECT").await.tag, b'C');
+    assert_eq!(hear(&mut session).await.tag, b'Z');
+    // Once for the question, and once for the end of its answer.
+    for line in lines(asked, answered, 2) {
+        pool.counts(&line).await;
+    }
+}
+
+#[tokio::test]
 async fn strangers_learn_nothing() {
     let pool = Pool::start(&POOL, 100).await;
     let told = async |user: &str, password: &str| {

@@ -185,14 +185,17 @@ async fn a_login_is_bound_to_its_own_tls_connection() {
     assert_eq!(prove_bound(&mut pool.asked("app").await, other).await, Err("08P01".into()));
 }
 
-/// What a client without the password sees: the kinds of messages, the challenge without its nonce, the error.
-async fn seen(pool: &Pool, user: &str) -> (Vec<(u8, Option<u32>)>, String, String) {
+/// A message as one sees it who can't read it: its kind, what it asks for, how long it is.
+type Step = (u8, Option<u32>, usize);
+
+/// What a client without the password sees: the messages, the challenge without its nonce, the error.
+async fn seen(pool: &Pool, user: &str) -> (Vec<Step>, String, String) {
     let mut session = pool.knock(pool.primary, &[("user", user)]).await;
     let mut scram = ScramSha256::new(b"guessed", ChannelBinding::unsupported());
-    let (mut kinds, mut shown) = (Vec::new(), String::new());
+    let (mut steps, mut shown) = (Vec::new(), String::new());
     loop {
         let said = hear(&mut session).await;
-        kinds.push((said.tag, said.authentication().map(|(code, _)| code)));
+        steps.push((said.tag, said.authentication().map(|(code, _)| code), said.body.len()));
         let answer = match said.authentication() {
             Some((10, _)) => sasl_initial(PLAIN, std::str::from_utf8(scram.message()).unwrap()),
             Some((11, challenge)) => {
@@ -201,7 +204,7 @@ async fn seen(pool: &Pool, user: &str) -> (Vec<(u8, Option<u32>)>, String, Strin
                 scram.update(challenge).unwrap();
                 encode(b'p', scram.message())
             }
-            _ => return (kinds, shown, String::from_utf8(said.body).unwrap()),
+            _ => return (steps, shown, String::from_utf8(said.body).unwrap()),
         };
         session.write_all(&answer).await.unwrap();
     }
@@ -212,8 +215,9 @@ async fn a_role_that_is_not_there_looks_like_one_with_another_password() {
     let pool = Pool::start(&POOL, 100).await;
     let (there, nobody, again) =
         (seen(&pool, "app").await, seen(&pool, "xyz").await, seen(&pool, "xyz").await);
-    assert_eq!(there.0, nobody.0, "as many steps");
-    assert_eq!(there.0, [(b'R', Some(10)), (b'R', Some(11)), (b'E', None)]);
+    assert_eq!(there.0, nobody.0, "as many steps, each as long");
+    let kinds: Vec<_> = there.0.iter().map(|(tag, asks, _)| (*tag, *asks)).collect();
+    assert_eq!(kinds, [(b'R', Some(10)), (b'R', Some(11)), (b'E', None)]);
     let rounds = |shown: &str| shown.split_once(",i=").map(|(salt, rounds)| (salt.len(), rounds.to_owned()));
     assert_eq!(rounds(&there.1), rounds(&nobody.1), "as long a salt, as many rounds");
     assert_ne!(there.1, nobody.1, "another salt");
@@ -234,8 +238,13 @@ async fn a_crowd_that_says_nothing_is_not_let_in_further() {
     for _ in 0..ARRIVING_AT_LEAST {
         silent.push(pool.dial().await);
     }
-    assert_eq!(told(&pool, b"").await, b"", "one too many");
-    pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"crowd\"} 1").await;
+    // Whether or not it has asked for TLS by then.
+    for asked in [b"".as_slice(), &SSL_REQUEST] {
+        let said = told(&pool, asked).await;
+        let said = message::read(&mut said.as_slice()).await.expect("one too many is told so");
+        assert_eq!((said.tag, message::error_texts(&said.body).0), (b'E', "53300".to_owned()));
+    }
+    pool.counts("pgpool_front_connections_refused_total{route=\"primary\",reason=\"crowd\"} 2").await;
     drop(silent);
     pool.has_nobody().await;
     assert!(echoes(&mut pool.connect(pool.primary).await.0).await);
