@@ -45,6 +45,15 @@ pub const SETTING: [&str; 3] = [
     "With less than remote_apply a commit would be acknowledged before other nodes have it.",
 ];
 
+/// The hint where a COMMIT may have been under way.
+const IN_DOUBT: &str =
+    "Connect again. A transaction whose COMMIT was not answered may have been committed or not.";
+
+/// 57P01 for a session that ends.
+const fn ended(message: &'static str, hint: &'static str) -> [&'static str; 3] {
+    ["57P01", message, hint]
+}
+
 impl Refusal {
     /// What is counted where a login is turned away for it; none where it ends a session.
     pub fn reason(self) -> Option<Reason> {
@@ -99,16 +108,10 @@ impl Refusal {
                 "the password of this role is stored as md5, which the front can't check",
                 "Set the password anew with password_encryption = 'scram-sha-256'.",
             ],
-            Self::NodeLeft => [
-                "57P01",
-                "terminating connection: its node has left its office or the pool",
-                "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
-            ],
-            Self::NodeLost => [
-                "57P01",
-                "terminating connection: its node is lost",
-                "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
-            ],
+            Self::NodeLeft => {
+                ended("terminating connection: its node has left its office or the pool", IN_DOUBT)
+            }
+            Self::NodeLost => ended("terminating connection: its node is lost", IN_DOUBT),
             Self::Stranded(_) => [
                 "57P01",
                 "terminating connection: its node has left its office or the pool, or is lost",
@@ -119,11 +122,7 @@ impl Refusal {
                 "terminating connection: this front is being shut down",
                 "Connect again: another one is there.",
             ],
-            Self::Interrupted => [
-                "57P01",
-                "terminating connection: this front is being shut down",
-                "Connect again. A transaction whose COMMIT was not answered may have been committed or not.",
-            ],
+            Self::Interrupted => ended("terminating connection: this front is being shut down", IN_DOUBT),
             Self::Setting => SETTING,
             Self::Doubtful => [
                 "57P01",
