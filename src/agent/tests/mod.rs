@@ -7,6 +7,7 @@ mod lead;
 mod office;
 mod postgres;
 mod record;
+mod switchover;
 mod unseen;
 mod vote;
 mod word;
