@@ -110,6 +110,13 @@ async fn by_postgres(world: &World) -> Outcome {
         ("second", "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'second'", "report"),
         ("second", "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'Odd-Name'", "t"),
         ("second", "SELECT pg_has_role('report', 'pg_read_all_data', 'member')", "t"),
+        // By these a commit that waits could be cancelled, and counted as acknowledged.
+        ("shop", "SELECT has_function_privilege('report', 'pg_cancel_backend(int)', 'execute')", "f"),
+        (
+            "shop",
+            "SELECT has_function_privilege('report', 'pg_terminate_backend(int, bigint)', 'execute')",
+            "f",
+        ),
     ];
     for index in 0..2 {
         let pod = names::node_pod(POOL, index);
