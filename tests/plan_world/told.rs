@@ -54,3 +54,49 @@ fn a_copy_says_at_least_every_two_seconds_how_far_it_is() {
     assert!(told.windows(3).all(|three| three[0].0 < three[2].0), "no progress within 2 s: {told:?}");
     assert!(world.broken.is_empty(), "{:?}", world.broken);
 }
+
+#[test]
+fn a_volume_is_told_of_once_when_it_begins_to_grow_and_once_when_it_has() {
+    let mut world = made(2);
+    let of_volumes = |told: Vec<(&'static str, String)>| -> Vec<String> {
+        let own = told.into_iter().filter(|(reason, _)| reason.starts_with("Volume"));
+        own.map(|(reason, note)| format!("{reason}: {note}")).collect()
+    };
+    world.suffer(&Fault::Size(4));
+    let mut told = Vec::new();
+    // The storage takes its time.
+    for _ in 0..10 {
+        told.extend(pass(&mut world));
+    }
+    let begun = [0, 1].map(|node| format!("VolumeGrows: the volume of node {node} grows to 4Gi"));
+    assert_eq!(of_volumes(told), begun);
+    let mut told = Vec::new();
+    for _ in 0..60 {
+        world.environment();
+        told.extend(pass(&mut world));
+    }
+    let ended = [0, 1].map(|node| format!("VolumeGrown: the volume of node {node} has grown to 4Gi"));
+    assert_eq!(of_volumes(told), ended);
+}
+
+/// What is told of the wish while passes are made by operators of which none remembers anything.
+fn told_while(world: &mut World, suspend: bool) -> Vec<&'static str> {
+    world.pool.suspend = suspend;
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        told.extend(pass(world).into_iter().map(|(reason, _)| reason));
+        world.suffer(&Fault::OperatorForgets);
+    }
+    told.retain(|reason| ["Suspended", "Resumed"].contains(reason));
+    told
+}
+
+#[test]
+fn a_pool_is_told_of_once_when_it_is_suspended_and_once_when_it_goes_on() {
+    let mut world = made(2);
+    assert!(told_while(&mut world, false).is_empty());
+    for _ in 0..2 {
+        assert_eq!(told_while(&mut world, true), ["Suspended"]);
+        assert_eq!(told_while(&mut world, false), ["Resumed"]);
+    }
+}
