@@ -6,6 +6,7 @@ mod copies;
 mod lead;
 mod office;
 mod postgres;
+mod probes;
 mod record;
 mod switchover;
 mod unseen;
