@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// Why another node can't take over now.
-    fn cannot(&self, wanted: &Wanted) -> Option<String> {
+    pub(super) fn cannot(&self, wanted: &Wanted) -> Option<String> {
         let Some((object, _)) = &self.object else { return Some("there is no record".into()) };
         let Some(record) = &object.status else { return Some("there is no record".into()) };
         if record.phase != Phase::Serving || record.primary != self.me() {

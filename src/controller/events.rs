@@ -34,11 +34,15 @@ const NORMAL: &[&str] = &[
     "RecoveryFinished",
     "RecoveryStarted",
     "RequestAccepted",
+    "Resumed",
     "RolesChanged",
     "RollingFinished",
     "RollingStarted",
+    "Suspended",
     "SwitchoverFinished",
     "SwitchoverStarted",
+    "VolumeGrown",
+    "VolumeGrows",
 ];
 
 /// Reasons of what somebody should look at; those of errors are their categories.

@@ -22,6 +22,9 @@ const FREE_FLOOR: u64 = 64 << 20;
 pub(super) fn summarise(draft: &mut Draft<'_>) {
     let generation = draft.pool.generation;
     draft.status().observed_generation = Some(generation);
+    if draft.seen.status.phase == Some(Health::Suspended) {
+        draft.tell(Happening::normal("Resumed", "spec.suspend is no longer true: the operator goes on"));
+    }
     record(draft);
     super::office::note(draft);
     if let Some(version) = draft.primary().and_then(|(_, report)| report.postgres_version) {
@@ -324,10 +327,14 @@ pub(super) fn is_down(report: Option<&NodeReport>) -> bool {
     report.is_none_or(|report| report.role == Role::Stopped)
 }
 
-/// Hands off: only the status says so. Agents go on, so what they have made of the pool is told as ever.
+/// Hands off: only the status says so, and an event once. Agents go on, so what they have made of the pool is told as ever.
 pub(super) fn suspended(draft: &mut Draft<'_>) {
     let generation = draft.pool.generation;
     draft.status().observed_generation = Some(generation);
+    if draft.seen.status.phase != Some(Health::Suspended) {
+        let note = "spec.suspend is true: the operator changes nothing; agents go on, and still remove a node that fails";
+        draft.tell(Happening::normal("Suspended", note));
+    }
     record(draft);
     super::office::note(draft);
     let anew = positions_are_due(draft);

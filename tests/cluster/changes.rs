@@ -67,7 +67,8 @@ pub async fn evicted(world: &World) -> Outcome {
     taken_over(world, old).await?;
     world
         .when("the story of the handover", WHOLE, |status| {
-            status.last_failover.as_ref().is_some_and(|last| last.from == old && last.reason.contains("pod"))
+            let last = status.last_failover.as_ref();
+            last.is_some_and(|last| last.from == old && last.reason.contains("pod") && last.millis > 0)
         })
         .await?;
     load::unharmed(world).await?;

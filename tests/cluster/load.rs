@@ -1,4 +1,5 @@
 //! The load that runs through all faults, and the judgement of it.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::{authority, locked, login};
-use super::pool::WHOLE;
+use super::pool::{NODES, WHOLE};
 use super::world::{POOL, SPACE, World, call, output, until};
 
 /// The pod of the load.
@@ -20,6 +21,8 @@ pub const POD: &str = "load";
 const PORT: u16 = 8080;
 /// Acknowledged writes that count as going on.
 const GOING_ON: u64 = 40;
+/// Reads that a node has at least answered where it is said that it was read.
+const READ: u64 = 5;
 /// Time for writes to go on, after a fault whose end was seen.
 const GOES_ON: Duration = Duration::from_secs(45);
 /// Longest time for one answer of the control port.
@@ -174,7 +177,7 @@ pub async fn judge(world: &World) -> Outcome {
     );
     let script = call(&checker()?, &["dump-sql"], None).await?;
     let mut dumps = Vec::new();
-    for node in super::pool::NODES {
+    for node in NODES {
         let path = world.scratch.path().join(format!("node-{node}"));
         dump(node, &script, &path).await?;
         dumps.push(path);
@@ -183,7 +186,32 @@ pub async fn judge(world: &World) -> Outcome {
     let (acked, compared) = (&report["acked"], &report["comparison"]["rows"]);
     println!("    checked: {acked} acknowledged writes on {} nodes; {compared} rows compared", dumps.len());
     ensure(report["good"] == true && acked.as_u64() > Some(GOING_ON), || report.to_string())?;
-    seeded(&journal, &dumps).await
+    seeded(&journal, &dumps).await?;
+    everywhere(world, &end).await
+}
+
+/// Every node was read, or what was read says nothing of it. A front sends readers where it has the fewest sessions, so a
+/// node that was the primary from first to last, with all the writers, may have had none.
+async fn everywhere(world: &World, end: &Value) -> Outcome {
+    let read = read_by(end);
+    println!("    reads by node: {read:?}");
+    let record = world.record().await?;
+    let always = (record.timeline == 1).then_some(record.primary);
+    for node in NODES.into_iter().filter(|node| Some(*node) != always) {
+        let count = read.get(format!("{POOL}-{node}").as_str()).copied().unwrap_or_default();
+        ensure(count > READ, || format!("node {node} was read {count} times: {}", end["reads_by_node"]))?;
+    }
+    Ok(())
+}
+
+/// How many reads each node has answered. It is counted by address and name, and each pod of it has another address.
+fn read_by(end: &Value) -> BTreeMap<&str, u64> {
+    let mut nodes: BTreeMap<&str, u64> = BTreeMap::new();
+    for (who, count) in end["reads_by_node"].as_object().into_iter().flatten() {
+        let name = who.rsplit_once('/').map_or(who.as_str(), |(_, name)| name);
+        *nodes.entry(name).or_default() += count.as_u64().unwrap_or_default();
+    }
+    nodes
 }
 
 /// Ends the load if it still runs; its summary, and its journal.

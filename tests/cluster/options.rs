@@ -110,6 +110,13 @@ async fn by_postgres(world: &World) -> Outcome {
         ("second", "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'second'", "report"),
         ("second", "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'Odd-Name'", "t"),
         ("second", "SELECT pg_has_role('report', 'pg_read_all_data', 'member')", "t"),
+        // By these a commit that waits could be cancelled, and counted as acknowledged.
+        ("shop", "SELECT has_function_privilege('report', 'pg_cancel_backend(int)', 'execute')", "f"),
+        (
+            "shop",
+            "SELECT has_function_privilege('report', 'pg_terminate_backend(int, bigint)', 'execute')",
+            "f",
+        ),
     ];
     for index in 0..2 {
         let pod = names::node_pod(POOL, index);
@@ -203,16 +210,20 @@ async fn log_in(host: &str, user: &str, secrets: &str, script: &str) -> Outcome<
 
 /// What would leave fewer than `minAttached` nodes is refused.
 pub async fn kept_enough(world: &World) -> Outcome {
-    for request in ["detach=1", "fence=1"] {
-        let annotation = format!("pgpool-operator.dev/{request}");
+    // After a failover, as on a busy machine, either of the two may be the primary.
+    let path = "jsonpath={.status.membership.primary}";
+    let primary: u8 = here(world, &["get", "pgpool", POOL, "-o", path]).await?.parse()?;
+    let standby = 1 - primary;
+    let asked = [("detach", standby), ("fence", standby), ("switchover", standby), ("detach", primary)];
+    for (name, node) in asked {
+        let annotation = format!("pgpool-operator.dev/{name}={node}");
         here(world, &["annotate", "pgpool", POOL, &annotation]).await?;
-        let (name, value) = request.split_once('=').unwrap_or_default();
         let path = "jsonpath={.status.lastRequest.request}={.status.lastRequest.value} {.status.lastRequest.accepted} \
                     {.status.lastRequest.message}";
         until("an answer", WHOLE, || async {
             let answer = here(world, &["get", "pgpool", POOL, "-o", path]).await?;
             let refused =
-                answer.starts_with(&format!("{name}={value} false")) && answer.contains("minAttached");
+                answer.starts_with(&format!("{name}={node} false")) && answer.contains("minAttached");
             ensure(refused, || answer.clone())
         })
         .await?;

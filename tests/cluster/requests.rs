@@ -52,7 +52,7 @@ async fn tells(world: &World, reason: &str, words: &str) -> Outcome {
     })
 }
 
-/// What the status says of each node.
+/// What the status says of each node, and of how far they are apart.
 async fn described(world: &World) -> Outcome {
     until("the nodes' positions", WHOLE, || async {
         let status = world.status().await?;
@@ -61,7 +61,7 @@ async fn described(world: &World) -> Outcome {
             let lag = node.primary || (node.lag_bytes.is_some() && node.lag_seconds.is_some());
             ensure(place && lag, || format!("{node:?}"))?;
         }
-        Ok(())
+        ensure(status.lag.is_some(), || "the status says nothing of the lag".to_owned())
     })
     .await
 }

@@ -37,6 +37,11 @@ impl Right {
             self.group == *group && self.verb == *verb && resources.contains(&self.resource.as_str())
         })
     }
+
+    /// The record is the agents' to write: the operator holds the right to it, to hand it on, and never uses it (ADR 6).
+    fn is_the_agents(&self) -> bool {
+        self.group == "pgpool-operator.dev" && self.resource == "pgpoolmemberships/status"
+    }
 }
 
 /// Rights that are there for another reason than a call in this act.
@@ -61,7 +66,7 @@ struct Seen {
     refused: BTreeSet<String>,
 }
 
-/// Nothing is used that isn't granted, and nothing is granted that isn't used.
+/// Nothing is used that isn't granted, nothing is granted that isn't used, and the operator writes no record.
 pub async fn as_needed(world: &World) -> Outcome {
     let Some(path) = std::env::var_os(LOG) else {
         return failed(format!("{LOG} isn't set: `cargo xtask test cluster` does it"));
@@ -81,7 +86,10 @@ pub async fn as_needed(world: &World) -> Outcome {
         println!("    {account}: {} rights, {} used", granted.len(), seen.used.len());
         ensure(!seen.used.is_empty(), || format!("the audit log has nothing of {account}"))?;
         wrong.extend(seen.refused.iter().map(|call| format!("refused: {call}")));
-        let held = |right: &Right| number == 0 && right.is_held();
+        let is_operator = number == 0;
+        let written = seen.used.iter().filter(|right| is_operator && right.is_the_agents());
+        wrong.extend(written.map(|right| format!("used by {account}, and the agents' alone: {right}")));
+        let held = |right: &Right| is_operator && right.is_held();
         let idle = granted.iter().filter(|right| !seen.used.contains(*right) && !held(right));
         wrong.extend(idle.map(|right| format!("never used by {account}: {right}")));
     }

@@ -113,6 +113,33 @@ fn nothing_is_restarted_below_min_attached() {
 }
 
 #[test]
+fn nobody_is_asked_to_leave_below_min_attached() {
+    let mut world = made(2);
+    world.pool.min_attached = 2;
+    settle(&mut world);
+    // The old primary is out until it has followed: a switchover takes a node away as well.
+    let asked = [
+        (annotations::SWITCHOVER, "1"),
+        (annotations::DETACH, "0"),
+        (annotations::DETACH, "1"),
+        (annotations::FENCE, "1"),
+    ];
+    for (annotation, value) in asked {
+        let (accepted, message) = ask(&mut world, annotation, value);
+        assert!(
+            !accepted && message.contains("spec.failure.minAttached (2)"),
+            "{annotation}={value}: {message}"
+        );
+        assert_eq!(world.status.switchover, None, "{annotation}={value}");
+        settle(&mut world);
+        assert_eq!(world.record().map(|record| (record.primary, record.attached.len())), Some((0, 2)));
+    }
+    world.pool.min_attached = 1;
+    settle(&mut world);
+    assert!(ask(&mut world, annotations::SWITCHOVER, "1").0, "with a node to spare it is taken on");
+}
+
+#[test]
 fn the_only_node_is_restarted_without_a_successor() {
     let mut world = made(1);
     world.suffer(&Fault::Image("16.2"));

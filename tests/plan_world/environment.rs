@@ -133,7 +133,7 @@ impl World {
     fn watch_start(&mut self, index: u8) {
         let job = self.running().into_iter().find(|name| self.jobs[name].node == index);
         if let Some(name) = job.filter(|_| !self.pods.contains_key(&index))
-            && !(self.local && (self.begun.contains(&name) || self.is_unused(index)))
+            && !(self.local && (self.begun.contains_key(&name) || self.is_unused(index)))
         {
             self.broken.push(format!("the pod of node {index} starts before Job {name} has the volume"));
         }
@@ -149,10 +149,10 @@ impl World {
     fn jobs_end(&mut self) {
         for name in self.running() {
             let Some(node) = self.jobs.get(&name).map(|job| job.node) else { continue };
-            if !self.begun.contains(&name) {
+            if !self.begun.contains_key(&name) {
                 let beside = self.local && self.is_unused(node) && !self.starving;
                 if beside || !self.pods.contains_key(&node) {
-                    self.begun.insert(name);
+                    self.begun.insert(name, self.now);
                 }
                 continue;
             }

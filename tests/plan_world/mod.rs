@@ -4,6 +4,7 @@ mod carry;
 mod changes;
 pub mod earlier;
 pub mod environment;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,8 +50,8 @@ pub struct World {
     pub data: BTreeMap<u8, Data>,
     /// Volumes belong to one machine each.
     pub local: bool,
-    /// Jobs that have the lock of their volume.
-    pub begun: BTreeSet<String>,
+    /// Jobs that have the lock of their volume, and since when.
+    pub begun: BTreeMap<String, Timestamp>,
     pub bootstrapped: bool,
     /// Image of each pod.
     pub images: BTreeMap<u8, String>,
@@ -90,12 +91,16 @@ pub fn runtime() -> Runtime {
     }
 }
 
-fn backup(name: &str) -> BackupProgress {
+/// Bytes of every copy; a Job receives a MiB of them a second.
+const COPY: i64 = 1 << 30;
+
+/// What a donor says of a copy that has gone on for so many seconds.
+fn backup(name: &str, seconds: i64) -> BackupProgress {
     BackupProgress {
         name: name.to_owned(),
         phase: "streaming database files".to_owned(),
-        bytes: 1 << 20,
-        total: 1 << 30,
+        bytes: seconds.saturating_add(1).saturating_mul(1 << 20).min(COPY),
+        total: COPY,
     }
 }
 
@@ -140,7 +145,7 @@ impl World {
             refuses: false,
             refused: None,
             local: true,
-            begun: BTreeSet::new(),
+            begun: BTreeMap::new(),
             bootstrapped: false,
             silent: BTreeSet::new(),
             put_back: 0,
@@ -278,7 +283,7 @@ impl World {
             volume_free: 1 << 30,
             archive_bytes: 0,
             archive_error: None,
-            backups: self.begun.iter().map(|name| backup(name)).collect(),
+            backups: self.backups(),
             replicas: Vec::new(),
             synchronous: Vec::new(),
             attach_note: String::new(),
@@ -295,9 +300,15 @@ impl World {
         }
     }
 
+    /// The copies under way: whoever is asked tells of all.
+    fn backups(&self) -> Vec<BackupProgress> {
+        let begun = self.begun.iter();
+        begun.map(|(name, since)| backup(name, self.now.duration_since(*since).as_secs())).collect()
+    }
+
     /// Whether a Job has the node's volume.
     pub fn is_locked(&self, index: u8) -> bool {
-        self.running().iter().any(|name| self.jobs[name].node == index && self.begun.contains(name))
+        self.running().iter().any(|name| self.jobs[name].node == index && self.begun.contains_key(name))
     }
 
     pub fn boot(&self, index: u8) -> String {

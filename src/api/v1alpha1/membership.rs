@@ -135,7 +135,7 @@ pub struct Restart {
     /// The node.
     #[schemars(range(min = 0, max = 14))]
     pub node: u8,
-    /// The start of Postgres that shall end ([`crate::messages::NodeReport::boot`]).
+    /// The start of Postgres that shall end, as the agent of the node names it.
     #[schemars(length(min = 1, max = 40))]
     pub boot: String,
 }

@@ -17,6 +17,32 @@ async fn held(pool: &Arc<Pool>, before: u32) -> JoinHandle<u8> {
     client
 }
 
+/// Waits until somebody is let in at the primary.
+async fn has_a_primary(pool: &Pool) {
+    let mut changes = pool.hub.changes();
+    while pool.hub.take(Kind::Primary, &[]).is_none() {
+        timeout(PATIENCE, changes.changed()).await.expect("it goes on").unwrap();
+    }
+}
+
+/// How soon is printed; how soon it has to be is for `cargo xtask bench failover`, on a machine that does nothing else.
+#[tokio::test]
+async fn a_front_follows_what_the_agents_say() {
+    let pool = pool(&[Role::Primary, Role::Standby]).await;
+    let (mut shut, mut opened) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..20 {
+        let then = clock::now();
+        pool.say(0, |said| said.open = false);
+        pool.has_no_primary().await;
+        shut = shut.max(clock::now().since(then));
+        let then = clock::now();
+        pool.say(0, |said| said.open = true);
+        has_a_primary(&pool).await;
+        opened = opened.max(clock::now().since(then));
+    }
+    println!("known at the latest after {shut:?} that a gate was shut, after {opened:?} that it was opened");
+}
+
 #[tokio::test]
 async fn a_held_client_goes_on_when_a_node_says_that_it_is_the_primary() {
     let pool = pool(&[Role::Standby, Role::Standby]).await;
