@@ -6,6 +6,7 @@
 //! choose steps; `--keep` leaves everything as it is at the end, for a look.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
+mod alone;
 mod authority;
 mod bad_input;
 mod changes;
@@ -243,6 +244,7 @@ fn failures() -> Vec<Step> {
             Box::pin(failover::all_at_once_and_one_for_good(w))
         }),
         step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(failover::api_away(w))),
+        step("failover::the_api_is_away_and_then_the_primary", |w| Box::pin(alone::primary_dies(w))),
         step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
         step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),
         step("failover::the_primary_reaches_the_api_alone", |w| {

@@ -80,6 +80,19 @@ pub async fn postmaster(world: &World, node: u8) -> Outcome<i32> {
     found.ok_or_else(|| Failure(format!("node {node} has no postmaster")))
 }
 
+/// The postmaster of the pod with this uid, once it is another than `old`. Needs no API server.
+///
+/// What `old` has left may outlive it for a moment, and the agent is its parent then: it calls itself `postgres: …`, and has no
+/// children of its own.
+pub fn another_postmaster(uid: &str, old: i32) -> Outcome<i32> {
+    let all = part_of(uid, Part::Postgres)?;
+    let leads = |pid: i32| {
+        !read(pid, "cmdline").starts_with("postgres:") && all.iter().any(|child| parent(*child) == Some(pid))
+    };
+    let found = part_of(uid, Part::Postmaster)?.into_iter().find(|pid| *pid != old && leads(*pid));
+    found.ok_or_else(|| Failure("no other postmaster runs".to_owned()))
+}
+
 /// The process of a node's PostgreSQL that replays WAL.
 pub async fn startup_process(world: &World, node: u8) -> Outcome<i32> {
     let found =
