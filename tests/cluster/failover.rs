@@ -13,7 +13,7 @@ use super::processes::{
 };
 use super::witness::Witness;
 use super::world::{POOL, SYSTEM, World, until};
-use super::{load, machines, sessions};
+use super::{front, load, machines, sessions};
 
 /// After that time commits that have to wait do.
 const STANDS_STILL: Duration = Duration::from_secs(5);
@@ -53,11 +53,16 @@ pub async fn standby(world: &World) -> Outcome<u8> {
     }
 }
 
-/// The primary's Postgres is killed.
+/// The primary's Postgres is killed. A session that had a transaction open is told what has become of it.
 pub async fn postgres_killed(world: &World) -> Outcome {
     let old = primary(world).await?;
+    front::open(world, "killed", "BEGIN; SELECT 'ready';", "COMMIT;").await?;
     kill_postgres(world, old).await?;
     taken_over(world, old).await?;
+    front::let_go(world, "killed").await?;
+    let told = front::says(world, "killed", "HINT").await?;
+    println!("    {}", told.lines().filter(|line| line.contains("HINT")).collect::<String>());
+    ensure(told.contains("may have been committed or not"), || told.clone())?;
     load::unharmed(world).await
 }
 

@@ -13,7 +13,7 @@ const INSERTS: u32 = 400;
 const CANCELS: u32 = 8;
 
 /// Opens a session that says something, and goes on once `/tmp/NAME.go` is written.
-async fn open(world: &World, name: &str, first: &str, then: &str) -> Outcome {
+pub async fn open(world: &World, name: &str, first: &str, then: &str) -> Outcome {
     let script = format!(
         "cd /tmp; rm -f {name}.go {name}.said; mkfifo {name}.go; \
          {{ (echo \"{first}\"; cat {name}.go; echo \"{then}\") | psql -XAtq 'host={POOL} sslmode=verify-full'; }} \
@@ -28,12 +28,12 @@ async fn open(world: &World, name: &str, first: &str, then: &str) -> Outcome {
 }
 
 /// Lets it go on.
-async fn let_go(world: &World, name: &str) -> Outcome {
+pub async fn let_go(world: &World, name: &str) -> Outcome {
     client(world, &format!("timeout 5 bash -c 'true > /tmp/{name}.go'")).await.map(drop)
 }
 
 /// Waits for what it says then.
-async fn says(world: &World, name: &str, wanted: &str) -> Outcome<String> {
+pub async fn says(world: &World, name: &str, wanted: &str) -> Outcome<String> {
     until(&format!("{name} to go on"), WHOLE, || async {
         let said = client(world, &format!("cat /tmp/{name}.said")).await?;
         ensure(said.contains(wanted), || said.clone())?;

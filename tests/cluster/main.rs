@@ -154,6 +154,7 @@ fn services() -> Vec<Step> {
         step("install::services_write_and_read_verified", |w| Box::pin(install::services(w))),
         step("install::names_are_as_promised", |w| Box::pin(install::contract(w))),
         step("sessions::a_new_password_counts_for_new_ones", |w| Box::pin(sessions::password(w))),
+        step("sessions::roles_that_may_not_log_in_are_refused", |w| Box::pin(sessions::roles(w))),
         step("sessions::a_new_certificate_ends_none", |w| Box::pin(sessions::leaf(w))),
         step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
         step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),

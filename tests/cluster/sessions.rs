@@ -142,6 +142,50 @@ pub async fn password(world: &World) -> Outcome {
     change(world, "another-Pass_word-1", &first).await
 }
 
+/// Roles, how each is made, and what a login with its name as the password is told.
+const ROLES: [(&str, &str, &str); 4] = [
+    ("fine", "PASSWORD 'fine' VALID UNTIL 'infinity'", "1"),
+    ("late", "PASSWORD 'late' VALID UNTIL 'yesterday'", "password authentication failed"),
+    ("bare", "", "password authentication failed"),
+    ("old", "PASSWORD 'old'", "password_encryption = 'scram-sha-256'"),
+];
+/// Logins that fail, of each kind, whose times are told.
+const REFUSED: u32 = 10;
+
+/// Of a role whose password has expired, that has none or an old one, the front gives nobody a session; and a name that there is none
+/// of is told from others neither by words nor, as far as that can be seen here, by the time.
+pub async fn roles(world: &World) -> Outcome {
+    let primary = world.record().await?.primary;
+    for (role, how, _) in ROLES {
+        let kind = if role == "old" { "md5" } else { "scram-sha-256" };
+        let sql = format!("SET password_encryption = '{kind}'; CREATE ROLE {role} LOGIN {how}");
+        world.psql(primary, "postgres", &sql).await?;
+    }
+    let tried = async {
+        for (role, _, wanted) in ROLES {
+            let script = format!("PGPASSWORD={role} psql -XAtq -d 'host={POOL} user={role} dbname=app' -c 'SELECT 1' 2>&1; true");
+            let said = client(world, &script).await?;
+            ensure(said.contains(wanted), || format!("{role}: {said}"))?;
+        }
+        let script = format!(
+            "for n in $(seq {REFUSED}); do for role in fine late nobody; do from=$(date +%s%N); \
+               PGPASSWORD=wrong psql -XAtq -d \"host={POOL} user=$role dbname=app\" -c 'SELECT 1' 2>&1 | sed \"s/$role/ROLE/\" >>/tmp/refused; \
+               echo $role $((($(date +%s%N) - from) / 1000)) >>/tmp/times; done; done; \
+             for role in fine late nobody; do grep $role /tmp/times | cut -d' ' -f2 | sort -n | sed -n \"{middle}s/^/$role /p\"; done; \
+             sed 's/([0-9.]*)//' /tmp/refused | sort -u | wc -l; rm /tmp/times /tmp/refused",
+            middle = REFUSED / 2
+        );
+        client(world, &script).await
+    }
+    .await;
+    for (role, ..) in ROLES {
+        world.psql(primary, "postgres", &format!("DROP ROLE {role}")).await?;
+    }
+    let said = tried?;
+    println!("    refused, median microseconds: {}", said.lines().take(3).collect::<Vec<_>>().join(", "));
+    ensure(said.lines().last() == Some("1"), || format!("they are told in other words: {said}"))
+}
+
 /// Who runs in the pods of nodes and fronts: another one after a restart.
 pub async fn containers(world: &World) -> Outcome<Vec<String>> {
     let label = format!("{}={POOL}", names::LABEL_POOL);
