@@ -46,10 +46,9 @@ impl Node {
             }
             return Ok(Next::Wait);
         }
-        let file = self.volume.node()?;
-        // Said first: a node that tells of no copy is taken for one without data, and is copied over.
-        self.note_copy(file.as_ref());
         if let Some(why) = self.foreign.clone() {
+            // Said all the same: a node that tells of no copy is taken for one without data, and is copied over.
+            self.note_copy(self.volume.node()?.as_ref());
             self.call_person(&why);
             return Ok(Next::Wait);
         }
@@ -58,6 +57,8 @@ impl Node {
             self.say("fenced by wish: postgres is kept stopped");
             return Ok(Next::Wait);
         }
+        let file = self.volume.node()?;
+        self.note_copy(file.as_ref());
         if self.has_left_office(&object, file.as_ref())? {
             return self.depose_self(None, "its Postgres has ended").await;
         }

@@ -130,9 +130,9 @@ async fn who_follows_whom_is_what_the_record_says() {
     // In an election: those that vote follow nobody; a detached node goes on.
     for (record, follows) in [
         (electing(&[0, 1, 2]), false),
-        (electing(&[0, 2]), true),
-        (Record { epoch: 7, primary: 1, timeline: 4, ..serving(&[1, 2]) }, false),
-        (Record { epoch: 8, primary: 2, timeline: 4, ..serving(&[1, 2]) }, true),
+        (Record { epoch: 7, ..electing(&[0, 2]) }, true),
+        (Record { epoch: 8, primary: 1, timeline: 4, ..serving(&[1, 2]) }, false),
+        (Record { epoch: 9, primary: 2, timeline: 4, ..serving(&[1, 2]) }, true),
     ] {
         api.write(record);
         agent.read().await;
