@@ -163,13 +163,13 @@ pub async fn roles(world: &World) -> Outcome {
     }
     let tried = async {
         for (role, _, wanted) in ROLES {
-            let script = format!("PGPASSWORD={role} psql -XAtq -d 'host={POOL} user={role} dbname=app' -c 'SELECT 1' 2>&1; true");
+            let script = format!("PGPASSWORD={role} psql -XAtq -d 'host={POOL} user={role} dbname=app sslmode=verify-full' -c 'SELECT 1' 2>&1; true");
             let said = client(world, &script).await?;
             ensure(said.contains(wanted), || format!("{role}: {said}"))?;
         }
         let script = format!(
             "for n in $(seq {REFUSED}); do for role in fine late nobody; do from=$(date +%s%N); \
-               PGPASSWORD=wrong psql -XAtq -d \"host={POOL} user=$role dbname=app\" -c 'SELECT 1' 2>&1 | sed \"s/$role/ROLE/\" >>/tmp/refused; \
+               PGPASSWORD=wrong psql -XAtq -d \"host={POOL} user=$role dbname=app sslmode=verify-full\" -c 'SELECT 1' 2>&1 | sed \"s/$role/ROLE/\" >>/tmp/refused; \
                echo $role $((($(date +%s%N) - from) / 1000)) >>/tmp/times; done; done; \
              for role in fine late nobody; do grep $role /tmp/times | cut -d' ' -f2 | sort -n | sed -n \"{middle}s/^/$role /p\"; done; \
              sed 's/([0-9.]*)//' /tmp/refused | sort -u | wc -l; rm /tmp/times /tmp/refused",
