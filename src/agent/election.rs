@@ -21,8 +21,8 @@ use crate::names;
 const POLL: Duration = Duration::from_millis(5);
 /// Looks before the driver goes on; it comes back.
 const LOOKS: usize = 40;
-/// Longest time for a vote, or a question whether the primary is still there.
-const ASK: Duration = Duration::from_millis(500);
+/// Longest time for a vote, or a question whether the primary is still there, or what another node knows.
+pub(super) const ASK: Duration = Duration::from_millis(500);
 
 /// The election under way, as this agent knows it.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! A record that was put back, as by an etcd restored from a backup (R7): how it is noticed, and how the others come to know.
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::election::ASK;
 use super::node::{Node, StepError};
 use crate::api::v1alpha1::PgPoolMembership;
 use crate::clock::{self, Moment};
@@ -9,9 +9,6 @@ use crate::link::LinkError;
 use crate::membership::putback;
 use crate::messages::NodeReport;
 use crate::names;
-
-/// Longest time for another node's answer. Nothing waits for it.
-const ASK: Duration = Duration::from_millis(500);
 
 impl Node {
     /// Why an object, read by a call that began then, can't be this pool's record as its nodes know it. It isn't taken over, and
