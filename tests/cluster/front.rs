@@ -1,11 +1,17 @@
 //! What clients notice, and don't, of what happens behind the front.
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::ListParams;
+use pgpool_operator::names;
+
 use super::failover::{primary, standby, taken_over};
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::as_app;
 use super::load;
-use super::pool::WHOLE;
+use super::pool::{WHOLE, selector};
+use super::processes::{Part, part_of};
 use super::sessions::client;
-use super::world::{POOL, World, until};
+use super::world::{POOL, World, call, until};
 
 /// Inserts of one session, each a transaction of its own, that go on through a switchover.
 const INSERTS: u32 = 400;
@@ -14,9 +20,15 @@ const CANCELS: u32 = 8;
 
 /// Opens a session that says something, and goes on once `/tmp/NAME.go` is written.
 pub async fn open(world: &World, name: &str, first: &str, then: &str) -> Outcome {
+    open_at(world, "", name, first, then).await
+}
+
+/// The same at a host with this address, if one is given.
+async fn open_at(world: &World, address: &str, name: &str, first: &str, then: &str) -> Outcome {
     let script = format!(
         "cd /tmp; rm -f {name}.go {name}.said; mkfifo {name}.go; \
-         {{ (echo \"{first}\"; cat {name}.go; echo \"{then}\") | psql -XAtq 'host={POOL} sslmode=verify-full'; }} \
+         {{ (echo \"{first}\"; cat {name}.go; echo \"{then}\") \
+         | psql -XAtq \"host={POOL} hostaddr='{address}' sslmode=verify-full\"; }} \
          >{name}.said 2>&1 </dev/null &"
     );
     client(world, &script).await?;
@@ -123,7 +135,98 @@ pub async fn cancelled(world: &World) -> Outcome {
     ensure(said == "all", || format!("{CANCELS} requests: {said}"))
 }
 
+/// A statement that goes on to its end though it was cancelled is answered once all nodes have what it did: its success is told
+/// behind a barrier.
+pub async fn proved(world: &World) -> Outcome {
+    let before = barriers(world).await?;
+    let stubborn =
+        "BEGIN PERFORM pg_sleep(50); EXCEPTION WHEN query_canceled THEN CREATE TABLE stubborn (); END";
+    let script = format!(
+        "export TARGET='host={POOL} sslmode=verify-full'; cd /tmp; \
+         psql -XAt \"$TARGET\" -c 'DO $${stubborn}$$' >stubborn.said 2>&1 & asked=$!; \
+         until psql -XAtq \"$TARGET\" -c \"SELECT 'busy' FROM pg_stat_activity WHERE query LIKE 'DO %' \
+           AND state = 'active'\" | grep -q busy; do :; done; \
+         kill -INT $asked; wait $asked; cat stubborn.said; \
+         psql -XAtq \"$TARGET\" -c 'DROP TABLE stubborn'"
+    );
+    let said = client(world, &format!("timeout 60 bash -c {}", quoted(&script))).await?;
+    ensure(said.lines().any(|line| line == "DO"), || said.clone())?;
+    let after = barriers(world).await?;
+    ensure(after > before, || format!("{before} barriers became {after}"))
+}
+
+/// How many barriers the fronts have made.
+async fn barriers(world: &World) -> Outcome<f64> {
+    let mut sum = 0.0;
+    for pod in running(world).await? {
+        let Some(process) = part_of(&pod.uid().unwrap_or_default(), Part::First)?.into_iter().next() else {
+            return failed(format!("{} has no process", pod.name_any()));
+        };
+        let ask = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
+            names::HEALTH_PORT
+        );
+        let network = format!("--net=/proc/{process}/ns/net");
+        let told = call("nsenter", &[&network, "--", "bash", "-c", &ask], None).await?;
+        ensure(told.contains("pgpool_front_"), || format!("{}: {told}", pod.name_any()))?;
+        let figures = told.lines().filter(|line| line.starts_with("pgpool_front_barriers_total"));
+        sum += figures.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+    }
+    Ok(sum)
+}
+
+/// The fronts that are there, and don't go.
+async fn running(world: &World) -> Outcome<Vec<Pod>> {
+    let mut fronts = world.pods().list(&ListParams::default().labels(&selector("proxy"))).await?.items;
+    fronts.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+    Ok(fronts)
+}
+
+/// A front that is stopped serves what has begun for a while, ends what has nothing under way, tells both why, and what isn't done in
+/// time too. The other front serves all along.
+pub async fn drained(world: &World) -> Outcome {
+    let front = running(world).await?.into_iter().next();
+    let front = front.ok_or_else(|| Failure("there is no front".to_owned()))?;
+    let (name, address) = (front.name_any(), front.status.and_then(|status| status.pod_ip));
+    let address = address.unwrap_or_default();
+    open_at(world, &address, "resting", "SELECT 'ready';", "SELECT 1;").await?;
+    let begun = "BEGIN; INSERT INTO drained VALUES (1); SELECT 'ready';";
+    let busy = format!("CREATE TABLE drained (n int); {begun}");
+    open_at(world, &address, "busy", &busy, "SELECT pg_sleep(5); COMMIT; SELECT 'more';").await?;
+    open_at(world, &address, "stuck", begun, "COMMIT;").await?;
+    let stops = world.here(&["delete", "pod", &name, "--wait=false"]).await;
+    let_go(world, "busy").await?;
+    stops?;
+    let pod = format!("pod/{name}");
+    let gone = ["wait", "--for=delete", &pod, "--timeout=60s"];
+    let others = async {
+        loop {
+            if let Err(failure) = as_app(world, POOL, "SELECT 1").await {
+                break failure;
+            }
+        }
+    };
+    tokio::select! {
+        failure = others => return Err(failure),
+        gone = world.here(&gone) => drop(gone?),
+    }
+    for name in ["resting", "stuck"] {
+        let_go(world, name).await?;
+    }
+    for (name, hint) in
+        [("busy", "another one is there"), ("resting", "another one is there"), ("stuck", "COMMIT")]
+    {
+        let told = says(world, name, "this front is being shut down").await?;
+        ensure(told.contains(hint), || format!("{name}: {told}"))?;
+    }
+    let kept = as_app(world, POOL, "SELECT count(*) FROM drained").await?;
+    ensure(kept == "1", || format!("{kept} rows of one transaction that ended and one that did not"))?;
+    as_app(world, POOL, "DROP TABLE drained").await?;
+    world.whole(WHOLE).await?;
+    load::unharmed(world).await
+}
+
 /// For a shell.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

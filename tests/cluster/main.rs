@@ -207,6 +207,8 @@ fn changes() -> Vec<Step> {
         step("front::a_switchover_passes_unnoticed", |w| Box::pin(front::switchover_unnoticed(w))),
         step("front::the_promise_cannot_be_lowered", |w| Box::pin(front::promise_kept(w))),
         step("front::a_cancel_request_finds_its_session", |w| Box::pin(front::cancelled(w))),
+        step("front::a_success_after_a_cancel_is_proved", |w| Box::pin(front::proved(w))),
+        step("front::one_that_stops_lets_sessions_end", |w| Box::pin(front::drained(w))),
         step("changes::another_primary", |w| Box::pin(changes::switchover(w))),
         step("changes::an_evicted_primary_hands_over", |w| Box::pin(changes::evicted(w))),
         step("changes::a_fenced_node", |w| Box::pin(changes::fence(w))),
@@ -327,7 +329,7 @@ fn compatibility() -> Vec<Step> {
     ]
 }
 
-/// What a pool tells to people and to a Prometheus, which has to be on this machine. In no act yet.
+/// What a pool tells to people and to a Prometheus, which takes minutes to build. In no act.
 fn observation() -> Vec<Step> {
     vec![
         step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w))),
@@ -341,6 +343,8 @@ fn wishes() -> Vec<Step> {
         step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
         step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
         step("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
+        step("options::a_full_front_says_so", |w| Box::pin(options::full(w))),
+        step("options::a_login_that_nobody_serves_is_told_why", |w| Box::pin(options::unserved(w))),
         step("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
         step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
         step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),

@@ -26,9 +26,11 @@ use super::{load, monitoring};
 
 /// Namespace of the Prometheus.
 pub const SPACE: &str = "cluster-test-watch";
-/// Its pod; the program is this machine's own, in that pod's network.
+/// Its pod; the program runs on this machine, in that pod's network.
 const POD: &str = "prometheus";
 const PORT: u16 = 9090;
+/// Names the program.
+const PROGRAM: &str = "PGPOOL_PROMETHEUS";
 /// The chart's value that lets it in.
 const LET_IN: &str =
     r"metrics.from[0].namespaceSelector.matchLabels.kubernetes\.io/metadata\.name=cluster-test-watch";
@@ -284,6 +286,9 @@ struct Prometheus {
 impl Prometheus {
     /// In the network of a pod: it comes from where one in the cluster would.
     fn start(pod: &Pod) -> Outcome<Self> {
+        let Some(program) = std::env::var_os(PROGRAM) else {
+            return failed(format!("{PROGRAM} isn't set: `cargo xtask test cluster::observe` does it"));
+        };
         let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
         let address =
             address.ok_or_else(|| Failure("the pod of the Prometheus has no address".to_owned()))?;
@@ -299,7 +304,7 @@ impl Prometheus {
         )?;
         let log = File::create(place("log"))?;
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{inside}/ns/net")).args(["--", "prometheus"]);
+        command.arg(format!("--net=/proc/{inside}/ns/net")).arg("--").arg(program);
         command.arg(format!("--config.file={}", place("prometheus.json").display()));
         command.arg(format!("--storage.tsdb.path={}", place("data").display()));
         command.arg(format!("--web.listen-address=0.0.0.0:{PORT}"));

@@ -171,10 +171,7 @@ async fn by_kubernetes(world: &World) -> Outcome {
 async fn by_clients(world: &World) -> Outcome {
     world.apply(&client_pod(CLIENT, SPACE, None)).await?;
     here(world, &["wait", "--for=condition=Ready", "pod", CLIENT, "--timeout=60s"]).await?;
-    let secret = format!("secret/{}", names::user_secret(POOL, "report"));
-    let made = here(world, &["get", &secret, "-o", r"jsonpath={.data.password}"]).await?;
-    let authority = format!("secret/{}", names::ca_secret(POOL));
-    let trusted = here(world, &["get", &authority, "-o", r"jsonpath={.data.ca\.crt}"]).await?;
+    let (trusted, made) = (authority(world).await?, password(world).await?);
     let given = super::world::call("base64", &["-w0"], Some(PASSWORD)).await?;
     let read = names::read_service(POOL);
     for (user, password) in [("report", &made), ("Odd-Name", &given)] {
@@ -194,6 +191,18 @@ async fn by_clients(world: &World) -> Outcome {
         })?;
     }
     Ok(())
+}
+
+/// The pool's authority, in base64.
+async fn authority(world: &World) -> Outcome<String> {
+    let authority = format!("secret/{}", names::ca_secret(POOL));
+    here(world, &["get", &authority, "-o", r"jsonpath={.data.ca\.crt}"]).await
+}
+
+/// The password that was made up for `report`, in base64.
+async fn password(world: &World) -> Outcome<String> {
+    let secret = format!("secret/{}", names::user_secret(POOL, "report"));
+    here(world, &["get", &secret, "-o", r"jsonpath={.data.password}"]).await
 }
 
 /// Runs a script in the client's pod in which `psql` finds the pool by its environment.
@@ -263,6 +272,63 @@ pub async fn too_few(world: &World) -> Outcome {
     .await;
     thaw(&frozen);
     waits?;
+    here(world, &["wait", "--for=jsonpath={.status.phase}=Ready", "pgpool", POOL, "--timeout=120s"])
+        .await
+        .map(drop)
+}
+
+/// Whoever comes to a front that has as many sessions as it may is told so at once.
+pub async fn full(world: &World) -> Outcome {
+    let secrets = format!("{}\n{}\n", authority(world).await?, password(world).await?);
+    let front = format!("deployment/{}", names::proxy(POOL));
+    let allow = async |spec: Value| {
+        patched(world, &json!({"proxy": spec})).await?;
+        let wanted = spec["maxConnections"].to_string();
+        until("the Deployment to follow", WHOLE, || async {
+            let path = "jsonpath={.spec.template.spec.containers[0]}";
+            let now = here(world, &["get", &front, "-o", path]).await?;
+            let told = format!(r#""name":"PGPOOL_MAX_CONNECTIONS","value":"{wanted}""#);
+            ensure(now.contains(&told), || now.clone())
+        })
+        .await?;
+        here(world, &["rollout", "status", &front, "--timeout=100s"]).await.map(drop)
+    };
+    allow(json!({"maxConnections": 1, "maxConnectionsPerUser": null})).await?;
+    let asks = r#"psql -XAt -c 'SELECT session_user' -c '\! psql -XAt -c "SELECT 2" 2>&1'"#;
+    // The one before may not have given back its place, and the old front may still be asked.
+    let refused = "FATAL:  too many connections for the front of this pool";
+    let said = until("a full front", WHOLE, || async {
+        let said = log_in(POOL, "report", &secrets, asks).await?;
+        ensure(said.starts_with("report") && said.contains(refused), || said.clone())?;
+        Ok(said)
+    })
+    .await?;
+    ensure(said.contains("HINT") && said.contains("spec.proxy.maxConnections"), || said.clone())?;
+    allow(json!({"maxConnections": 50, "maxConnectionsPerUser": 1})).await
+}
+
+/// With no node that answers a login waits, and is told at last what is missing; one that comes before the end of that is served.
+pub async fn unserved(world: &World) -> Outcome {
+    let secrets = format!("{}\n{}\n", authority(world).await?, password(world).await?);
+    let mut frozen = Vec::new();
+    for index in 0..2 {
+        let pod = names::node_pod(POOL, index);
+        let uid = here(world, &["get", "pod", &pod, "-o", "jsonpath={.metadata.uid}"]).await;
+        frozen.extend(uid.and_then(|uid| freeze_pod(&uid)).unwrap_or_default());
+    }
+    let asks = "export PGCONNECT_TIMEOUT=60; psql -XAt -c 'SELECT 1' 2>&1";
+    let script = format!("bash -c {}; true", super::front::quoted(asks));
+    let refused = log_in(POOL, "report", &secrets, &script).await;
+    let served = log_in(POOL, "report", &secrets, asks);
+    let thawed = async {
+        tokio::time::sleep(NOTHING).await;
+        thaw(&frozen);
+    };
+    let (served, ()) = tokio::join!(served, thawed);
+    let refused = refused?;
+    println!("    {}", refused.lines().take(2).collect::<Vec<_>>().join(" "));
+    ensure(refused.contains("FATAL:  no primary") && refused.contains("HINT"), || refused.clone())?;
+    ensure(served?.lines().any(|line| line == "1"), || "a login that waited was not served".to_owned())?;
     here(world, &["wait", "--for=jsonpath={.status.phase}=Ready", "pgpool", POOL, "--timeout=120s"])
         .await
         .map(drop)

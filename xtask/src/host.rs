@@ -26,8 +26,8 @@ const PACKAGES: [&str; 13] = [
 /// What tests on the machine itself need besides: the workload's checker is tried against real servers.
 const TEST_PACKAGES: [&str; 2] = ["postgresql", "util-linux"];
 
-/// What reads metrics, and what tries its rules.
-const PROMETHEUS: [(&str, &str); 2] = [("prometheus", "prometheus"), ("promtool", "prometheus")];
+/// What tries the rules of a Prometheus.
+const PROMTOOL: [(&str, &str); 1] = [("promtool", "prometheus")];
 
 /// What counts system calls where the kernel lets nobody count them by events.
 const COUNTER_PACKAGES: [&str; 1] = ["strace"];
@@ -53,9 +53,9 @@ pub fn need_test_packages() -> Result<()> {
     need(&TEST_PACKAGES)
 }
 
-/// Installs Prometheus, with promtool, if it is missing.
-pub fn need_prometheus() -> Result<()> {
-    need_programs(&PROMETHEUS)
+/// Installs promtool if it is missing.
+pub fn need_promtool() -> Result<()> {
+    need_programs(&PROMTOOL)
 }
 
 /// Installs strace if it is missing.

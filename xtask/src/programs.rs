@@ -17,12 +17,16 @@ const CLUSTER: &str = "xtask/go";
 /// The Go module of the checker of histories: one of its own, since each change of a module's requirements builds all of
 /// its programs anew.
 const CHECKER: &str = "xtask/linearizable";
+/// The Go module of Prometheus, which takes minutes to build and which one step of the cluster test needs.
+const WATCHER: &str = "xtask/prometheus";
 
 /// One program: its name, and the Go package of a module that it is built from.
 struct Program {
     name: &'static str,
     module: &'static str,
     package: &'static str,
+    /// Build tags, separated by commas.
+    tags: &'static str,
 }
 
 /// All of them. Packages beginning with `./` are ours; the others are built as they are.
@@ -35,14 +39,22 @@ const PROGRAMS: [Program; 9] = [
     of_the_cluster("pause", "./pause"),
     of_the_cluster("local-path-provisioner", "github.com/rancher/local-path-provisioner"),
     of_the_cluster("helm", "helm.sh/helm/v3/cmd/helm"),
-    Program { name: LINEARIZABLE, module: CHECKER, package: "./" },
+    Program { name: LINEARIZABLE, module: CHECKER, package: "./", tags: "" },
 ];
+
+/// Distributions' packages may know no pods. Of all that finds targets, only what finds pods.
+const PROMETHEUS: Program = Program {
+    name: "prometheus",
+    module: WATCHER,
+    package: "github.com/prometheus/prometheus/cmd/prometheus",
+    tags: "remove_all_sd,enable_kubernetes_sd",
+};
 
 /// The checker of histories.
 pub const LINEARIZABLE: &str = "linearizable";
 
 const fn of_the_cluster(name: &'static str, package: &'static str) -> Program {
-    Program { name, module: CLUSTER, package }
+    Program { name, module: CLUSTER, package, tags: "" }
 }
 
 /// The programs, ready to run.
@@ -53,18 +65,8 @@ pub struct Programs {
 impl Programs {
     /// Builds what is not in the cache.
     pub fn build() -> Result<Self> {
-        let bin = paths::cache("bin")?;
-        let _lock = paths::lock(&bin)?;
-        let mut ready = Vec::new();
-        for program in &PROGRAMS {
-            let sources = paths::checkout().join(program.module);
-            let path = bin.join(format!("{}-{}", program.name, key(&sources, program)?));
-            if !path.exists() {
-                host::need_go()?;
-                step(&format!("build {}", program.name), || go_build(&sources, program, &path))?;
-            }
-            ready.push((program.name, path));
-        }
+        let ready = PROGRAMS.iter().map(|program| Ok((program.name, built(program)?)));
+        let ready = ready.collect::<Result<_>>()?;
         Ok(Self { ready })
     }
 
@@ -80,6 +82,24 @@ impl Programs {
     pub fn all(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         self.ready.iter().map(|(name, path)| (*name, path.as_path()))
     }
+}
+
+/// Prometheus, ready to run: the file.
+pub fn prometheus() -> Result<PathBuf> {
+    built(&PROMETHEUS)
+}
+
+/// Builds a program if it is not in the cache; gives its file.
+fn built(program: &Program) -> Result<PathBuf> {
+    let bin = paths::cache("bin")?;
+    let _lock = paths::lock(&bin)?;
+    let sources = paths::checkout().join(program.module);
+    let path = bin.join(format!("{}-{}", program.name, key(&sources, program)?));
+    if !path.exists() {
+        host::need_go()?;
+        step(&format!("build {}", program.name), || go_build(&sources, program, &path))?;
+    }
+    Ok(path)
 }
 
 /// Without a version the parts call themselves v0.0.0-master, and charts with `kubeVersion` refuse them; helm
@@ -99,6 +119,7 @@ fn key(sources: &Path, program: &Program) -> Result<String> {
     let mut hasher = Hasher::default()
         .part(std::env::consts::ARCH)
         .part(program.package)
+        .part(program.tags)
         .part(link_flags(program))
         .file(&sources.join("go.mod"))?
         .file(&sources.join("go.sum"))?;
@@ -126,7 +147,8 @@ pub fn go_test() -> [Command; 2] {
 fn go_build(sources: &Path, program: &Program, path: &Path) -> Result<()> {
     let fresh = path.with_extension("new");
     // Without cgo the programs are static: they run on any base, and in images without one.
-    let mut go = run::command("go", ["build", "-trimpath", "-buildvcs=false", "-ldflags"]);
+    let mut go =
+        run::command("go", ["build", "-trimpath", "-buildvcs=false", "-tags", program.tags, "-ldflags"]);
     go.arg(link_flags(program)).arg("-o").arg(&fresh).arg(program.package);
     run::captured(go.current_dir(sources).env("CGO_ENABLED", "0"))?;
     fs::rename(&fresh, path).on("rename to", path)

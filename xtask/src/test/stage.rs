@@ -9,10 +9,9 @@ use crate::cargo::Profile;
 use crate::cluster::{self, Cluster, Shape, TOLERATION};
 use crate::drivers;
 use crate::error::Result;
-use crate::host;
 use crate::images::{self, Form, Image};
 use crate::interrupt;
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::progress::{say, step};
 
 /// The cluster of the tests, and of all of them that are chosen by name.
@@ -25,8 +24,8 @@ const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
 /// The step of the cluster test that needs drivers from the registries.
 const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
 
-/// The step that needs a Prometheus on this machine.
-const OBSERVE: &str = "observe::a_prometheus_reads_the_pool";
+/// The step that needs a Prometheus.
+pub const OBSERVE: &str = "observe::a_prometheus_reads_the_pool";
 
 /// Tests to run one after the other on a cluster.
 pub struct Play {
@@ -50,19 +49,27 @@ pub struct Part {
     pub label: String,
 }
 
+impl Part {
+    /// Whether a step is among what is named. No act has those that are asked for here.
+    pub fn wants(&self, step: &str) -> bool {
+        self.name == Name::Cluster && self.words.iter().any(|word| step.contains(word.as_str()))
+    }
+}
+
 /// Runs parts on fresh clusters, which go afterwards whatever happened.
 pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
     let plays = plays(chosen);
     if plays.is_empty() {
         return Vec::new();
     }
+    let wanted = |step| plays.iter().flat_map(|play| &play.parts).any(|part| part.wants(step));
     let ready = [FIRST, SECOND].into_iter().try_for_each(remove).and_then(|()| {
         thread::scope(|scope| {
-            if wants(chosen, DRIVERS) {
+            if wanted(DRIVERS) {
                 scope.spawn(drivers::fetch);
             }
-            if wants(chosen, OBSERVE) {
-                host::need_prometheus()?;
+            if wanted(OBSERVE) {
+                programs::prometheus()?;
             }
             images()
         })
@@ -98,12 +105,6 @@ pub fn alone(play: &Play, keep: bool) -> Tally {
         }
     };
     results.into_iter().fold(Tally::default(), |sum, (_, tally)| sum + tally)
-}
-
-/// Whether a step is among what is named that needs what can't be fetched from within a cluster's network. No act has it.
-fn wants(chosen: &[Chosen], step: &str) -> bool {
-    let cluster = chosen.iter().filter(|chosen| chosen.part == Name::Cluster);
-    cluster.into_iter().any(|chosen| chosen.filters.iter().any(|filter| step.contains(filter.as_str())))
 }
 
 /// Who plays where.
@@ -231,13 +232,15 @@ mod tests {
     }
 
     #[test]
-    fn what_a_step_needs_is_fetched_for_who_asks_for_it() {
-        assert!(!wants(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])], DRIVERS));
-        assert!(wants(&[chosen(Name::Cluster, &["fence", "clients"])], DRIVERS));
-        assert!(!wants(&[chosen(Name::Cluster, &["fence", "clients::psql"])], DRIVERS));
-        assert!(!wants(&[chosen(Name::Api, &[])], DRIVERS));
-        assert!(wants(&[chosen(Name::Cluster, &["observe"])], OBSERVE));
-        assert!(!wants(&[chosen(Name::Cluster, &["clients"])], OBSERVE));
+    fn what_a_step_needs_is_made_for_who_asks_for_it() {
+        let wants = |part, filters: &[&str], step| {
+            plays(&[chosen(part, filters)]).iter().flat_map(|play| &play.parts).any(|part| part.wants(step))
+        };
+        assert!(!wants(Name::Api, &[], DRIVERS) && !wants(Name::Cluster, &[], DRIVERS));
+        assert!(wants(Name::Cluster, &["fence", "clients"], DRIVERS));
+        assert!(!wants(Name::Cluster, &["fence", "clients::psql"], DRIVERS));
+        assert!(wants(Name::Cluster, &["observe"], OBSERVE));
+        assert!(!wants(Name::Cluster, &["clients"], OBSERVE) && !wants(Name::Cluster, &[], OBSERVE));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::thread;
 use rustix::process::Pid;
 
 use super::Name;
-use super::stage::Part;
+use super::stage::{OBSERVE, Part};
 use super::tally::Tally;
 use super::wish::Chosen;
 use crate::cargo::{self, SELECTION};
@@ -64,6 +64,9 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
     test.env("PGPOOL_AUDIT", cluster.audit_log()).env("PGPOOL_DISKS", cluster.disks());
     test.env("PGPOOL_LINEARIZABLE", Programs::build()?.path(LINEARIZABLE)?);
+    if part.wants(OBSERVE) {
+        test.env("PGPOOL_PROMETHEUS", programs::prometheus()?);
+    }
     counted(&mut test, &part.label)
 }
 
@@ -166,7 +169,7 @@ fn helm() -> Result<Tally> {
 
 /// The chart's alerts: Prometheus reads them, and they fire when they should.
 fn alerts() -> Result<Tally> {
-    host::need_prometheus()?;
+    host::need_promtool()?;
     let [rules, tests] = RULES;
     let promtool = |args: &[&str]| one(run::command("promtool", args).current_dir(paths::checkout()));
     Ok(promtool(&["check", "rules", rules])? + promtool(&["test", "rules", tests])?)
