@@ -121,10 +121,12 @@ impl World {
         Some(Ballot { epoch: n.view.epoch, copy: n.copy, standing, timeline, lsn })
     }
 
-    /// A standby that was stopped to vote is one that would be started again.
+    /// A standby that was stopped to vote is one that would be started again. Whoever the record names says that it is stopped, also
+    /// before it has ever been promoted.
     pub fn may_vote(&self, s: &State, i: usize) -> bool {
         let n = &s.nodes[i];
-        n.running || n.primary || self.join(s, i, &views::record(&n.view)) == Join::Proved
+        let office = usize::from(n.view.primary) == i;
+        n.running || office || self.join(s, i, &views::record(&n.view)) == Join::Proved
     }
 
     pub fn choice(&self, s: &State, i: usize, mask: u8, patience: usize) -> Option<Rec> {
