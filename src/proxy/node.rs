@@ -107,7 +107,11 @@ async fn be_greeted<S: AsyncRead + Unpin>(node: &mut S) -> Result<Greeting, Node
         match message.tag {
             b'S' | b'N' => greeting.said.extend(message.bytes()),
             b'K' => greeting.key = message.body.try_into().map_err(|_| NodeError::Unknown)?,
-            b'Z' if message.body == b"I" => return Ok(greeting),
+            b'Z' if message.body == b"I" => {
+                // It is kept as long as the session.
+                greeting.said.shrink_to_fit();
+                return Ok(greeting);
+            }
             b'E' => return Err(NodeError::Refused(message)),
             _ => break,
         }

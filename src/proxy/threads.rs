@@ -68,6 +68,8 @@ impl Threads {
             return;
         };
         let counted = Counted::among(&thread.sessions);
+        // A block keeps room for what it has captured beside that for what it awaits: here for a pointer twice.
+        let session = Box::pin(session);
         let session = async move {
             session.await;
             drop(counted);

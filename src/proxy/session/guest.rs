@@ -64,7 +64,7 @@ type Admission = (Place, Credentials, Landing);
 
 impl Guest {
     /// Lets the client in, unless the front is shut down before.
-    pub async fn come_in(mut self: Box<Self>) -> Result<Option<Running>, LoginError> {
+    pub async fn come_in(mut self: Box<Self>) -> Result<Option<Box<Running>>, LoginError> {
         let front = Arc::clone(&self.front);
         let done = tokio::select! {
             done = self.log_in() => Some(done),

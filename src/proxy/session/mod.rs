@@ -59,7 +59,8 @@ pub async fn serve(
     arriving: OwnedSemaphorePermit,
 ) {
     let came = clock::now();
-    let begun = begin(&front, kind, client, from).await;
+    // A future has room for its largest part as long as it lives: an idle session has none for a login.
+    let begun = Box::pin(begin(&front, kind, client, from)).await;
     drop(arriving);
     if let Ok(Some(_)) = &begun {
         front.hub.metrics.logged_in(kind, clock::now().since(came));
@@ -81,7 +82,7 @@ async fn begin(
     kind: Kind,
     client: net::TcpStream,
     from: SocketAddr,
-) -> Result<Option<running::Running>, LoginError> {
+) -> Result<Option<Box<running::Running>>, LoginError> {
     let client = TcpStream::from_std(client)?;
     prepare(&client)?;
     let deadline = Instant::now() + front.limits.login;
@@ -99,7 +100,7 @@ async fn begin(
         Arrival::Session(client, startup) => {
             let (front, binding) = (Arc::clone(front), served.binding);
             let guest = Guest { front, kind, from, client: *client, startup, binding, deadline };
-            Box::pin(Box::new(guest).come_in()).await
+            Box::new(guest).come_in().await
         }
     }
 }
@@ -142,4 +143,22 @@ pub async fn dial(front: &Front, index: u8) -> Result<node::Secure, NodeError> {
         }
     }
     Err(last.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of what is kept of a session from its arrival to its end.
+    fn room<F>(
+        _: impl FnOnce(Arc<Front>, Kind, net::TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_has_no_room_for_what_is_rare() {
+        let room = room(serve);
+        assert!(room <= 2048, "{room} bytes");
+    }
 }

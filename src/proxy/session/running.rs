@@ -41,7 +41,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Time for a node that is left to hear of it.
 const PARTING: Duration = Duration::from_millis(200);
 
-/// A session.
+/// A session. Boxed, since each future through which it passed as a value would keep room for it.
 pub struct Running {
     guest: Box<Guest>,
     place: Place,
@@ -75,17 +75,18 @@ impl Running {
         place: Place,
         credentials: Credentials,
         landing: Landing,
-    ) -> Result<Self, LoginError> {
+    ) -> Result<Box<Self>, LoginError> {
         let Landing { mut seat, node, greeting: Greeting { said: told, key: theirs } } = landing;
         let key = guest.front.keys.register(guest.kind, seat.index, theirs);
         timeout(FAREWELL, login::admit(&mut guest.client, &told, &key.key)).await.map_err(late)??;
         seat.count(false);
         let flow = Flow::new(key.cancels.clone());
-        Ok(Self { guest, place, credentials, seat, node, key, theirs, broken_off: false, told, flow })
+        let broken_off = false;
+        Ok(Box::new(Self { guest, place, credentials, seat, node, key, theirs, broken_off, told, flow }))
     }
 
     /// Runs until it is over.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         let (end, why) = loop {
             match self.pass().await {
                 // These are rare: an idle session has no room for them.
@@ -250,8 +251,8 @@ impl Running {
         timeout(PARTING, parting).await.ok();
     }
 
-    async fn end(self, end: &End, why: Option<Refusal>) {
-        let Self { mut guest, place, seat, mut node, flow, theirs, mut broken_off, .. } = self;
+    async fn end(self: Box<Self>, end: &End, why: Option<Refusal>) {
+        let Self { mut guest, place, seat, mut node, flow, theirs, mut broken_off, .. } = *self;
         tracing::debug!(node = seat.index, route = guest.kind.name(), ?end, ?why, "a session ended");
         if matches!(end, End::NodeLost) {
             guest.front.hub.metrics.dropped(guest.kind, seat.index);
