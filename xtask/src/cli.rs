@@ -9,6 +9,7 @@ use crate::cluster::TOLERATION;
 use crate::cluster::etcd::Backup;
 use crate::cluster::faults::Fault;
 use crate::regress;
+use crate::sbom;
 use crate::test;
 
 /// The project's own commands
@@ -77,6 +78,10 @@ pub enum Command {
         #[arg(long)]
         full: bool,
     },
+    /// Check what comes in as a dependency: advisories, bans, licences, sources. Needs cargo-deny; the last line sums up
+    Audit,
+    /// Write what the operator's image is made of, as a CycloneDX document
+    Sbom(sbom::Options),
     /// Feed the front with bytes that nobody thought of; needs a nightly compiler. The last line sums up
     Fuzz {
         /// Targets; all when none is named
@@ -248,6 +253,12 @@ mod tests {
         };
         assert_eq!((wishes.len(), wishes[1].filter.as_str(), keep), (2, "scale", true));
         assert!(Cli::try_parse_from(["xtask", "test", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn what_is_shipped_is_checked_and_listed() {
+        assert!(matches!(parse("audit"), Command::Audit));
+        assert!(matches!(parse("sbom --out /t"), Command::Sbom(_)));
     }
 
     #[test]

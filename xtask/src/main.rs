@@ -1,5 +1,6 @@
 //! The project’s own commands: `cargo xtask --help`.
 
+mod audit;
 mod bench;
 mod cargo;
 mod cgroups;
@@ -21,6 +22,7 @@ mod programs;
 mod progress;
 mod regress;
 mod run;
+mod sbom;
 mod test;
 
 use std::process::ExitCode;
@@ -68,6 +70,8 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Bench(BenchCommand::Front(options)) => bench::front(&options)?,
         Command::Bench(BenchCommand::Operator(options)) => bench::operator(&options)?,
         Command::Model { full } => model::run(full)?,
+        Command::Audit => audit::run()?,
+        Command::Sbom(options) => sbom::run(&options)?,
         Command::Fuzz { targets, minutes } => {
             return Ok(if fuzz::run(&targets, minutes)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

@@ -92,7 +92,8 @@ pub const CLUSTER: [Recipe; 7] = [
     },
 ];
 
-const OPERATOR: Recipe = Recipe {
+/// See [`super::parts_of_the_operator`].
+pub const OPERATOR: Recipe = Recipe {
     name: "pgpool-operator",
     root: Some(BASE),
     program: Some((From::Cargo, "pgpool-operator", "/usr/local/bin/pgpool-operator")),
@@ -119,6 +120,12 @@ pub const NEXT: Recipe = Recipe { tag: "next", mark: Some("the next release"), .
 pub const PEERS: Recipe = Recipe { name: "poolers", root: Some(POOLERS), ..PLAIN };
 
 impl Recipe {
+    /// The root file system, the program by its name, and its place, where there are both.
+    pub fn parts(&self) -> Option<(Root, &'static str, &'static str)> {
+        let (_, program, place) = self.program.as_ref()?;
+        Some((self.root?, *program, *place))
+    }
+
     /// Builds an image that needs no Rust program.
     pub fn build(&self, dir: &Path, programs: &Programs) -> Result<Image> {
         self.build_from(dir, programs, &[], Form::Whole)

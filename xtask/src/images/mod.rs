@@ -11,7 +11,7 @@ mod store;
 use std::path::PathBuf;
 
 use crate::cargo::Profile;
-use crate::error::Result;
+use crate::error::{Result, refused};
 use crate::programs::Programs;
 use crate::progress::{say, step};
 use crate::{cargo, host, paths};
@@ -46,6 +46,26 @@ pub fn of_the_checkout(programs: &Programs, form: Form, profile: Profile) -> Res
     let dir = paths::cache("images")?;
     let _lock = paths::lock(&dir)?;
     build::CHECKOUT.iter().map(|recipe| recipe.build_from(&dir, programs, &built, form)).collect()
+}
+
+/// What the operator's image is made of.
+pub struct Parts {
+    /// The Debian release of its root file system.
+    pub suite: &'static str,
+    /// What dpkg says of the packages in there; `None` while the image wasn't built here.
+    pub status: Option<String>,
+    /// The name of its program.
+    pub program: &'static str,
+    /// Where the program lies.
+    pub place: &'static str,
+}
+
+/// Looks at the operator's image, and builds nothing.
+pub fn parts_of_the_operator() -> Result<Parts> {
+    let Some((root, program, place)) = build::OPERATOR.parts() else {
+        return refused("the operator's image lacks a root file system or a program");
+    };
+    Ok(Parts { suite: root.suite, status: root.dpkg_status()?, program, place })
 }
 
 /// The operator's image once more, under another tag: what an upgrade of the operator changes in the pods.

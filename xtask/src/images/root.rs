@@ -1,7 +1,10 @@
 //! Root file systems of Debian images, made by mmdebstrap and kept as one layer each.
 
 use std::fs;
-use std::path::Path;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use tar::Archive;
 
 use super::oci::{Content, Layer};
 use crate::error::{OnFile, Result, refused};
@@ -19,6 +22,9 @@ const LEFT_OUT: [&str; 5] = [
 ];
 /// Debian creates a database when it installs PostgreSQL; an image must not carry one.
 const NO_DATABASE: &str = r#"rm -rf "$1"/var/lib/postgresql/*/main "$1"/etc/postgresql/*/main"#;
+
+/// Where dpkg keeps what it knows of the packages in a root.
+const STATUS: &str = "var/lib/dpkg/status";
 
 /// What a root file system is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +54,7 @@ impl Root {
     pub fn layer(&self) -> Result<Layer> {
         let dir = paths::cache("roots")?;
         let _lock = paths::lock(&dir)?;
-        let tar = dir.join(format!("{}-{}.tar", self.name, self.key()));
+        let tar = self.tar(&dir);
         let sum = tar.with_extension("sha256");
         if !sum.exists() {
             step(&format!("file system {} ({} {})", self.name, self.suite, self.packages.join(" ")), || {
@@ -64,6 +70,16 @@ impl Root {
         Ok(Layer { digest, size, content: Content::File(tar) })
     }
 
+    /// What dpkg says of the packages in it; `None` while the layer isn't in the cache.
+    pub fn dpkg_status(&self) -> Result<Option<String>> {
+        let tar = self.tar(&paths::cache("roots")?);
+        if tar.with_extension("sha256").exists() { text_in(&tar, STATUS) } else { Ok(None) }
+    }
+
+    fn tar(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}-{}.tar", self.name, self.key()))
+    }
+
     fn make(&self, tar: &Path) -> Result<()> {
         let fresh = tar.with_extension("new.tar");
         let mut make = run::command("mmdebstrap", self.options());
@@ -72,6 +88,20 @@ impl Root {
         run::captured(make.env("SOURCE_DATE_EPOCH", "1735689600").env("LC_ALL", "C"))?;
         fs::rename(&fresh, tar).on("rename to", tar)
     }
+}
+
+/// A text file out of a tar; `None` when there is none.
+fn text_in(tar: &Path, name: &str) -> Result<Option<String>> {
+    let mut archive = Archive::new(fs::File::open(tar).on("open", tar)?);
+    for entry in archive.entries_with_seek().on("read", tar)? {
+        let mut entry = entry.on("read", tar)?;
+        if entry.path().on("read", tar)?.ends_with(name) {
+            let mut text = String::new();
+            entry.read_to_string(&mut text).on("read", tar)?;
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
 }
 
 fn parse(text: &str) -> Option<(String, u64)> {
@@ -100,6 +130,21 @@ mod tests {
     fn the_mirror_is_never_the_one_for_security_updates() {
         assert_eq!(choose("http://a/debian-security\nhttp://a/debian\n"), Some("http://a/debian"));
         assert_eq!(choose("\n"), None);
+    }
+
+    #[test]
+    fn the_list_of_packages_is_read_out_of_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("root.tar");
+        let mut builder = tar::Builder::new(fs::File::create(&file).unwrap());
+        for (name, text) in [("./var/lib/dpkg/status-old", "old"), ("./var/lib/dpkg/status", "new")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+        builder.into_inner().unwrap();
+        assert_eq!(text_in(&file, STATUS).unwrap().as_deref(), Some("new"));
+        assert_eq!(text_in(&file, "etc/nothing").unwrap(), None);
     }
 
     #[test]
