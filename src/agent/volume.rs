@@ -46,7 +46,7 @@ pub(super) const CONF: &str = "conf";
 #[derive(Debug)]
 pub struct Volume {
     root: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
@@ -123,6 +123,19 @@ pub fn holds_copy_of(root: &Path, pool_uid: &str) -> bool {
     file.is_some_and(|file| file.pool_uid == pool_uid)
 }
 
+/// The lock of a volume. It is given back by name: a child that another thread has forked, and that runs nothing yet, has its
+/// descriptor too, and a lock lasts as long as any of them (Linux, flock(2)).
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the volume's lock lasts until its file is closed");
+        }
+    }
+}
+
 impl Volume {
     /// Takes the volume; refused while another process holds it.
     pub fn open(root: &Path) -> Result<Self, VolumeError> {
@@ -134,7 +147,7 @@ impl Volume {
             .open(&path)
             .map_err(file_error(&path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| VolumeError::InUse(path))?;
-        let volume = Self { root: root.to_owned(), _lock: lock };
+        let volume = Self { root: root.to_owned(), _lock: Lock(lock) };
         let conf = volume.conf();
         fs::create_dir_all(&conf).map_err(file_error(&conf))?;
         volume.keep_spare();

@@ -156,6 +156,9 @@ fn used(stage: &Stage<'_>, way: Way) -> Result<f64> {
     stage.processes(way)?.map_or(Ok(0.0), |processes| processes.cpu())
 }
 
+/// Idle sessions of a peer: what one adds doesn't hang on how many there are, and PgBouncer takes seconds for each.
+const PEER_SESSIONS: u32 = 100;
+
 fn memory(stage: &mut Stage<'_>, sessions: u32) -> Result<()> {
     let mut all = Vec::new();
     for (way, tls) in BETWEEN.iter().flat_map(|way| [(*way, true), (*way, false)]) {
@@ -163,10 +166,11 @@ fn memory(stage: &mut Stage<'_>, sessions: u32) -> Result<()> {
         if way == Way::Front && !tls {
             continue;
         }
+        let sessions = if way == Way::Front { sessions } else { sessions.min(PEER_SESSIONS) };
         let side = if tls { "with" } else { "without" };
         let name = format!("{sessions} idle sessions of {}, {side} TLS", way.name());
         match step(&name, || idle::idle(stage, way, tls, sessions)) {
-            Ok(idle) => all.extend(idle.inspect(|idle| say(report::one_memory(sessions, idle)))),
+            Ok(idle) => all.extend(idle.inspect(|idle| say(report::one_memory(idle)))),
             // What a peer can't hold is no reason to lose the others' figures.
             Err(e) if way != Way::Front => {
                 interrupt::check()?;
@@ -175,7 +179,7 @@ fn memory(stage: &mut Stage<'_>, sessions: u32) -> Result<()> {
             Err(e) => return Err(e),
         }
     }
-    print(report::memory(sessions, &all));
-    print(report::memory_json(sessions, &all).to_string());
+    print(report::memory(&all));
+    print(report::memory_json(&all).to_string());
     Ok(())
 }

@@ -177,17 +177,17 @@ pub fn calls_json(counter: Counter, all: &[Calls]) -> Value {
 }
 
 /// The table of the memory.
-pub fn memory(sessions: u32, all: &[Idle]) -> String {
+pub fn memory(all: &[Idle]) -> String {
     let heads = ["before, PSS", "with, PSS", "before, RSS", "with, RSS", "a session adds", "all : sessions"];
-    let mut text = format!("\nMemory of {sessions} idle sessions, KiB\n  {:<30}", "");
+    let mut text = format!("\nMemory of idle sessions, KiB\n  {:<36}", "");
     for head in heads {
         let _ = write!(text, " {head:>16}");
     }
     for idle in all {
         let side = if idle.tls { "TLS on both sides" } else { "TLS to the node" };
-        let name = format!("{}, {side}", idle.way.name());
+        let name = format!("{} of {}, {side}", idle.sessions, idle.way.name());
         let whole = [idle.before.pss, idle.with.pss, idle.before.rss, idle.with.rss];
-        let _ = write!(text, "\n  {name:<30}");
+        let _ = write!(text, "\n  {name:<36}");
         for value in whole {
             let _ = write!(text, " {value:>16.0}");
         }
@@ -197,21 +197,21 @@ pub fn memory(sessions: u32, all: &[Idle]) -> String {
 }
 
 /// What a way's sessions add, as soon as it is known.
-pub fn one_memory(sessions: u32, idle: &Idle) -> String {
-    format!("  {:.2} KiB for each of {sessions} sessions of {}", idle.added(), idle.way.name())
+pub fn one_memory(idle: &Idle) -> String {
+    format!("  {:.2} KiB for each of {} sessions of {}", idle.added(), idle.sessions, idle.way.name())
 }
 
 /// The same for programs.
-pub fn memory_json(sessions: u32, all: &[Idle]) -> Value {
+pub fn memory_json(all: &[Idle]) -> Value {
     let each: Vec<Value> = all
         .iter()
         .map(|idle| {
-            json!({ "way": idle.way.name(), "clientTls": idle.tls, "beforePssKib": idle.before.pss,
+            json!({ "way": idle.way.name(), "sessions": idle.sessions, "clientTls": idle.tls, "beforePssKib": idle.before.pss,
                 "withPssKib": idle.with.pss, "beforeRssKib": idle.before.rss, "withRssKib": idle.with.rss,
                 "addedKib": thousandths(idle.added()), "wholeKib": thousandths(idle.whole()) })
         })
         .collect();
-    json!({ "bench": "front-memory", "sessions": sessions, "ways": each })
+    json!({ "bench": "front-memory", "ways": each })
 }
 
 #[cfg(test)]
@@ -261,7 +261,7 @@ mod tests {
         let at = |pss| Memory { pss, rss: pss };
         let idle =
             Idle { way: Way::PgBouncer, tls: false, before: at(1000.0), with: at(4000.0), sessions: 1000 };
-        assert!(memory(1000, &[idle]).contains("TLS to the node"));
-        assert_eq!(memory_json(1000, &[idle])["ways"][0]["addedKib"], 3.0);
+        assert!(memory(&[idle]).contains("1000 of PgBouncer, TLS to the node"));
+        assert_eq!(memory_json(&[idle])["ways"][0]["addedKib"], 3.0);
     }
 }
