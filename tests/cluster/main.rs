@@ -114,16 +114,17 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain(recovery)
             .chain(failover)
             // What is observed is observed of a pool under load, which the judgement ends.
-            .chain([mistakes(), observation(), judgement(), compatibility(), others(), wishes()])
+            .chain([mistakes(), logs(), observation(), judgement(), compatibility(), others(), wishes()])
             .chain([rights(), restored(), ending()])
             .collect(),
         Some("recovery") => {
-            quiet.into_iter().chain(recovery).chain([judgement(), others(), ending()]).collect()
+            let then = [mistakes(), judgement(), others(), rights(), ending()];
+            quiet.into_iter().chain(recovery).chain(then).collect()
         }
         Some("failover") => [beginning(), shown(), loaded()]
             .into_iter()
             .chain(failover)
-            .chain([judgement(), wishes()])
+            .chain([logs(), judgement(), wishes()])
             .collect(),
         Some("chaos") => {
             let judgement = judgement().into_iter().map(|step| Step { limit: JUDGEMENT_LIMIT, ..step });
@@ -295,7 +296,7 @@ fn others() -> Vec<Step> {
     ]
 }
 
-/// What people write by mistake or by malice. In no act yet.
+/// What people write by mistake or by malice.
 fn mistakes() -> Vec<Step> {
     vec![
         step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
@@ -304,7 +305,7 @@ fn mistakes() -> Vec<Step> {
     ]
 }
 
-/// What the API server has seen of it all; says something only behind all other steps. In no act yet.
+/// What the API server has seen of it all; says something only behind all other steps of the act.
 fn rights() -> Vec<Step> {
     vec![step("rights::are_those_that_are_used", |w| Box::pin(rights::as_needed(w)))]
 }
@@ -329,12 +330,14 @@ fn compatibility() -> Vec<Step> {
     ]
 }
 
+/// What is told to whoever collects logs.
+fn logs() -> Vec<Step> {
+    vec![step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w)))]
+}
+
 /// What a pool tells to people and to a Prometheus, which takes minutes to build. In no act.
 fn observation() -> Vec<Step> {
-    vec![
-        step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w))),
-        step("observe::a_prometheus_reads_the_pool", |w| Box::pin(observe::read(w))),
-    ]
+    vec![step("observe::a_prometheus_reads_the_pool", |w| Box::pin(observe::read(w)))]
 }
 
 /// A pool with every wish.

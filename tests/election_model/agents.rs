@@ -107,7 +107,8 @@ impl World {
             (true, true) if office && !n.view.stopped => Standing::InOffice,
             // One that gives no session is stopped to vote.
             (_, false) if !office => Standing::Standby,
-            (false, _) if office => Standing::Stopped,
+            // Also one that runs as a standby, chosen and deposed again before it took office.
+            (false, _) | (_, false) if office => Standing::Stopped,
             _ => return None,
         };
         let fenced = n.upstream.is_none() || !self.rules.has(Rule::VoteFenced);
