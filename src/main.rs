@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pgpool_operator::names::{LOG_FORMAT, LogFormat};
 use pgpool_operator::{agent, archive, controller, crds, proxy, recover, telemetry};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Builder;
 
 /// Keeps a pool of PostgreSQL nodes that always hold identical data.
@@ -58,9 +59,18 @@ async fn run(part: Part, log_format: LogFormat) -> Result<ExitCode, Box<dyn std:
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the process knows stays in it: it is never written into a core dump, and no other process of its user may look into it
+/// (prctl(2), `PR_SET_DUMPABLE`). Programs that it starts are as usual.
+fn keep_to_itself() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a core dump of this process would hold its secrets");
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::logs::start(cli.log_format);
+    keep_to_itself();
     let mut builder = match cli.part {
         // It starts a thread for each core itself.
         Part::Proxy(_) => Builder::new_current_thread(),

@@ -34,6 +34,7 @@ mod recoveries;
 mod removal;
 mod requests;
 mod rights;
+mod secrets;
 mod sessions;
 mod strangers;
 mod volumes;
@@ -330,9 +331,12 @@ fn compatibility() -> Vec<Step> {
     ]
 }
 
-/// What is told to whoever collects logs.
+/// What is told to whoever collects logs, and what nobody is told.
 fn logs() -> Vec<Step> {
-    vec![step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w)))]
+    vec![
+        step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w))),
+        step("secrets::stand_nowhere_else", |w| Box::pin(secrets::nowhere_else(w))),
+    ]
 }
 
 /// What a pool tells to people and to a Prometheus, which takes minutes to build. In no act.

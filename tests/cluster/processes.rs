@@ -18,8 +18,17 @@ fn parent(pid: i32) -> Option<i32> {
     read(pid, "stat").rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn is_agent(pid: i32) -> bool {
+/// Whether it is our own program: the agent of a node, a front, the operator.
+pub fn is_ours(pid: i32) -> bool {
     read(pid, "comm").starts_with("pgpool-operator")
+}
+
+/// The user that a process runs as.
+pub fn user_of(pid: i32) -> Outcome<u32> {
+    let status = read(pid, "status");
+    let user =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+    user.ok_or_else(|| Failure(format!("process {pid} has no user: {status}")))
 }
 
 /// Whether a process is PID 1 in the innermost of its namespaces (proc(5), `NSpid`).
@@ -68,7 +77,7 @@ pub fn part_of(uid: &str, part: Part) -> Outcome<Vec<i32>> {
         Part::All => true,
         Part::First => is_first(*pid),
         Part::Postgres => is_postgres(*pid),
-        Part::Postmaster => is_postgres(*pid) && parent(*pid).is_some_and(is_agent),
+        Part::Postmaster => is_postgres(*pid) && parent(*pid).is_some_and(is_ours),
     };
     Ok(of_pod(uid)?.into_iter().filter(belongs).collect())
 }
