@@ -128,6 +128,9 @@ pub struct NodeReport {
     /// was put back.
     #[serde(default)]
     pub seen: i64,
+    /// Whether it has refused the record as one that was put back, and still does.
+    #[serde(default)]
+    pub put_back: bool,
     /// What its Postgres is.
     pub role: Role,
     /// True while clients are let in (pg_hba open, R6; a standby also holds a read lease).

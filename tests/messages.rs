@@ -80,6 +80,7 @@ fn report() -> NodeReport {
         boot: "b1".into(),
         epoch: 7,
         seen: 8,
+        put_back: true,
         role: Role::Primary,
         open: true,
         restarting: true,

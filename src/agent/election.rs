@@ -192,6 +192,10 @@ impl Node {
 
     /// An attached standby looks whether its primary is still there, and asks for an election if not.
     pub(super) async fn watch_primary(&mut self, record: &Record) -> Result<Option<Next>, StepError> {
+        if self.is_quiet() {
+            // Before it is suspected: what is told counts if it comes before the write.
+            self.ask_around();
+        }
         let Some(new) = self.suspicion(record) else { return Ok(None) };
         tracing::warn!(reason = new.reason, "the primary is suspected");
         self.ask_around();
@@ -206,11 +210,18 @@ impl Node {
         Ok(Some(if self.stale { Next::Wait } else { Next::Again }))
     }
 
+    /// Whether the primary has been silent for half of what makes it suspected.
+    fn is_quiet(&self) -> bool {
+        let Some((object, _)) = &self.object else { return false };
+        let heard = self.shared.lock().heard();
+        clock::now().since(heard) > object.spec.timings.grace() / 2
+    }
+
     fn suspicion(&self, record: &Record) -> Option<Record> {
         let (object, _) = self.object.as_ref()?;
         let inner = self.shared.lock();
         let me = inner.member.clone()?;
-        let beaten = inner.beaten.map_or(inner.watched, |at| at.max(inner.watched));
+        let beaten = inner.heard();
         let grace = object.spec.timings.grace();
         drop(inner);
         let probe = self.shared.probe();
@@ -225,6 +236,7 @@ impl Node {
         let Some((object, _)) = &self.object else { return };
         let host = names::node_host(&self.shared.env.pool, record.primary, &object.spec.domain);
         let (link, shared, epoch) = (self.link.clone(), Arc::clone(&self.shared), record.epoch);
+        let uid = self.pool_uid.clone();
         if std::mem::replace(&mut shared.probe().running, true) {
             return;
         }
@@ -233,6 +245,9 @@ impl Node {
             let found = clock::now();
             let answer: Result<NodeReport, LinkError> =
                 link.get_json(&host, names::AGENT_PORT, "/v1/report", ASK).await;
+            if let Some(report) = answer.as_ref().ok().filter(|report| report.pool_uid == uid) {
+                shared.lock().told.hear(report.seen, report.index, clock::now());
+            }
             let gone = match answer {
                 Ok(report) if report.role == Role::Stopped && !report.restarting && report.epoch <= epoch => {
                     Some("its Postgres has ended".to_owned())

@@ -14,6 +14,7 @@ use super::initdb::InitError;
 use super::lag::{FlushHistory, Returns, Waiters};
 use super::office::OfficeError;
 use super::postgres::{Postgres, PostgresError};
+use super::putback::Refusal;
 use super::reaper;
 use super::record::{RecordError, RecordStore};
 use super::server::Files;
@@ -110,6 +111,10 @@ pub struct Node {
     next_read: Moment,
     /// Why the newest object that was read isn't taken for this pool's record.
     pub(super) foreign: Option<String>,
+    /// A record that was put back has been refused: as the volume has it.
+    pub(super) refusal: Option<Refusal>,
+    /// When the others were asked for the latest epoch.
+    pub(super) asked_around: Option<Moment>,
     /// N, as it stands in the volume.
     pub(super) names: Names,
     pub(super) beats: Option<Beats>,
@@ -157,6 +162,8 @@ impl Node {
         pool_uid: String,
     ) -> Self {
         let conf = Conf::new(volume.conf());
+        let refusal = Refusal::noted(&volume, &pool_uid);
+        shared.lock().report.put_back = refusal.is_some();
         Self {
             shared,
             store,
@@ -171,6 +178,8 @@ impl Node {
             stale: true,
             next_read: Moment::ZERO,
             foreign: None,
+            refusal,
+            asked_around: None,
             names: Names::default(),
             beats: None,
             flushes: FlushHistory::default(),
@@ -361,12 +370,11 @@ impl Node {
     pub(super) fn take(&mut self, object: PgPoolMembership, read_at: Moment) -> Result<(), StepError> {
         self.stale = false;
         if let Some(why) = self.is_foreign(&object, read_at)? {
-            self.note_seen()?;
-            self.foreign = Some(why);
             self.next_read = clock::now().after(READ_AGAIN);
+            self.refuse(&object, why);
             return Ok(());
         }
-        self.foreign = None;
+        self.refuse_no_more()?;
         self.shared.lock().balance.clone_from(&object.spec.load_balancing);
         if let Some(record) = &object.status {
             self.volume.note_epoch(&self.pool_uid, record.epoch)?;

@@ -1,16 +1,93 @@
 //! A record that was put back, as by an etcd restored from a backup (R7): how it is noticed, and how the others come to know.
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::election::ASK;
 use super::node::{Node, StepError};
-use crate::api::v1alpha1::PgPoolMembership;
+use super::volume::{Volume, read_json, remove_durably, write_json};
+use crate::api::v1alpha1::{PgPoolMembership, Record};
 use crate::clock::{self, Moment};
 use crate::link::LinkError;
 use crate::membership::putback;
 use crate::messages::NodeReport;
 use crate::names;
 
+/// Pause between two rounds of questions for the latest epoch.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// `refused.json`: that this node has refused a record that was put back. It goes on doing so, also after a restart and once that
+/// record's epoch is above what was seen: what follows from it may lack what only this node has, which would be copied over. The
+/// record that it knew, where it comes again, is right, and ends this.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// The pool.
+    pool_uid: String,
+    /// Why, for people.
+    why: String,
+    /// The last record that was taken for right; none where this agent had none yet.
+    known: Option<Record>,
+    /// It stands in the volume.
+    #[serde(skip)]
+    kept: bool,
+}
+
+impl Refusal {
+    /// What an agent of this volume has noted for this pool. A file that can't be read isn't one that says nothing.
+    pub(super) fn noted(volume: &Volume, pool_uid: &str) -> Option<Self> {
+        let unread = |error| Self {
+            pool_uid: pool_uid.to_owned(),
+            why: format!("a record was refused, and why can't be read: {error}"),
+            known: None,
+            kept: true,
+        };
+        let noted: Option<Self> = read_json(&path(volume)).unwrap_or_else(|error| Some(unread(error)));
+        noted.filter(|refusal| refusal.pool_uid == pool_uid)
+    }
+}
+
+fn path(volume: &Volume) -> PathBuf {
+    volume.conf().join("refused.json")
+}
+
 impl Node {
+    /// Refuses an object that was read. Whatever fails on the way, it is refused.
+    pub(super) fn refuse(&mut self, object: &PgPoolMembership, why: String) {
+        let put_back = object.spec.pool_uid == self.pool_uid;
+        self.shared.lock().report.put_back = put_back;
+        if put_back {
+            let known = self.shared.lock().record.clone();
+            let refusal = Refusal { pool_uid: self.pool_uid.clone(), why: why.clone(), known, kept: false };
+            let refusal = self.refusal.get_or_insert(refusal);
+            if !refusal.kept {
+                match write_json(&path(&self.volume), refusal) {
+                    Ok(()) => refusal.kept = true,
+                    Err(error) => {
+                        tracing::error!(%error, "that a record is refused can't be noted: a restart would forget it");
+                    }
+                }
+            }
+        }
+        self.foreign = Some(why);
+        if let Err(error) = self.note_seen() {
+            tracing::error!(%error, "the latest epoch can't be noted");
+        }
+    }
+
+    /// Takes an object that was read for this pool's record as it is.
+    pub(super) fn refuse_no_more(&mut self) -> Result<(), StepError> {
+        self.foreign = None;
+        if self.refusal.is_some() {
+            remove_durably(&path(&self.volume))?;
+            self.refusal = None;
+            self.shared.lock().report.put_back = false;
+        }
+        Ok(())
+    }
+
     /// Why an object, read by a call that began then, can't be this pool's record as its nodes know it. It isn't taken over, and
     /// nothing here serves until a person has looked.
     pub(super) fn is_foreign(
@@ -21,6 +98,12 @@ impl Node {
         let uid = &object.spec.pool_uid;
         if *uid != self.pool_uid {
             return Ok(Some(format!("the record belongs to pool {uid}, this node to {}", self.pool_uid)));
+        }
+        if let Some(refusal) = &self.refusal {
+            let right = refusal.known.is_some() && refusal.known == object.status;
+            if !right {
+                return Ok(Some(refusal.why.clone()));
+            }
         }
         let noted = self.noted_epoch()?;
         let inner = self.shared.lock();
@@ -53,8 +136,13 @@ impl Node {
     /// Asks the other nodes, attached or not, for the latest epoch that they know of, before another primary is chosen: one
     /// that isn't counted by a record that was put back may be the one that knows. Nothing waits for the answers: what comes before a
     /// write counts ([`putback::Told::is_ahead`]).
-    pub(super) fn ask_around(&self) {
+    pub(super) fn ask_around(&mut self) {
         let Some((object, _)) = &self.object else { return };
+        let now = clock::now();
+        if self.asked_around.is_some_and(|at| now.since(at) < ASK_AGAIN) {
+            return;
+        }
+        self.asked_around = Some(now);
         for index in (0..object.spec.nodes).filter(|index| *index != self.me()) {
             let host = names::node_host(&self.shared.env.pool, index, &object.spec.domain);
             let (link, shared, uid) = (self.link.clone(), Arc::clone(&self.shared), self.pool_uid.clone());

@@ -96,6 +96,7 @@ pub(super) fn empty_report(index: u8, boot: &str) -> NodeReport {
         boot: boot.to_owned(),
         epoch: 0,
         seen: 0,
+        put_back: false,
         role: Role::Stopped,
         open: false,
         restarting: false,
@@ -377,6 +378,11 @@ impl Inner {
         (own.epoch == epoch).then(|| own.clone())
     }
 
+    /// When the primary was heard last, or began to be listened to.
+    pub fn heard(&self) -> Moment {
+        self.beaten.map_or(self.watched, |at| at.max(self.watched))
+    }
+
     /// Another office begins: silence counts from now.
     pub fn watch_anew(&mut self, now: Moment) {
         self.silence = now.since(self.beaten.unwrap_or(self.watched));
@@ -390,7 +396,17 @@ impl Inner {
         let Some(office) = self.office.as_mut() else { return false };
         let contact = &mut office.others.entry(answer.index).or_default().contact;
         let key = |a: &Answer| {
-            (a.epoch, a.role, a.streaming, a.join.clone(), a.incarnation.clone(), a.serves_nobody, a.leaving)
+            let seen = a.seen.max(a.epoch);
+            (
+                seen,
+                a.epoch,
+                a.role,
+                a.streaming,
+                a.join.clone(),
+                a.incarnation.clone(),
+                a.serves_nobody,
+                a.leaving,
+            )
         };
         let news = contact.answer.as_ref().is_none_or(|old| key(old) != key(&answer));
         contact.answered(sent, beat.epoch, answer);

@@ -116,6 +116,14 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), VolumeErro
     write_durably(path, &bytes)
 }
 
+/// Removes a file, durably; one that isn't there is gone.
+pub fn remove_durably(path: &Path) -> Result<(), VolumeError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(path)(error)),
+        _ => path.parent().map_or(Ok(()), sync_dir),
+    }
+}
+
 /// Whether the volume is known to hold this pool's copy: else its archive may be another pool's. Asked beside whoever has
 /// the volume.
 pub fn holds_copy_of(root: &Path, pool_uid: &str) -> bool {

@@ -97,6 +97,7 @@ pub(super) mod tests {
             boot: "b1".into(),
             epoch,
             seen: epoch,
+            put_back: false,
             role,
             open: true,
             restarting: false,

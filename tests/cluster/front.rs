@@ -192,14 +192,12 @@ pub async fn drained(world: &World) -> Outcome {
     open_at(world, &address, "resting", "SELECT 'ready';", "SELECT 1;").await?;
     let begun = "BEGIN; INSERT INTO drained VALUES (1); SELECT 'ready';";
     let busy = format!("CREATE TABLE drained (n int); {begun}");
-    open_at(world, &address, "busy", &busy, "SELECT pg_sleep(5); COMMIT; SELECT 'more';").await?;
+    open_at(world, &address, "busy", &busy, "SELECT pg_sleep(10); COMMIT; SELECT 'more';").await?;
     open_at(world, &address, "waiting", begun, "COMMIT;").await?;
     open_at(world, &address, "stuck", "SELECT 'ready';", "SELECT pg_sleep(60);").await?;
-    let stops = world.here(&["delete", "pod", &name, "--wait=false"]).await;
-    for name in ["busy", "stuck"] {
-        let_go(world, name).await?;
-    }
-    stops?;
+    let_go(world, "stuck").await?;
+    world.here(&["delete", "pod", &name, "--wait=false"]).await?;
+    let_go(world, "busy").await?;
     let pod = format!("pod/{name}");
     let gone = ["wait", "--for=delete", &pod, "--timeout=60s"];
     let others = async {

@@ -9,9 +9,9 @@ use kube::{Api, ResourceExt as _};
 
 use super::failover::primary;
 use super::harness::{Outcome, ensure};
-use super::pool::NODES;
+use super::pool::{NODES, WHOLE};
 use super::processes::{Part, is_ours, part_of, user_of};
-use super::world::{SPACE, SYSTEM, World};
+use super::world::{SPACE, SYSTEM, World, until};
 
 /// Keys of Secrets whose values as a whole are nobody else's business; what else holds a secret (`uri`, `pgpass`) holds one of them.
 const WORDS: [&str; 1] = ["password"];
@@ -121,21 +121,27 @@ async fn logs(world: &World, space: &str) -> Outcome<Vec<Place>> {
 
 /// The operator, agents and fronts: files of a process that can't be dumped belong to root, whoever it runs as (proc(5)).
 async fn undumped(world: &World) -> Outcome {
-    let mut looked = 0;
-    for space in SPACES {
-        let pods: Api<Pod> = Api::namespaced(world.client.clone(), space);
-        for pod in pods.list(&ListParams::default()).await? {
-            let first = part_of(&pod.uid().unwrap_or_default(), Part::First)?;
-            for process in first.into_iter().filter(|process| is_ours(*process)) {
-                let (user, owner) =
-                    (user_of(process)?, fs::metadata(format!("/proc/{process}/environ"))?.uid());
-                ensure(user != 0 && owner == 0, || {
-                    format!("{}: runs as {user}, and its files belong to {owner}", pod.name_any())
-                })?;
-                looked += 1;
+    // One may just have been started, or have ended.
+    let looked = until("processes that can't be dumped", WHOLE, || async {
+        let mut looked = 0;
+        for space in SPACES {
+            let pods: Api<Pod> = Api::namespaced(world.client.clone(), space);
+            for pod in pods.list(&ListParams::default()).await? {
+                let first = part_of(&pod.uid().unwrap_or_default(), Part::First)?;
+                for process in first.into_iter().filter(|process| is_ours(*process)) {
+                    let owner = fs::metadata(format!("/proc/{process}/environ"))?.uid();
+                    let user = user_of(process)?;
+                    ensure(user != 0 && owner == 0, || {
+                        format!("{}: runs as {user}, and its files belong to {owner}", pod.name_any())
+                    })?;
+                    looked += 1;
+                }
             }
         }
-    }
+        ensure(looked > NODES.len() + 1, || format!("only {looked} processes are ours"))?;
+        Ok(looked)
+    })
+    .await?;
     println!("    {looked} processes that can't be dumped");
-    ensure(looked > NODES.len() + 1, || format!("only {looked} processes are ours"))
+    Ok(())
 }

@@ -330,7 +330,13 @@ fn nothing_is_copied_over_while_a_node_has_seen_a_later_record() {
         world.live_on(10);
     }
     assert!(world.status.recovery.is_none() && !world.is_attached(1) && !world.data[&1].good);
-    world.put_back = 0;
+    // Nor once the record has gone on past it.
+    (world.put_back, world.refuses_record) = (0, true);
+    for _ in 0..60 {
+        world.live_on(10);
+    }
+    assert!(world.status.recovery.is_none() && !world.is_attached(1) && !world.data[&1].good);
+    world.refuses_record = false;
     settle(&mut world);
     assert!(world.is_attached(1) && world.data[&1].good);
 }

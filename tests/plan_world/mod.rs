@@ -74,6 +74,8 @@ pub struct World {
     pub silent: BTreeSet<u8>,
     /// How much later an epoch than the record's the nodes have seen: it was put back.
     pub put_back: i64,
+    /// Whether nodes refuse the record, whatever its epoch.
+    pub refuses_record: bool,
     /// Whether no pod of the front is ready.
     pub front_down: bool,
     pub memory: Memory,
@@ -149,6 +151,7 @@ impl World {
             bootstrapped: false,
             silent: BTreeSet::new(),
             put_back: 0,
+            refuses_record: false,
             front_down: false,
             memory: Memory::default(),
             counter: 0,
@@ -259,6 +262,7 @@ impl World {
             boot: self.boot(index),
             epoch: self.record().map_or(0, |record| record.epoch),
             seen: self.record().map_or(0, |record| record.epoch) + self.put_back,
+            put_back: self.refuses_record,
             role: if primary {
                 Role::Primary
             } else if data.good && self.runs(index) {

@@ -61,6 +61,7 @@ async fn a_record_that_is_older_than_the_volume_or_another_pools_is_not_taken_ov
     assert_eq!(agent.node.foreign, None);
     // Restored from a backup; the agent is started again meanwhile: the volume alone remembers.
     api.write(Record { epoch: 4, ..serving(&[0, 1]) });
+    agent.read().await;
     let mut agent = agent.restarted(&api);
     agent.read().await;
     let why = agent.node.foreign.clone().unwrap();
@@ -89,6 +90,31 @@ async fn a_record_that_is_older_than_the_volume_or_another_pools_is_not_taken_ov
     let mut agent = agent.restarted(&api);
     agent.read().await;
     assert_eq!((agent.node.foreign.as_deref(), agent.node.record()), (None, Some(&serving(&[0, 1]))));
+}
+
+#[tokio::test]
+async fn a_record_that_was_refused_stays_so_however_far_it_goes_on() {
+    let api = Api::start(object(Some(serving(&[0, 1])))).await;
+    let mut agent = Agent::new(0, &api);
+    agent.read().await;
+    assert!(!agent.node.shared.report().put_back);
+    api.write(Record { epoch: 4, ..serving(&[0, 1]) });
+    agent.read().await;
+    assert!(agent.node.foreign.is_some() && agent.node.shared.report().put_back);
+    // Another node went on from there: it may lack what this one has, which must not be copied over.
+    api.write(Record { epoch: 9, ..serving(&[1]) });
+    let mut agent = agent.restarted(&api);
+    assert!(agent.node.shared.report().put_back, "before anything is read");
+    agent.read().await;
+    assert!(agent.node.foreign.clone().unwrap().contains("epoch 4"));
+    assert_eq!(agent.node.record(), None);
+    api.write(serving(&[0, 1]));
+    let mut agent = agent.restarted(&api);
+    agent.read().await;
+    assert_eq!((agent.node.foreign.as_deref(), agent.node.record()), (None, Some(&serving(&[0, 1]))));
+    assert!(!agent.node.shared.report().put_back);
+    let agent = agent.restarted(&api);
+    assert!(!agent.node.shared.report().put_back, "it is over for good");
 }
 
 #[tokio::test]

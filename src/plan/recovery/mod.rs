@@ -86,13 +86,17 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     tidy(draft);
 }
 
-/// Whether a node has seen a later epoch than the record has. For a moment that only says that the record was read before; where it
-/// stays, the record was put back, and the data that it doesn't count may be the data that is wanted: nothing is copied over.
-/// The agents call a person (R7).
+/// Whether a node has seen a later epoch than the record has, or refuses it. For a moment the first only says that the record was read
+/// before; where it stays, the record was put back, and the data that it doesn't count may be the data that is wanted: nothing is
+/// copied over, however far that record has gone on since. The agents call a person (R7).
 fn is_put_back(draft: &Draft<'_>) -> bool {
     let epoch = draft.record().map_or(0, |record| record.epoch);
-    let seen = draft.seen.nodes.values().filter_map(|node| node.report()).map(|report| report.seen);
-    seen.max().is_some_and(|seen| seen > epoch)
+    draft
+        .seen
+        .nodes
+        .values()
+        .filter_map(|node| node.report())
+        .any(|report| report.put_back || report.seen > epoch)
 }
 
 fn go_on(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
