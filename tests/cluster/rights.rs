@@ -11,6 +11,9 @@ use super::world::{POOL, RELEASE, SPACE, SYSTEM, World};
 /// Names the audit log of the embedded cluster's API server.
 const LOG: &str = "PGPOOL_AUDIT";
 
+/// What the API server says where a quota is used up.
+const QUOTA: &str = "exceeded quota";
+
 /// A right, or a call that needs it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Right {
@@ -135,8 +138,9 @@ fn seen(log: &str, account: &str) -> Outcome<Seen> {
         };
         let right = Right::new(text("apiGroup"), &resource, verb);
         let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
-        if code == 403 {
-            let why = event["responseStatus"]["message"].as_str().unwrap_or_default();
+        let why = event["responseStatus"]["message"].as_str().unwrap_or_default();
+        // A quota refuses in the same way: that is no lack of a right.
+        if code == 403 && !why.contains(QUOTA) {
             seen.refused.insert(format!("{account}: {right} {}/{}: {why}", text("namespace"), text("name")));
         } else {
             // Who applies what isn't there needs the right to create it as well.
