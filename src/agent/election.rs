@@ -192,13 +192,13 @@ impl Node {
 
     /// An attached standby looks whether its primary is still there, and asks for an election if not.
     pub(super) async fn watch_primary(&mut self, record: &Record) -> Result<Option<Next>, StepError> {
-        if self.is_quiet() {
-            // Before it is suspected: what is told counts if it comes before the write.
+        let suspicion = self.suspicion(record);
+        if suspicion.is_some() || self.is_quiet() {
+            // As early as can be: what is told counts if it comes before the write.
             self.ask_around();
         }
-        let Some(new) = self.suspicion(record) else { return Ok(None) };
+        let Some(new) = suspicion else { return Ok(None) };
         tracing::warn!(reason = new.reason, "the primary is suspected");
-        self.ask_around();
         self.stale = true;
         self.read_record().await?;
         if self.stale {
@@ -236,7 +236,6 @@ impl Node {
         let Some((object, _)) = &self.object else { return };
         let host = names::node_host(&self.shared.env.pool, record.primary, &object.spec.domain);
         let (link, shared, epoch) = (self.link.clone(), Arc::clone(&self.shared), record.epoch);
-        let uid = self.pool_uid.clone();
         if std::mem::replace(&mut shared.probe().running, true) {
             return;
         }
@@ -245,8 +244,8 @@ impl Node {
             let found = clock::now();
             let answer: Result<NodeReport, LinkError> =
                 link.get_json(&host, names::AGENT_PORT, "/v1/report", ASK).await;
-            if let Some(report) = answer.as_ref().ok().filter(|report| report.pool_uid == uid) {
-                shared.lock().told.hear(report.seen, report.index, clock::now());
+            if let Ok(report) = &answer {
+                shared.lock().hear_report(report);
             }
             let gone = match answer {
                 Ok(report) if report.role == Role::Stopped && !report.restarting && report.epoch <= epoch => {

@@ -56,20 +56,9 @@ fn path(volume: &Volume) -> PathBuf {
 impl Node {
     /// Refuses an object that was read. Whatever fails on the way, it is refused.
     pub(super) fn refuse(&mut self, object: &PgPoolMembership, why: String) {
-        let put_back = object.spec.pool_uid == self.pool_uid;
-        self.shared.lock().report.put_back = put_back;
-        if put_back {
-            let known = self.shared.lock().record.clone();
-            let refusal = Refusal { pool_uid: self.pool_uid.clone(), why: why.clone(), known, kept: false };
-            let refusal = self.refusal.get_or_insert(refusal);
-            if !refusal.kept {
-                match write_json(&path(&self.volume), refusal) {
-                    Ok(()) => refusal.kept = true,
-                    Err(error) => {
-                        tracing::error!(%error, "that a record is refused can't be noted: a restart would forget it");
-                    }
-                }
-            }
+        // Another pool's record says nothing of this one's.
+        if object.spec.pool_uid == self.pool_uid {
+            self.note_refusal(&why);
         }
         self.foreign = Some(why);
         if let Err(error) = self.note_seen() {
@@ -77,14 +66,33 @@ impl Node {
         }
     }
 
-    /// Takes an object that was read for this pool's record as it is.
+    fn note_refusal(&mut self, why: &str) {
+        let known = {
+            let mut inner = self.shared.lock();
+            inner.report.put_back = true;
+            inner.record.clone()
+        };
+        let refusal = Refusal { pool_uid: self.pool_uid.clone(), why: why.to_owned(), known, kept: false };
+        let refusal = self.refusal.get_or_insert(refusal);
+        if refusal.kept {
+            return;
+        }
+        match write_json(&path(&self.volume), refusal) {
+            Ok(()) => refusal.kept = true,
+            Err(error) => {
+                tracing::error!(%error, "that a record is refused can't be noted: a restart would forget it");
+            }
+        }
+    }
+
+    /// Takes an object that was read for this pool's record as it is. A note that can't be taken away goes on counting.
     pub(super) fn refuse_no_more(&mut self) -> Result<(), StepError> {
-        self.foreign = None;
         if self.refusal.is_some() {
             remove_durably(&path(&self.volume))?;
             self.refusal = None;
             self.shared.lock().report.put_back = false;
         }
+        self.foreign = None;
         Ok(())
     }
 
@@ -99,11 +107,9 @@ impl Node {
         if *uid != self.pool_uid {
             return Ok(Some(format!("the record belongs to pool {uid}, this node to {}", self.pool_uid)));
         }
-        if let Some(refusal) = &self.refusal {
-            let right = refusal.known.is_some() && refusal.known == object.status;
-            if !right {
-                return Ok(Some(refusal.why.clone()));
-            }
+        let never = |refusal: &&Refusal| refusal.known.is_none() || refusal.known != object.status;
+        if let Some(refusal) = self.refusal.as_ref().filter(never) {
+            return Ok(Some(refusal.why.clone()));
         }
         let noted = self.noted_epoch()?;
         let inner = self.shared.lock();
@@ -145,14 +151,12 @@ impl Node {
         self.asked_around = Some(now);
         for index in (0..object.spec.nodes).filter(|index| *index != self.me()) {
             let host = names::node_host(&self.shared.env.pool, index, &object.spec.domain);
-            let (link, shared, uid) = (self.link.clone(), Arc::clone(&self.shared), self.pool_uid.clone());
+            let (link, shared) = (self.link.clone(), Arc::clone(&self.shared));
             tokio::spawn(async move {
                 let answer: Result<NodeReport, LinkError> =
                     link.get_json(&host, names::AGENT_PORT, "/v1/report", ASK).await;
                 match answer {
-                    Ok(report) if report.index == index && report.pool_uid == uid => {
-                        shared.lock().told.hear(report.seen, index, clock::now());
-                    }
+                    Ok(report) if report.index == index => shared.lock().hear_report(&report),
                     Ok(_) => {}
                     Err(error) => tracing::debug!(index, %error, "asked for the latest epoch"),
                 }

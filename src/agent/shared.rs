@@ -378,6 +378,13 @@ impl Inner {
         (own.epoch == epoch).then(|| own.clone())
     }
 
+    /// Takes another node's word for the epoch that it knows; nothing of another pool's.
+    pub fn hear_report(&mut self, report: &NodeReport) {
+        if report.pool_uid == self.report.pool_uid {
+            self.told.hear(report.seen, report.index, clock::now());
+        }
+    }
+
     /// When the primary was heard last, or began to be listened to.
     pub fn heard(&self) -> Moment {
         self.beaten.map_or(self.watched, |at| at.max(self.watched))

@@ -9,11 +9,11 @@ use kube::api::{Api, EvictParams};
 use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
-use super::harness::{Failure, Outcome, ensure};
+use super::harness::{Outcome, ensure};
 use super::install;
 use super::load;
 use super::pool::{NODES, WHOLE, attached};
-use super::processes::{Part, part_of, uid_of};
+use super::processes::first_of;
 use super::world::{POOL, SPACE, World, call, until};
 
 /// Time for a change that takes each node in turn.
@@ -178,8 +178,7 @@ async fn programs(world: &World) -> Outcome<BTreeMap<u8, String>> {
     let mut all = BTreeMap::new();
     for node in NODES {
         // From the host: nobody of the pod itself may look into the agent.
-        let first = part_of(&uid_of(world, node).await?, Part::First)?.into_iter().next();
-        let agent = first.ok_or_else(|| Failure(format!("node {node} has no agent")))?;
+        let agent = first_of(&world.pods().get(&names::node_pod(POOL, node)).await?)?;
         let sum = call("sha256sum", &[&format!("/proc/{agent}/exe")], None).await?;
         all.insert(node, sum.split_whitespace().next().unwrap_or_default().to_owned());
     }

@@ -1,15 +1,13 @@
 //! What clients notice, and don't, of what happens behind the front.
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::ListParams;
 use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::as_app;
 use super::load;
-use super::pool::{WHOLE, selector};
-use super::processes::{Part, part_of};
+use super::pool::WHOLE;
+use super::processes::first_of;
 use super::sessions::client;
 use super::world::{POOL, World, call, until};
 
@@ -158,15 +156,12 @@ pub async fn proved(world: &World) -> Outcome {
 /// How many barriers the fronts have made.
 async fn barriers(world: &World) -> Outcome<f64> {
     let mut sum = 0.0;
-    for pod in running(world).await? {
-        let Some(process) = part_of(&pod.uid().unwrap_or_default(), Part::First)?.into_iter().next() else {
-            return failed(format!("{} has no process", pod.name_any()));
-        };
+    for pod in world.alive("proxy").await? {
         let ask = format!(
             "exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
             names::HEALTH_PORT
         );
-        let network = format!("--net=/proc/{process}/ns/net");
+        let network = format!("--net=/proc/{}/ns/net", first_of(&pod)?);
         let told = call("nsenter", &[&network, "--", "bash", "-c", &ask], None).await?;
         ensure(told.contains("pgpool_front_"), || format!("{}: {told}", pod.name_any()))?;
         let figures = told.lines().filter(|line| line.starts_with("pgpool_front_barriers_total"));
@@ -175,17 +170,10 @@ async fn barriers(world: &World) -> Outcome<f64> {
     Ok(sum)
 }
 
-/// The fronts that are there, and don't go.
-async fn running(world: &World) -> Outcome<Vec<Pod>> {
-    let mut fronts = world.pods().list(&ListParams::default().labels(&selector("proxy"))).await?.items;
-    fronts.retain(|pod| pod.metadata.deletion_timestamp.is_none());
-    Ok(fronts)
-}
-
 /// A front that is stopped serves what has begun for a while, ends what has nothing under way, tells both why, and what isn't done in
 /// time too. The other front serves all along.
 pub async fn drained(world: &World) -> Outcome {
-    let front = running(world).await?.into_iter().next();
+    let front = world.alive("proxy").await?.into_iter().next();
     let front = front.ok_or_else(|| Failure("there is no front".to_owned()))?;
     let (name, address) = (front.name_any(), front.status.and_then(|status| status.pod_ip));
     let address = address.unwrap_or_default();

@@ -6,8 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
+use kube::Api;
 use pgpool_operator::names;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -18,8 +17,8 @@ use tokio::process::{Child, Command};
 use super::failover::{primary, standby, taken_over};
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::{self, client_pod, namespace};
-use super::pool::{NODES, WHOLE, attached, selector};
-use super::processes::{Part, kill_postgres, part_of};
+use super::pool::{NODES, WHOLE, attached};
+use super::processes::{first_of, kill_postgres};
 use super::strangers::reaches;
 use super::world::{POOL, SPACE as POOLS, SYSTEM, World, until};
 use super::{load, monitoring};
@@ -107,9 +106,7 @@ async fn close(world: &World) -> Outcome {
 async fn hosts(world: &World) -> Outcome<Vec<String>> {
     let mut found = Vec::new();
     for part in ["node", "proxy"] {
-        let list = world.pods().list(&ListParams::default().labels(&selector(part))).await?;
-        let alive = list.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        found.extend(alive.filter_map(|pod| pod.status?.pod_ip));
+        found.extend(world.alive(part).await?.into_iter().filter_map(|pod| pod.status?.pod_ip));
     }
     Ok(found)
 }
@@ -292,9 +289,7 @@ impl Prometheus {
         let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
         let address =
             address.ok_or_else(|| Failure("the pod of the Prometheus has no address".to_owned()))?;
-        let Some(inside) = part_of(&pod.uid().unwrap_or_default(), Part::First)?.into_iter().next() else {
-            return failed("the pod of the Prometheus has no process");
-        };
+        let inside = first_of(pod)?;
         let files = tempfile::tempdir()?;
         let place = |name: &str| files.path().join(name);
         fs::write(place("rules.json"), rules()?.to_string())?;

@@ -317,7 +317,13 @@ pub async fn unserved(world: &World) -> Outcome {
     for index in 0..2 {
         let pod = names::node_pod(POOL, index);
         let uid = here(world, &["get", "pod", &pod, "-o", "jsonpath={.metadata.uid}"]).await;
-        frozen.extend(uid.and_then(|uid| freeze_pod(&uid)).unwrap_or_default());
+        match uid.and_then(|uid| freeze_pod(&uid)) {
+            Ok(stopped) => frozen.extend(stopped),
+            Err(failure) => {
+                thaw(&frozen);
+                return Err(failure);
+            }
+        }
     }
     let asks = "export PGCONNECT_TIMEOUT=60; psql -XAt -c 'SELECT 1' 2>&1";
     let script = format!("bash -c {}; true", super::front::quoted(asks));

@@ -33,6 +33,14 @@ impl World {
         Api::namespaced(self.client.clone(), SPACE)
     }
 
+    /// The pods of a part of the pool that don't go.
+    pub async fn alive(&self, part: &str) -> Outcome<Vec<Pod>> {
+        let labels = selector_of(self.pool, part);
+        let mut pods = self.pods().list(&ListParams::default().labels(&labels)).await?.items;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(pods)
+    }
+
     /// What the pool says of itself.
     pub async fn status(&self) -> Outcome<PgPoolStatus> {
         Ok(self.pools().get(self.pool).await?.status.unwrap_or_default())

@@ -1,6 +1,7 @@
 //! The processes of the pool's pods, as the host sees them.
 use std::fs;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
 use pgpool_operator::names;
@@ -80,6 +81,12 @@ pub fn part_of(uid: &str, part: Part) -> Outcome<Vec<i32>> {
         Part::Postmaster => is_postgres(*pid) && parent(*pid).is_some_and(is_ours),
     };
     Ok(of_pod(uid)?.into_iter().filter(belongs).collect())
+}
+
+/// The first process of a pod.
+pub fn first_of(pod: &Pod) -> Outcome<i32> {
+    let first = part_of(&pod.uid().unwrap_or_default(), Part::First)?.into_iter().next();
+    first.ok_or_else(|| Failure(format!("{} has no process", pod.name_any())))
 }
 
 /// The postmaster of a node.

@@ -69,6 +69,11 @@ fn serial(text: &str) -> String {
     )
 }
 
+/// A component, as all have it.
+fn named(kind: &str, reference: &str, name: &str, version: &str) -> Value {
+    json!({ "type": kind, "bom-ref": reference, "name": name, "version": version })
+}
+
 /// Components by their references, and who uses whom.
 #[derive(Default)]
 struct Parts {
@@ -103,37 +108,22 @@ impl Parts {
     /// The standard library is linked into the program, and no crate of Cargo.lock.
     fn add_compiler(&mut self, content: &Content) {
         let reference = format!("std@{}", content.compiler);
-        let component = json!({
-            "type": "library",
-            "bom-ref": reference,
-            "name": "std",
-            "version": content.compiler,
-            "description": "The standard library of Rust, with the crates that it is made of",
-            "licenses": [{ "expression": "MIT OR Apache-2.0" }],
-        });
+        let mut component = named("library", &reference, "std", &content.compiler);
+        component["description"] =
+            Value::from("The standard library of Rust, with the crates that it is made of");
+        component["licenses"] = json!([{ "expression": "MIT OR Apache-2.0" }]);
         self.add_use(&name_of(&content.crates, &content.program), reference.clone());
         self.add(reference, component);
     }
 
     fn add_debian(&mut self, content: &Content) {
         let system = format!("debian@{}", content.suite);
-        let component = json!({
-            "type": "operating-system",
-            "bom-ref": system,
-            "name": "debian",
-            "version": content.suite,
-        });
-        self.add(system.clone(), component);
+        self.add(system.clone(), named("operating-system", &system, "debian", content.suite));
         self.add_use(IMAGE, system);
         for package in content.packages.iter().flatten() {
             let purl = package.purl(content.suite);
-            let component = json!({
-                "type": "library",
-                "bom-ref": purl,
-                "name": package.name,
-                "version": package.version,
-                "purl": purl,
-            });
+            let mut component = named("library", &purl, &package.name, &package.version);
+            component["purl"] = Value::from(purl.as_str());
             self.add(purl.clone(), component);
             self.add_use(IMAGE, purl);
         }

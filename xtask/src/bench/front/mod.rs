@@ -36,6 +36,8 @@ use way::{BETWEEN, WAYS, Way, order};
 const STORAGE: &str = "8Gi";
 /// Sessions that the node and the front take besides those that are measured.
 const SPARE: u32 = 100;
+/// Idle sessions of a peer: what one adds doesn't hang on how many there are, and PgBouncer takes seconds for each.
+const PEER_SESSIONS: u32 = 100;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
@@ -155,9 +157,6 @@ fn calls_of(stage: &Stage<'_>, counter: Counter, way: Way) -> Result<Calls> {
 fn used(stage: &Stage<'_>, way: Way) -> Result<f64> {
     stage.processes(way)?.map_or(Ok(0.0), |processes| processes.cpu())
 }
-
-/// Idle sessions of a peer: what one adds doesn't hang on how many there are, and PgBouncer takes seconds for each.
-const PEER_SESSIONS: u32 = 100;
 
 fn memory(stage: &mut Stage<'_>, sessions: u32) -> Result<()> {
     let mut all = Vec::new();

@@ -206,8 +206,8 @@ pub fn memory_json(all: &[Idle]) -> Value {
     let each: Vec<Value> = all
         .iter()
         .map(|idle| {
-            json!({ "way": idle.way.name(), "sessions": idle.sessions, "clientTls": idle.tls, "beforePssKib": idle.before.pss,
-                "withPssKib": idle.with.pss, "beforeRssKib": idle.before.rss, "withRssKib": idle.with.rss,
+            json!({ "way": idle.way.name(), "sessions": idle.sessions, "clientTls": idle.tls,
+                "beforePssKib": idle.before.pss, "withPssKib": idle.with.pss, "beforeRssKib": idle.before.rss, "withRssKib": idle.with.rss,
                 "addedKib": thousandths(idle.added()), "wholeKib": thousandths(idle.whole()) })
         })
         .collect();
