@@ -1,5 +1,6 @@
 //! From nothing to a pool that serves: the chart, the manifest, and the names that others script by.
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -11,15 +12,25 @@ use tokio::time::Instant;
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::pool::{NODES, WHOLE, role, selector};
-use super::removal;
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, checkout, until};
+use super::{removal, upgrade};
 
+/// The chart, in a checkout.
+pub const CHART: &str = "charts/pgpool-operator";
 /// The image of the pool.
 pub const IMAGE: &str = "localhost/postgres:17";
 /// The pod that stands for an application, with psql.
 pub const CLIENT: &str = "client";
 /// Time for a pod with a present image to run.
 const STARTED: Duration = Duration::from_secs(60);
+
+/// Installs what the scenario begins with: today's chart, or that of the first release where an upgrade from it was asked for.
+pub async fn begin(world: &World) -> Outcome {
+    match upgrade::sources() {
+        Some(sources) => upgrade::begin(world, &sources).await,
+        None => helm(world).await,
+    }
+}
 
 /// Installs the chart, and the definitions with it.
 pub async fn helm(world: &World) -> Outcome {
@@ -28,11 +39,21 @@ pub async fn helm(world: &World) -> Outcome {
 
 /// Installs the chart with further values.
 pub async fn helm_with(world: &World, further: &[&str]) -> Outcome {
-    let chart = checkout("charts/pgpool-operator").display().to_string();
+    helm_of(world, &checkout(CHART), further).await
+}
+
+/// Installs this chart, and its definitions with it.
+pub async fn helm_of(world: &World, chart: &Path, further: &[&str]) -> Outcome {
+    let chart = chart.display().to_string();
     let fixed = ["upgrade", "--install", RELEASE, &chart, "-n", SYSTEM, "--create-namespace", "--wait"];
     let values = "image.repository=localhost/pgpool-operator,image.tag=dev,image.pullPolicy=IfNotPresent";
     let further: Vec<&str> = further.iter().flat_map(|value| ["--set", value]).collect();
     world.helm(&[&fixed[..], &["--timeout", "2m", "--set", values], &further].concat()).await?;
+    established(world).await
+}
+
+/// Waits until the API server has the definitions.
+pub async fn established(world: &World) -> Outcome {
     for plural in ["pgpools", "pgpoolmemberships"] {
         let crd = format!("crd/{plural}.pgpool-operator.dev");
         world.kubectl(&["wait", "--for=condition=Established", &crd, "--timeout=60s"]).await?;

@@ -385,6 +385,11 @@ pub async fn written(world: &World) -> Outcome<u64> {
     Ok(acked(&summary(world).await?))
 }
 
+/// The longest time without an acknowledged write so far, in milliseconds.
+pub async fn longest_stall(world: &World) -> Outcome<u64> {
+    Ok(summary(world).await?["longest_stall"]["ms"].as_u64().unwrap_or_default())
+}
+
 fn acked(summary: &Value) -> u64 {
     summary["writes"]["acked"].as_u64().unwrap_or_default()
 }

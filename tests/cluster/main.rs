@@ -21,6 +21,9 @@ mod install;
 mod load;
 mod machines;
 mod majors;
+#[path = "../common/examples.rs"]
+#[allow(dead_code, reason = "other tests look at today's")]
+mod manifests;
 #[path = "../common/monitoring.rs"]
 mod monitoring;
 mod observe;
@@ -37,6 +40,7 @@ mod rights;
 mod secrets;
 mod sessions;
 mod strangers;
+mod upgrade;
 mod volumes;
 mod witness;
 mod world;
@@ -49,6 +53,8 @@ use world::World;
 
 /// Longest time for one step.
 const LIMIT: Duration = Duration::from_secs(600);
+/// The same for an upgrade, what is done after it, and the judgement of it all.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(1800);
 /// The same for all rounds of faults at random, of which each has a limit of its own.
 const LONG_LIMIT: Duration = Duration::from_secs(48 * 3600);
 /// The same for the judgement of a load that ran as long as they did.
@@ -114,8 +120,9 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([shown()])
             .chain(recovery)
             .chain(failover)
-            // What is observed is observed of a pool under load, which the judgement ends.
-            .chain([mistakes(), logs(), observation(), judgement(), compatibility(), others(), wishes()])
+            // What is observed is observed of a pool under load, which the upgrade and the judgement end.
+            .chain([mistakes(), logs(), observation(), upgraded(), judgement()])
+            .chain([compatibility(), others(), wishes()])
             .chain([rights(), restored(), ending()])
             .collect(),
         Some("recovery") => {
@@ -139,7 +146,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
 /// The operator, the pool, and an application.
 fn beginning() -> Vec<Step> {
     vec![
-        groundwork("install::the_chart_installs", |w| Box::pin(install::helm(w))),
+        groundwork("install::the_chart_installs", |w| Box::pin(install::begin(w))),
         groundwork("install::a_pool_becomes_ready", |w| Box::pin(install::apply(w))),
         groundwork("install::an_application_starts", |w| Box::pin(install::client(w))),
     ]
@@ -342,6 +349,12 @@ fn logs() -> Vec<Step> {
 /// What a pool tells to people and to a Prometheus, which takes minutes to build. In no act.
 fn observation() -> Vec<Step> {
     vec![step("observe::a_prometheus_reads_the_pool", |w| Box::pin(observe::read(w)))]
+}
+
+/// From the first release to this one. That release is what the scenario begins with then: to be named alone. In no act.
+fn upgraded() -> Vec<Step> {
+    let all = step("upgrade::from_the_first_release", |w| Box::pin(upgrade::from_the_first_release(w)));
+    vec![Step { limit: UPGRADE_LIMIT, ..all }]
 }
 
 /// A pool with every wish.

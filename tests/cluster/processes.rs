@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::harness::{Failure, Outcome};
 use super::pool::selector;
-use super::world::World;
+use super::world::{World, call};
 
 fn read(pid: i32, file: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
@@ -87,6 +87,13 @@ pub fn part_of(uid: &str, part: Part) -> Outcome<Vec<i32>> {
 pub fn first_of(pod: &Pod) -> Outcome<i32> {
     let first = part_of(&pod.uid().unwrap_or_default(), Part::First)?.into_iter().next();
     first.ok_or_else(|| Failure(format!("{} has no process", pod.name_any())))
+}
+
+/// What the first process of a pod runs: the digest of its program.
+pub async fn program_of(pod: &Pod) -> Outcome<String> {
+    // From the host: nobody of the pod itself may look into ours.
+    let sum = call("sha256sum", &[&format!("/proc/{}/exe", first_of(pod)?)], None).await?;
+    Ok(sum.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
 /// The postmaster of a node.

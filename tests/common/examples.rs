@@ -6,7 +6,11 @@ use serde_json::Value;
 
 /// Every document of every example, with the name of its file.
 pub fn examples() -> Vec<(String, Value)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    examples_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"))
+}
+
+/// The same of another folder.
+pub fn examples_in(folder: &Path) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

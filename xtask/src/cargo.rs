@@ -1,6 +1,6 @@
 //! Running cargo from a program that cargo runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -54,11 +54,24 @@ pub fn build_programs(profile: Profile) -> Result<Vec<(String, PathBuf)>> {
     if profile == Profile::Release {
         cargo.arg("--release");
     }
-    cargo
-        .args(SELECTION)
-        .args(["--bins", "--message-format=json-render-diagnostics"])
-        .stderr(Stdio::inherit());
-    let out = cargo.output().map_err(|source| Error::Start { command: run::shown(&cargo), source })?;
+    built(cargo.args(SELECTION).arg("--bins"))
+}
+
+/// Builds a program of other sources of this workspace as they build it with [`Profile::Dev`], in a target folder of its
+/// own; gives its file.
+pub fn build_elsewhere(sources: &Path, target: &Path, program: &str) -> Result<PathBuf> {
+    let mut cargo = command("build");
+    cargo.args(SELECTION).args(["--locked", "--bin", program, "--target-dir"]).arg(target);
+    match built(cargo.current_dir(sources))?.into_iter().find(|(name, _)| name == program) {
+        Some((_, path)) => Ok(path),
+        None => refused(format!("cargo built no program named {program}")),
+    }
+}
+
+/// Runs a build; gives the name and the file of each program.
+fn built(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let out = cargo.output().map_err(|source| Error::Start { command: run::shown(cargo), source })?;
     if !out.status.success() {
         return refused("the workspace does not build; see above");
     }

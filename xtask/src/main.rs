@@ -21,6 +21,7 @@ mod pods;
 mod programs;
 mod progress;
 mod regress;
+mod release;
 mod run;
 mod sbom;
 mod test;

@@ -29,7 +29,7 @@ const KEPT: usize = 2;
 enum From {
     /// A Go program of the cluster.
     Go,
-    /// A Rust program of this checkout.
+    /// A Rust program: of this checkout, unless the recipe says otherwise.
     Cargo,
 }
 
@@ -115,6 +115,9 @@ pub const CHECKOUT: [Recipe; 2] = [
 
 /// See [`super::of_the_next_release`].
 pub const NEXT: Recipe = Recipe { tag: "next", mark: Some("the next release"), ..OPERATOR };
+
+/// See [`super::of_the_first_release`].
+pub const FIRST: Recipe = Recipe { tag: "first", ..OPERATOR };
 
 /// See [`super::of_the_peers`].
 pub const PEERS: Recipe = Recipe { name: "poolers", root: Some(POOLERS), ..PLAIN };

@@ -14,7 +14,7 @@ use crate::cargo::Profile;
 use crate::error::{Result, refused};
 use crate::programs::Programs;
 use crate::progress::{say, step};
-use crate::{cargo, host, paths};
+use crate::{cargo, host, paths, release};
 
 pub use oci::Form;
 pub use root::mirror;
@@ -74,6 +74,14 @@ pub fn of_the_next_release(programs: &Programs, form: Form) -> Result<Image> {
     let dir = paths::cache("images")?;
     let _lock = paths::lock(&dir)?;
     build::NEXT.build_from(&dir, programs, &built, form)
+}
+
+/// The operator's image of the first release.
+pub fn of_the_first_release(programs: &Programs, form: Form) -> Result<Image> {
+    let built = [(release::PROGRAM.to_owned(), release::program()?)];
+    let dir = paths::cache("images")?;
+    let _lock = paths::lock(&dir)?;
+    build::FIRST.build_from(&dir, programs, &built, form)
 }
 
 /// PgBouncer and pgpool-II, which the front is measured beside.

@@ -27,6 +27,9 @@ const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
 /// The step that needs a Prometheus.
 pub const OBSERVE: &str = "observe::a_prometheus_reads_the_pool";
 
+/// The step that needs the first release, with which the cluster test begins then.
+pub const UPGRADE: &str = "upgrade::from_the_first_release";
+
 /// Tests to run one after the other on a cluster.
 pub struct Play {
     /// The cluster.
@@ -71,7 +74,7 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
             if wanted(OBSERVE) {
                 programs::prometheus()?;
             }
-            images()
+            images(wanted(UPGRADE))
         })
     });
     let images = match ready {
@@ -97,7 +100,7 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
 
 /// Plays on a fresh cluster that goes afterwards whatever happened; gives the sum.
 pub fn alone(play: &Play, keep: bool) -> Tally {
-    let results = match remove(play.cluster).and_then(|()| images()) {
+    let results = match remove(play.cluster).and_then(|()| images(false)) {
         Ok(images) => on_cluster(play, &images, keep),
         Err(e) => {
             say(format!("error: nothing to test on: {e}"));
@@ -133,12 +136,15 @@ fn failures(play: &Play) -> Vec<(Name, Tally)> {
     play.parts.iter().map(|part| (part.name, Tally::FAILURE)).collect()
 }
 
-/// What the nodes of the clusters need besides what belongs to each cluster.
-fn images() -> Result<Vec<Image>> {
+/// What the nodes of the clusters need besides what belongs to each cluster, the first release's image among it or not.
+fn images(first_release: bool) -> Result<Vec<Image>> {
     step("images of the tests", || {
         let programs = Programs::build()?;
         let mut own = images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Dev)?;
         own.push(images::of_the_next_release(&programs, Form::WithoutRoot)?);
+        if first_release {
+            own.push(images::of_the_first_release(&programs, Form::WithoutRoot)?);
+        }
         Ok(own)
     })
 }
@@ -241,6 +247,11 @@ mod tests {
         assert!(!wants(Name::Cluster, &["fence", "clients::psql"], DRIVERS));
         assert!(wants(Name::Cluster, &["observe"], OBSERVE));
         assert!(!wants(Name::Cluster, &["clients"], OBSERVE) && !wants(Name::Cluster, &[], OBSERVE));
+        for filter in ["upgrade::from_the_first_release", "upgrade::"] {
+            assert!(wants(Name::Cluster, &[filter], UPGRADE), "{filter}");
+        }
+        assert!(!wants(Name::Api, &["upgrade::"], UPGRADE) && !wants(Name::Cluster, &[], UPGRADE));
+        assert!(!wants(Name::Cluster, &["removal::an_upgrade_changes_no_pool"], UPGRADE));
     }
 
     #[test]

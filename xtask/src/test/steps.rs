@@ -9,7 +9,7 @@ use std::thread;
 use rustix::process::Pid;
 
 use super::Name;
-use super::stage::{OBSERVE, Part};
+use super::stage::{OBSERVE, Part, UPGRADE};
 use super::tally::Tally;
 use super::wish::Chosen;
 use crate::cargo::{self, SELECTION};
@@ -17,7 +17,7 @@ use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
 use crate::programs::{self, LINEARIZABLE, Programs};
 use crate::progress::{print, say};
-use crate::{host, interrupt, paths, run};
+use crate::{host, interrupt, paths, release, run};
 
 /// Tests of one program that run at once: many of them wait most of the time.
 const AT_ONCE: &str = "6";
@@ -66,6 +66,9 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
     test.env("PGPOOL_LINEARIZABLE", Programs::build()?.path(LINEARIZABLE)?);
     if part.wants(OBSERVE) {
         test.env("PGPOOL_PROMETHEUS", programs::prometheus()?);
+    }
+    if part.wants(UPGRADE) {
+        test.env("PGPOOL_FIRST_RELEASE", release::sources()?);
     }
     counted(&mut test, &part.label)
 }
