@@ -9,6 +9,7 @@ const GOOD: &[(&str, &str)] = &[
     ("minimal", "{nodes: 3, storage: {size: 1Gi}}"),
     ("one-node", "{nodes: 1, storage: {size: 256Mi}}"),
     ("fifteen-nodes", "{nodes: 15, storage: {size: 1Ti, storageClassName: fast, whenDeleted: Delete}}"),
+    ("volumes-of-no-class", "{nodes: 3, storage: {size: 1Gi, storageClassName: ''}}"),
     (
         "slow-machine",
         "{nodes: 2, storage: {size: 1Gi}, failure: {heartbeat: 500ms, detachAfter: 4s, lease: 6s, grace: 9s}}",

@@ -106,7 +106,7 @@ impl Model for World {
 }
 
 /// Most states that a run with wide bounds generates; it says so when it stops there.
-const FULL_STATES: usize = 24_000_000;
+const FULL_STATES: usize = 96_000_000;
 
 fn budget() -> Budget {
     Budget { commits: 1, crashes: 0, deaths: 0, ticks: 0, switches: 0, wishes: 0, remakes: 0 }

@@ -17,6 +17,10 @@ const TOLD: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_C
 /// among them, since a build would replace it while it runs.
 pub const SELECTION: [&str; 3] = ["--workspace", "--exclude", "xtask"];
 
+/// As the profile of the images' programs compiles tests: those that compute, and those that link much of what the images
+/// have anyway. Unit tests are compiled sooner without it.
+pub const OPTIMISED: [&str; 2] = ["--profile", "dev"];
+
 /// A cargo command at the root of the checkout.
 pub fn command(subcommand: &str) -> Command {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());

@@ -29,7 +29,7 @@ pub fn run(full: bool) -> Result<()> {
 fn test(model: &str, full: bool) -> std::process::Command {
     let mut test = cargo::command("test");
     // The selection of the tests, so that nothing is built twice.
-    test.args(cargo::SELECTION);
+    test.args(cargo::SELECTION).args(cargo::OPTIMISED);
     test.args(["--test", model, "--", "--nocapture", "--test-threads=1"]);
     if full {
         test.env("PGPOOL_MODEL", "full");

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Span;
-use super::rules::{OBJECT_NAME, rules};
+use super::rules::{CLASS_NAME, rules};
 
 /// The volume of a node.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -18,9 +18,9 @@ pub struct Storage {
         validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('256Mi')) >= 0").message("spec.storage.size: at least 256Mi: PostgreSQL, its WAL and the archive must fit")
     )]
     pub size: String,
-    /// Storage class; the cluster's default when left out.
+    /// Storage class; the cluster's default when left out, none at all where it is empty: volumes that somebody has made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), regex(pattern = OBJECT_NAME))]
+    #[schemars(length(max = 253), regex(pattern = CLASS_NAME))]
     pub storage_class_name: Option<String>,
     /// What becomes of the volumes when the PgPool is deleted.
     #[serde(default)]

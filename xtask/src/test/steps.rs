@@ -12,7 +12,7 @@ use super::Name;
 use super::stage::{OBSERVE, Part, UPGRADE};
 use super::tally::Tally;
 use super::wish::Chosen;
-use crate::cargo::{self, SELECTION};
+use crate::cargo::{self, OPTIMISED, SELECTION};
 use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
 use crate::programs::{self, LINEARIZABLE, Programs};
@@ -50,7 +50,7 @@ pub fn run(chosen: &Chosen) -> Result<Tally> {
 /// Runs a step whose test program must be in the cluster's network.
 pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
     let mut test = cargo::command("test");
-    test.args(SELECTION).args(["--test", &part.name.text(), "--"]);
+    test.args(SELECTION).args(OPTIMISED).args(["--test", &part.name.text(), "--"]);
     if part.name == Name::Cluster {
         test.args(["--test-threads=1", "--nocapture"]);
     }
@@ -116,9 +116,11 @@ fn unit(filters: &[String]) -> Result<Tally> {
     let tests = cargo::integration_tests()?;
     let outside = tests.iter().map(String::as_str).filter(|test| !INSIDE.contains(test));
     let (waiting, busy): (Vec<&str>, Vec<&str>) = outside.partition(|test| WAITING.contains(test));
+    let mut waits = unit_tests(&["--lib", "--bins"], &waiting)?;
+    let mut counts = unit_tests(&OPTIMISED, &busy)?;
     if !filters.is_empty() {
-        let mut all = unit_tests(&["--lib", "--bins"], &[waiting, busy].concat())?;
-        return counted(all.arg("--").args(filters), "");
+        let named = |some: &mut Command| counted(some.arg("--").args(filters), "");
+        return Ok(named(&mut waits)? + named(&mut counts)?);
     }
     let own = counted(cargo::command("test").args(["--package", "xtask"]), "")?;
     host::need_go()?;
@@ -130,8 +132,6 @@ fn unit(filters: &[String]) -> Result<Tally> {
         })
     });
     let go = go.fold(Tally::default(), Tally::add);
-    let mut waits = unit_tests(&["--lib", "--bins"], &waiting)?;
-    let mut counts = unit_tests(&[], &busy)?;
     let both = thread::scope(|scope| {
         let waits = scope.spawn(move || counted(&mut waits, "parts    │ "));
         let counts = counted(&mut counts, "whole    │ ");
@@ -140,10 +140,10 @@ fn unit(filters: &[String]) -> Result<Tally> {
     Ok(both + own + go)
 }
 
-/// Tests of these targets, several at once.
-fn unit_tests(targets: &[&str], tests: &[&str]) -> Result<Command> {
+/// Tests of which these words and names tell cargo, several at once.
+fn unit_tests(words: &[&str], tests: &[&str]) -> Result<Command> {
     let mut command = cargo::command("test");
-    command.args(SELECTION).arg("--no-fail-fast").args(targets);
+    command.args(SELECTION).arg("--no-fail-fast").args(words);
     command.args(tests.iter().flat_map(|test| ["--test", test]));
     let programs = Programs::build()?;
     command.env("RUST_TEST_THREADS", AT_ONCE).env("PGPOOL_HELM", programs.path("helm")?);
