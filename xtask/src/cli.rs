@@ -270,6 +270,15 @@ mod tests {
     }
 
     #[test]
+    fn pools_of_the_bench_may_be_simulated_or_not_at_all() {
+        for good in ["--simulated 0", "--pools 0 --simulated 1000", "--pools 1,10"] {
+            let command = parse(&format!("bench operator {good}"));
+            assert!(matches!(command, Command::Bench(BenchCommand::Operator(_))), "{good}");
+        }
+        assert!(Cli::try_parse_from(["xtask", "bench", "operator", "--simulated", "1001"]).is_err());
+    }
+
+    #[test]
     fn node_commands_take_the_node_last() {
         let Command::Cluster(ClusterCommand::Node { fault, .. }) = parse("cluster node kill n2") else {
             panic!("not node");

@@ -12,6 +12,7 @@ pub mod layout;
 mod lifecycle;
 mod machine;
 mod pki;
+pub mod routes;
 mod services;
 mod supervisor;
 mod volumes;

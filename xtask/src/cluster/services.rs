@@ -61,7 +61,8 @@ fn control(toleration: u32) -> Vec<Service> {
                 --listen-peer-urls http://127.0.0.1:2380"
             ),
         ),
-        // Aggregator routing: this machine has no kube-proxy, so webhooks are called by pod address.
+        // Aggregator routing: this machine has no kube-proxy, so webhooks are called by pod address. PodNodeSelector and
+        // PodTolerationRestriction: a namespace may say by annotations where its pods go.
         Service::new(
             "apiserver",
             &format!(
@@ -74,7 +75,8 @@ fn control(toleration: u32) -> Vec<Service> {
                 --kubelet-client-certificate={ETC}/kubelet-client.crt
                 --kubelet-client-key={ETC}/kubelet-client.key
                 --kubelet-preferred-address-types=InternalIP --allow-privileged=true
-                --enable-admission-plugins=NodeRestriction --enable-aggregator-routing=true
+                --enable-admission-plugins=NodeRestriction,PodNodeSelector,PodTolerationRestriction
+                --enable-aggregator-routing=true
                 --audit-policy-file={ETC}/audit.yaml --audit-log-path={AUDIT_LOG}
                 --default-not-ready-toleration-seconds={toleration}
                 --default-unreachable-toleration-seconds={toleration}"

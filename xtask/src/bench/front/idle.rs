@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_session_costs_what_it_adds() {
-        let memory = |pss| Memory { pss, rss: 0.0 };
+        let memory = |pss| Memory { pss, ..Memory::default() };
         let idle =
             Idle { way: Way::Front, tls: true, before: memory(5000.0), with: memory(7000.0), sessions: 1000 };
         assert!((idle.added() - 2.0).abs() < 1e-9 && (idle.whole() - 7.0).abs() < 1e-9);

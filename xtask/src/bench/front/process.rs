@@ -24,6 +24,8 @@ pub struct Memory {
     pub pss: f64,
     /// Resident set size: what several share is counted for each.
     pub rss: f64,
+    /// What of it no file stands behind: heap and stacks. The rest is mostly the program itself.
+    pub anonymous: f64,
 }
 
 impl Processes {
@@ -45,7 +47,7 @@ impl Processes {
     /// Their memory.
     pub fn memory(&self) -> Result<Memory> {
         let kib = |name: &'static str| self.sum("smaps_rollup", move |text| kib(text, name));
-        Ok(Memory { pss: kib("Pss:")?, rss: kib("Rss:")? })
+        Ok(Memory { pss: kib("Pss:")?, rss: kib("Rss:")?, anonymous: kib("Anonymous:")? })
     }
 
     fn sum(&self, file: &str, read: impl Fn(&str) -> Option<f64>) -> Result<f64> {
@@ -104,5 +106,6 @@ mod tests {
         assert!(own.cpu().unwrap() >= 0.0);
         let memory = own.memory().unwrap();
         assert!(memory.pss > 100.0 && memory.rss >= memory.pss);
+        assert!(memory.anonymous > 0.0 && memory.anonymous <= memory.rss);
     }
 }

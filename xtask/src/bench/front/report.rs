@@ -258,7 +258,7 @@ mod tests {
         let each = Calls { way: Way::Front, each: vec![6.1; 6], idle: 90.0, idle_cpu: 0.0125 };
         let text = calls(Counter::Perf, &[each]);
         assert!(text.contains("6.10") && text.contains("12.5"), "{text}");
-        let at = |pss| Memory { pss, rss: pss };
+        let at = |pss| Memory { pss, rss: pss, ..Memory::default() };
         let idle =
             Idle { way: Way::PgBouncer, tls: false, before: at(1000.0), with: at(4000.0), sessions: 1000 };
         assert!(memory(&[idle]).contains("1000 of PgBouncer, TLS to the node"));

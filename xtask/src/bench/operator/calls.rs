@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, refused};
 
 /// The operator's account.
 const OPERATOR: &str = "system:serviceaccount:pgpool-system:";
@@ -28,14 +28,18 @@ impl Calls {
     }
 }
 
-/// Calls that ended between two moments; of a watch that goes on, its beginning counts.
+/// Calls that ended between two moments; of a watch that goes on, its beginning counts. A log that begins later is refused: one
+/// that has grown to 100 MB is begun anew, and what was before stands elsewhere.
 pub fn between(log: &str, from: Timestamp, to: Timestamp) -> Result<Calls> {
     let mut calls = Calls::default();
-    for line in log.lines() {
+    for (number, line) in log.lines().enumerate() {
         let event: Value = serde_json::from_str(line)
             .map_err(|source| Error::Json { what: "a line of the audit log".to_owned(), source })?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let at: Option<Timestamp> = text(&event["stageTimestamp"]).parse().ok();
+        if number == 0 && at.is_some_and(|at| at > from) {
+            return refused("the audit log was begun anew while it was needed: measure again");
+        }
         let verb = text(&event["verb"]);
         let wanted = if verb == "watch" { "ResponseStarted" } else { "ResponseComplete" };
         if at.is_none_or(|at| at < from || at > to) || event["stage"] != wanted {
@@ -84,5 +88,6 @@ mod tests {
         assert_eq!(calls.of("operator"), (4, 1));
         assert_eq!(calls.of("agents"), (1, 0));
         assert!(between("{", at(8), at(20)).is_err());
+        assert!(between(&lines[1..].join("\n"), at(8), at(20)).is_err(), "what was before nine is missing");
     }
 }
