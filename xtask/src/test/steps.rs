@@ -116,8 +116,8 @@ fn unit(filters: &[String]) -> Result<Tally> {
     let tests = cargo::integration_tests()?;
     let outside = tests.iter().map(String::as_str).filter(|test| !INSIDE.contains(test));
     let (waiting, busy): (Vec<&str>, Vec<&str>) = outside.partition(|test| WAITING.contains(test));
-    let mut waits = unit_tests(&["--lib", "--bins"], &waiting)?;
-    let mut counts = unit_tests(&OPTIMISED, &busy)?;
+    let mut waits = unit_tests(&["--lib"], &waiting)?;
+    let mut counts = unit_tests(&[&OPTIMISED[..], &["--bins"]].concat(), &busy)?;
     if !filters.is_empty() {
         let named = |some: &mut Command| counted(some.arg("--").args(filters), "");
         return Ok(named(&mut waits)? + named(&mut counts)?);
