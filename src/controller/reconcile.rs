@@ -169,7 +169,9 @@ async fn at_rest(cached: &PgPool, scope: &Scope) -> Option<Duration> {
         return None;
     }
     shared.metrics.saw(&pool.key.namespace, &pool.key.name, figures::of(&seen.status, cached.spec.nodes));
-    Some(plan.requeue)
+    let requeue = plan.requeue;
+    shared.remember(&pool.key, pool.object_uid, plan.memory);
+    Some(requeue)
 }
 
 async fn pass(cached: &PgPool, shared: &Shared) -> Result<(Action, Pass), ReconcileError> {

@@ -65,9 +65,11 @@ impl Plan {
         self.apply.is_empty() && self.actions.is_empty()
     }
 
-    /// Whether all stays as it is: the cluster, this status, what people know, and this memory.
+    /// Whether all stays as it is: the cluster, this status, what people know, and this memory, but for when positions were looked at
+    /// last: that they were, and are where they were, changes nothing.
     pub fn rests(&self, status: &PgPoolStatus, memory: &Memory) -> bool {
-        self.is_empty() && self.events.is_empty() && self.status == *status && self.memory == *memory
+        let looked = Memory { positions_at: self.memory.positions_at, ..memory.clone() };
+        self.is_empty() && self.events.is_empty() && self.status == *status && self.memory == looked
     }
 }
 

@@ -100,3 +100,14 @@ fn a_pool_is_told_of_once_when_it_is_suspended_and_once_when_it_goes_on() {
         assert_eq!(told_while(&mut world, false), ["Resumed"]);
     }
 }
+
+#[test]
+fn a_pool_at_rest_stays_at_rest_however_much_time_goes_by() {
+    let mut world = made(3);
+    for seconds in [1, 31, 3600] {
+        world.pass_time(seconds);
+        let (seen, made) = world.plan();
+        assert!(made.rests(&seen.status, &seen.memory), "after {seconds} s: {made:?}\n{:?}", seen.memory);
+        world.memory = made.memory;
+    }
+}
