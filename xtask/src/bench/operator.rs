@@ -199,12 +199,13 @@ impl Crowd<'_> {
         if self.simulated { LOOK_AT_MANY } else { LOOK }
     }
 
-    /// Applies these. What a manager applied before and now leaves out is taken away.
+    /// Applies these. What a manager applied before and now leaves out is taken away. The server judges what comes of it: a request alone
+    /// is no whole pool, which kubectl itself would refuse.
     fn apply(&self, manager: &str, items: &[Value]) -> Result<()> {
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
         let manager = format!("--field-manager={manager}");
-        run::fed(&mut self.here(&["apply", "--server-side", &manager, "-f", "-"])?, &list.to_string())
-            .map(drop)
+        let mut apply = self.here(&["apply", "--server-side", "--validate=false", &manager, "-f", "-"])?;
+        run::fed(&mut apply, &list.to_string()).map(drop)
     }
 
     fn namespace(&self) -> Value {
