@@ -17,6 +17,9 @@
 //! known is ignored, a new field has a default, an old one stays and keeps its meaning. A call that an older part doesn't
 //! have is answered with 404. An enum takes no new variant, which an older part could not read. tests/messages.rs holds
 //! all this against the oldest form of each message; the agents' files in the volumes, which an upgrade finds there, too.
+
+mod unknown;
+
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -138,7 +138,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::agent::shared::empty_report;
     use crate::messages::{BackupProgress, Replica};
     use crate::telemetry::told;
 
@@ -177,7 +176,7 @@ mod tests {
                 replica(1, 5),
                 Replica { replay_lsn: None, ..replica(3, 0) },
             ],
-            ..empty_report(1, "boot")
+            ..NodeReport::unknown(1, "boot")
         };
         Known {
             report,
@@ -243,7 +242,7 @@ mod tests {
         );
         assert!(!standby.contains("pgpool_node_replica_lag"), "{standby}");
         let fresh = Known {
-            report: empty_report(1, "boot"),
+            report: NodeReport::unknown(1, "boot"),
             attached: false,
             lags: BTreeMap::new(),
             oldest_waiting: None,

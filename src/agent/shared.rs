@@ -19,7 +19,7 @@ use crate::membership::primary::{PrimaryView, grants, own_lease};
 use crate::membership::putback::Told;
 use crate::membership::rules::Rules;
 use crate::membership::standby;
-use crate::messages::{Answer, Beat, Join, NodeReport, Role, Stamp, Vote};
+use crate::messages::{Answer, Beat, NodeReport, Role, Stamp, Vote};
 
 /// Everything that the tasks share.
 pub struct Shared {
@@ -87,52 +87,11 @@ const BEATEN_LATELY: Duration = Duration::from_secs(5);
 /// For so long a Postgres that was started may replay before its silence counts; not once clients were let in.
 const STARTING: Duration = Duration::from_secs(30);
 
-/// Of a node of which nothing is known yet.
-pub(super) fn empty_report(index: u8, boot: &str) -> NodeReport {
-    NodeReport {
-        pool_uid: String::new(),
-        index,
-        incarnation: None,
-        boot: boot.to_owned(),
-        epoch: 0,
-        seen: 0,
-        put_back: false,
-        role: Role::Stopped,
-        open: false,
-        restarting: false,
-        draining: false,
-        lease_ms: 0,
-        streaming: false,
-        timeline: None,
-        lsn: None,
-        weight: 1,
-        lag_ms: None,
-        join: Join::Unknown,
-        message: "starting".into(),
-        needs_person: false,
-        postgres_version: None,
-        volume_bytes: 0,
-        volume_free: 0,
-        archive_bytes: 0,
-        archive_error: None,
-        backups: Vec::new(),
-        replicas: Vec::new(),
-        synchronous: Vec::new(),
-        attach_note: String::new(),
-        bootstrapped: false,
-        pending_restart: Vec::new(),
-        refused_parameters: None,
-        unsafe_settings: Vec::new(),
-        refused_handover: None,
-        office: None,
-    }
-}
-
 impl Shared {
     /// For a start of the agent; `boot` stands until Postgres is started.
     pub fn new(env: Env, boot: &str) -> Arc<Self> {
         let inner = Inner {
-            report: empty_report(env.index, boot),
+            report: NodeReport::unknown(env.index, boot),
             record: None,
             told: Told::default(),
             balance: LoadBalancing::default(),

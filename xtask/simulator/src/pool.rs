@@ -189,41 +189,11 @@ impl Pool {
 /// Of a node where nothing is the matter.
 fn quiet(index: u8, boot: &str) -> NodeReport {
     NodeReport {
-        pool_uid: String::new(),
-        index,
-        incarnation: None,
-        boot: boot.to_owned(),
-        epoch: 0,
-        seen: 0,
-        put_back: false,
-        role: Role::Stopped,
-        open: false,
-        restarting: false,
-        draining: false,
-        lease_ms: 0,
-        streaming: false,
-        timeline: None,
-        lsn: None,
-        weight: 1,
-        lag_ms: None,
-        join: Join::Unknown,
         message: "simulated".to_owned(),
-        needs_person: false,
         postgres_version: Some(POSTGRES),
         volume_bytes: VOLUME,
         volume_free: FREE,
-        archive_bytes: 0,
-        archive_error: None,
-        backups: Vec::new(),
-        replicas: Vec::new(),
-        synchronous: Vec::new(),
-        attach_note: String::new(),
-        bootstrapped: false,
-        pending_restart: Vec::new(),
-        refused_parameters: None,
-        unsafe_settings: Vec::new(),
-        refused_handover: None,
-        office: None,
+        ..NodeReport::unknown(index, boot)
     }
 }
 
