@@ -149,7 +149,7 @@ pub fn authority(pool: &str) -> Value {
 /// What psql prints in the application's pod; the password comes from its Secret, the server is verified.
 pub async fn as_app(world: &World, host: &str, sql: &str) -> Outcome<String> {
     let target = format!("host={host} sslmode=verify-full connect_timeout=5");
-    world.here(&["exec", CLIENT, "--", "psql", "-XAtq", "-d", &target, "-c", sql]).await
+    world.inside(CLIENT, &["psql", "-XAtq", "-d", &target, "-c", sql], None).await
 }
 
 /// An application writes by the Service `demo`, and reads by `demo-ro` what it wrote, on every node.

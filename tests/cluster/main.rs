@@ -17,6 +17,7 @@ mod failover;
 mod faults;
 mod front;
 mod harness;
+mod inside;
 mod install;
 mod load;
 mod machines;

@@ -182,18 +182,6 @@ impl World {
         .await
     }
 
-    /// What psql prints as superuser by a node's own socket.
-    pub async fn psql(&self, node: u8, database: &str, sql: &str) -> Outcome<String> {
-        let pod = names::node_pod(self.pool, node);
-        self.here(&["exec", &pod, "-c", "postgres", "--", "psql", "-XAtd", database, "-c", sql]).await
-    }
-
-    /// Runs a shell in a node's Postgres container.
-    pub async fn shell(&self, node: u8, script: &str) -> Outcome<String> {
-        let pod = names::node_pod(self.pool, node);
-        self.here(&["exec", &pod, "-c", "postgres", "--", "sh", "-c", script]).await
-    }
-
     /// The Kubernetes node that a node's pod runs on.
     pub async fn machine_of(&self, node: u8) -> Outcome<String> {
         let pod = self.pods().get(&names::node_pod(self.pool, node)).await?;

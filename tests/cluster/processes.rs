@@ -5,9 +5,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
 use pgpool_operator::names;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::harness::{Failure, Outcome};
+use super::harness::{Failure, Outcome, failed};
 use super::pool::selector;
 use super::world::{World, call};
 
@@ -127,6 +128,15 @@ pub async fn startup_process(world: &World, node: u8) -> Outcome<i32> {
 pub fn signal(number: i32, signal: Signal) -> Outcome {
     let pid = Pid::from_raw(number).ok_or_else(|| Failure("no process".to_owned()))?;
     Ok(kill_process(pid, signal)?)
+}
+
+/// Kills a process, unless it has ended.
+pub fn kill_if_there(number: i32) -> Outcome {
+    let pid = Pid::from_raw(number).ok_or_else(|| Failure("no process".to_owned()))?;
+    match kill_process(pid, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(e) => failed(format!("cannot kill {number}: {e}")),
+    }
 }
 
 /// Kills a node's Postgres as the kernel would for want of memory; gives the number that it had.

@@ -23,7 +23,7 @@ const SERVICES: [&str; 2] = [POOL, "demo-ro"];
 
 /// Runs a shell in the application's pod.
 pub async fn client(world: &World, script: &str) -> Outcome<String> {
-    world.here(&["exec", CLIENT, "--", "bash", "-c", script]).await
+    world.inside(CLIENT, &["bash", "-c", script], None).await
 }
 
 /// Opens a session of the application that asks again once [`still_open`] tells it to.

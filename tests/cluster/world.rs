@@ -30,8 +30,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
 /// How many times as long as a look the pause after it is: on a busy machine looks would take from what is looked at.
 const PAUSES: u32 = 3;
-/// Longest time for one call of kubectl or helm.
-const CALL: Duration = Duration::from_secs(120);
+/// Longest time for one call of a program.
+pub const CALL: Duration = Duration::from_secs(120);
 /// A wait that is worth a word.
 const LONG: Duration = Duration::from_secs(15);
 
@@ -158,25 +158,40 @@ pub async fn call_within(
     args: &[&str],
     input: Option<&str>,
 ) -> Outcome<String> {
-    let output = output(limit, program, args, input).await?;
+    let shown = format!("{program} {}", args.join(" "));
+    printed(&shown, &output(limit, program, args, input).await?)
+}
+
+/// What a program printed; its words are the failure when it failed.
+pub fn printed(shown: &str, output: &Output) -> Outcome<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
         return Ok(text(&output.stdout));
     }
     let (status, out, err) = (output.status, text(&output.stdout), text(&output.stderr));
-    failed(format!("{program} {}: {status}\n{out}{err}", args.join(" ")))
+    failed(format!("{shown}: {status}\n{out}{err}"))
 }
 
 /// Runs a program to its end, good or bad.
 pub async fn output(limit: Duration, program: &str, args: &[&str], input: Option<&str>) -> Outcome<Output> {
-    let shown = || format!("{program} {}", args.join(" "));
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.args(args);
     if program == "kubectl" {
         // It ends before its garbage would matter, and the processors are short.
         command.env("GOGC", "off");
     }
-    let mut child = command.spawn().map_err(|error| Failure(format!("{}: {error}", shown())))?;
+    ended(limit, &format!("{program} {}", args.join(" ")), command, input).await
+}
+
+/// The same of a command that is prepared already.
+pub async fn ended(
+    limit: Duration,
+    shown: &str,
+    mut command: Command,
+    input: Option<&str>,
+) -> Outcome<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| Failure(format!("{shown}: {error}")))?;
     let mut stdin = child.stdin.take();
     let work = async {
         let write = async {
@@ -191,7 +206,7 @@ pub async fn output(limit: Duration, program: &str, args: &[&str], input: Option
     };
     match tokio::time::timeout(limit, work).await {
         Ok(output) => Ok(output?),
-        Err(_) => failed(format!("{}: no end within {} s", shown(), limit.as_secs())),
+        Err(_) => failed(format!("{shown}: no end within {} s", limit.as_secs())),
     }
 }
 

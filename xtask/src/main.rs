@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod builds;
 mod cargo;
 mod cgroups;
 mod cli;

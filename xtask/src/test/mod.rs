@@ -8,6 +8,7 @@ mod wish;
 
 use clap::ValueEnum;
 
+use crate::builds;
 use crate::clock::Stopwatch;
 use crate::error::Result;
 use crate::progress::{print, say};
@@ -51,6 +52,9 @@ impl Name {
 
 /// Runs what is asked for, or all. True when all passed. The sum is the very last line.
 pub fn run(wishes: &[Wish], keep: bool) -> bool {
+    if let Err(e) = builds::prune() {
+        say(format!("old builds stay: {e}"));
+    }
     let (with_cluster, without): (Vec<Chosen>, Vec<Chosen>) =
         chosen(wishes).into_iter().partition(|chosen| chosen.part.needs_cluster());
     let mut results: Vec<(Name, Tally)> = without
