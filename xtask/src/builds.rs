@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::cargo;
+use crate::clock;
 use crate::error::{Error, OnFile, Result};
 use crate::files;
 use crate::run;
@@ -21,7 +22,7 @@ pub fn prune() -> Result<()> {
     let metadata: Value = serde_json::from_str(&text)
         .map_err(|source| Error::Json { what: "the answer of cargo metadata".to_owned(), source })?;
     match own(&metadata) {
-        Some(own) => prune_beside(&own, SystemTime::now()),
+        Some(own) => prune_beside(&own, clock::timestamp().into()),
         None => Ok(()),
     }
 }
@@ -85,9 +86,10 @@ mod tests {
         }
         let metadata = serde_json::json!({"build_directory": own});
         assert_eq!(self::own(&metadata), Some(own.clone()));
-        prune_beside(&own, SystemTime::now()).unwrap();
+        let now = SystemTime::from(clock::timestamp());
+        prune_beside(&own, now).unwrap();
         assert!(own.is_dir() && other.is_dir());
-        prune_beside(&own, SystemTime::now() + KEPT + Duration::from_secs(60)).unwrap();
+        prune_beside(&own, now + KEPT + Duration::from_secs(60)).unwrap();
         assert!(own.is_dir() && !other.exists());
     }
 
