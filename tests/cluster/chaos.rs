@@ -16,9 +16,9 @@ use rand::Rng as _;
 use tokio::time::Instant;
 
 use super::harness::{Failure, Outcome, ensure, failed};
-use super::load;
 use super::pool::is_ready;
 use super::world::{POOL, SPACE, SYSTEM, World, until};
+use super::{compare, load};
 use draw::{Kind, Round, rounds};
 use make::{Act, Cast, aim, over};
 use tally::Tally;
@@ -126,6 +126,7 @@ async fn one(world: &World, number: usize, of: usize, round: &Round) -> Outcome<
     let took = since.elapsed();
     let seconds = took.as_secs_f64();
     println!("    {number:>3} of {of}: {round} [{}]: whole after {seconds:.1} s", cast.told());
+    compare::after(world).await?;
     let (made, not): (Vec<_>, Vec<_>) = round.faults.iter().zip(made).partition(|(_, made)| *made);
     for (fault, _) in not {
         println!("    not made, since the other one had taken away whom it would have hit: {fault}");

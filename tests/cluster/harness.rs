@@ -1,6 +1,7 @@
 //! Runs the steps of the scenario in order and reports them the way cargo's harness does.
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -11,6 +12,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::chaos::Orders;
+use super::compare;
 use super::world::World;
 
 /// Why a step failed, for a person.
@@ -114,33 +116,36 @@ pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
         steps.iter().enumerate().filter(|(_, step)| wishes.want(step)).collect();
     println!("\nrunning {} tests", chosen.len());
     let began = Instant::now();
-    let (mut passed, mut broken) = (0, Vec::new());
+    let mut broken: Vec<(&str, Failure)> = Vec::new();
     let mut given_up: Option<&str> = None;
     // Beside no other than the one that it was put beside.
     for steps in chosen.chunk_by(|(at, _), (after, next)| next.beside && *after == at + 1) {
+        let steps: Vec<&Step> = steps.iter().map(|(_, step)| *step).collect();
         if let Some(name) = given_up {
-            for (_, step) in steps {
-                println!("test {} ... FAILED (not tried: {name} failed)", step.name);
-                broken.push(step.name);
+            for step in steps {
+                let why = format!("not tried: {name} failed");
+                println!("test {} ... FAILED ({why})", step.name);
+                broken.push((step.name, Failure(why)));
             }
             continue;
         }
-        let outcomes = join_all(steps.iter().map(|(_, step)| reported(world, step))).await;
-        for ((_, step), good) in steps.iter().zip(outcomes) {
-            if good {
-                passed += 1;
-            } else {
-                broken.push(step.name);
+        for (step, outcome) in steps.iter().zip(together(world, &steps).await) {
+            if let Err(failure) = outcome {
+                broken.push((step.name, failure));
                 given_up = given_up.or(step.groundwork.then_some(step.name));
             }
         }
     }
     let verdict = if broken.is_empty() { "ok" } else { "FAILED" };
     if !broken.is_empty() {
-        println!("\nfailures:\n    {}", broken.join("\n    "));
+        println!("\nfailures:");
+    }
+    for (name, failure) in &broken {
+        println!("    {name}{}", indented(&shortened(&failure.0)));
     }
     println!(
-        "\ntest result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
+        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
+        chosen.len() - broken.len(),
         broken.len(),
         steps.len() - chosen.len(),
         began.elapsed().as_secs_f64()
@@ -148,20 +153,64 @@ pub async fn run(world: &World, steps: &[Step], wishes: &Wishes) -> bool {
     broken.is_empty()
 }
 
-/// Runs one step and says how it went; true when it passed.
-async fn reported(world: &World, step: &Step) -> bool {
+/// Most characters of a failure in the list at the end of the run.
+const SHOWN: usize = 1500;
+
+/// Of a long failure its beginning and its end: CI shows the last lines alone.
+fn shortened(words: &str) -> String {
+    let all: Vec<char> = words.chars().collect();
+    if all.len() <= SHOWN {
+        return words.to_owned();
+    }
+    let (first, rest) = all.split_at(SHOWN * 2 / 3);
+    let last = rest.iter().skip(rest.len() - SHOWN / 3);
+    first.iter().chain(&[' ', '…', ' ']).chain(last).collect()
+}
+
+/// Each line on a line of its own below a name.
+fn indented(words: &str) -> String {
+    words.lines().flat_map(|line| ["\n        ", line]).collect()
+}
+
+/// Runs steps beside one another, has the nodes compared once all have passed, and says how each went.
+async fn together(world: &World, steps: &[&Step]) -> Vec<Outcome> {
+    let outcomes = join_all(steps.iter().map(|step| tried(world, step))).await;
+    let passed = outcomes.iter().all(Result::is_ok);
+    let mut compared = if passed { compare::after(world).await } else { Ok(()) };
+    let mut all = Vec::new();
+    for (step, outcome) in steps.iter().zip(outcomes) {
+        // The first is about the pool under load, those beside it are about others.
+        let outcome = match (outcome, mem::replace(&mut compared, Ok(()))) {
+            (Ok(seconds), Ok(())) => {
+                println!("test {} ... ok ({seconds:.1} s)", step.name);
+                Ok(())
+            }
+            (Ok(seconds), Err(failure)) => {
+                describe(world, step, seconds, &failure).await;
+                Err(failure)
+            }
+            (Err(failure), _) => Err(failure),
+        };
+        all.push(outcome);
+    }
+    all
+}
+
+/// Runs one step; the seconds that it took. What a failure left is described at once.
+async fn tried(world: &World, step: &Step) -> Outcome<f64> {
     let since = Instant::now();
     let outcome = one(world, step).await;
     let seconds = since.elapsed().as_secs_f64();
-    match outcome {
-        Ok(()) => println!("test {} ... ok ({seconds:.1} s)", step.name),
-        Err(failure) => {
-            println!("test {} ... FAILED ({seconds:.1} s)\n    {failure}", step.name);
-            world.describe().await;
-            return false;
-        }
+    if let Err(failure) = &outcome {
+        describe(world, step, seconds, failure).await;
     }
-    true
+    outcome.map(|()| seconds)
+}
+
+/// Says that a step failed, and what the cluster looks like.
+async fn describe(world: &World, step: &Step, seconds: f64, failure: &Failure) {
+    println!("test {} ... FAILED ({seconds:.1} s)\n    {failure}", step.name);
+    world.describe().await;
 }
 
 /// Runs one step: a panic and a step without an end are failures like any other.

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use super::compare;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::{authority, locked, login};
 use super::pool::{NODES, WHOLE};
@@ -126,7 +127,9 @@ async fn start_writing(world: &World, pause: &str, beat: u64) -> Outcome {
         let acked = acked(&summary(world).await?);
         ensure(acked > GOING_ON, || format!("{acked} writes"))
     })
-    .await
+    .await?;
+    world.compared.under_load(true);
+    Ok(())
 }
 
 /// What every fault must leave: a whole pool, writes that go on, and no read that missed an acknowledged write.
@@ -187,6 +190,7 @@ pub async fn judge(world: &World) -> Outcome {
     println!("    checked: {acked} acknowledged writes on {} nodes; {compared} rows compared", dumps.len());
     ensure(report["good"] == true && acked.as_u64() > Some(GOING_ON), || report.to_string())?;
     seeded(&journal, &dumps).await?;
+    compare::judge(world).await?;
     everywhere(world, &end).await
 }
 
@@ -223,6 +227,7 @@ async fn ended(world: &World) -> Outcome<(Value, PathBuf)> {
         Ok(now)
     })
     .await?;
+    world.compared.under_load(false);
     let journal = world.scratch.path().join("journal");
     tokio::fs::write(&journal, ask(world, "GET", "/journal").await?).await?;
     Ok((end, journal))

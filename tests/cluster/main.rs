@@ -12,6 +12,7 @@ mod bad_input;
 mod changes;
 mod chaos;
 mod clients;
+mod compare;
 mod etcd;
 mod failover;
 mod faults;

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::chaos::Orders;
+use super::compare::Tally;
 use super::harness::{Failure, Outcome, failed};
 use super::pool::NODES;
 
@@ -51,6 +52,8 @@ pub struct World {
     pub held: OnceLock<String>,
     /// Faults at random, where they are asked for.
     pub chaos: Orders,
+    /// How often nodes were compared.
+    pub compared: Tally,
 }
 
 impl World {
@@ -64,6 +67,7 @@ impl World {
             before: OnceLock::new(),
             held: OnceLock::new(),
             chaos,
+            compared: Tally::default(),
         })
     }
 
@@ -71,7 +75,7 @@ impl World {
     pub fn of_pool(&self, pool: &'static str, nodes: &'static [u8]) -> Outcome<Self> {
         let (client, scratch) = (self.client.clone(), tempfile::tempdir()?);
         let (before, held, chaos) = (OnceLock::new(), OnceLock::new(), self.chaos);
-        Ok(Self { client, pool, nodes, scratch, before, held, chaos })
+        Ok(Self { client, pool, nodes, scratch, before, held, chaos, compared: Tally::default() })
     }
 
     /// Runs kubectl; gives what it printed.
