@@ -21,7 +21,7 @@ use super::world::{World, until};
 
 /// Longest time for a comparison.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Writers are never kept waiting for long, whatever becomes of this program. A VACUUM gives way after a second.
+/// Writers are never kept waiting for long, whatever becomes of this program. An autovacuum gives way after a second.
 const BOUNDS: &str = "-c lock_timeout=3s -c statement_timeout=10s -c idle_in_transaction_session_timeout=15s \
                       -c max_parallel_workers_per_gather=0";
 /// What psql prints once it has done what it was asked for.
