@@ -91,17 +91,24 @@ pub async fn fence(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// Waits until every pod is another, that of the old primary last, and the pool is unharmed.
-async fn rolled(world: &World, before: &BTreeMap<u8, String>) -> Outcome {
+/// The pods of the nodes before a roll, and the copies of the data that stand on them.
+struct Before {
+    pods: BTreeMap<u8, String>,
+    copies: BTreeMap<u8, String>,
+}
+
+impl Before {
+    async fn of(world: &World) -> Outcome<Self> {
+        Ok(Self { pods: uids(world).await?, copies: world.incarnations().await? })
+    }
+}
+
+/// Waits until every pod is another, that of the old primary last, and the pool is unharmed; nothing is copied.
+async fn rolled(world: &World, before: &Before) -> Outcome {
     let old = primary(world).await?;
-    until("every pod to be another", ROLLED, || async {
-        let now = uids(world).await?;
-        let old: Vec<&u8> =
-            before.iter().filter(|(node, uid)| now.get(node) == Some(uid)).map(|(n, _)| n).collect();
-        ensure(old.is_empty(), || format!("the pods of {old:?} are the old ones"))
-    })
-    .await?;
+    until("every pod to be another", ROLLED, || world.other_pods(&before.pods)).await?;
     load::unharmed(world).await?;
+    world.same_copies(&before.copies).await?;
     let mut made = BTreeMap::new();
     for node in NODES {
         made.insert(node, world.pods().get(&names::node_pod(POOL, node)).await?.creation_timestamp());
@@ -114,7 +121,7 @@ async fn rolled(world: &World, before: &BTreeMap<u8, String>) -> Outcome {
 
 /// Every pod is made anew, one at a time; the pool goes on.
 pub async fn restart(world: &World) -> Outcome {
-    let before = uids(world).await?;
+    let before = Before::of(world).await?;
     world.ask_for("restart", "now").await?;
     rolled(world, &before).await
 }
@@ -132,7 +139,7 @@ async fn runs(world: &World, node: u8) -> Outcome<[String; 3]> {
 
 /// Another image and other resources reach every pod, one at a time.
 pub async fn image(world: &World) -> Outcome {
-    let before = uids(world).await?;
+    let before = Before::of(world).await?;
     patch(world, r#"{"image":"docker.io/library/postgres:17","resources":{"requests":{"memory":"96Mi"}}}"#)
         .await?;
     rolled(world, &before).await?;
@@ -187,7 +194,7 @@ async fn programs(world: &World) -> Outcome<BTreeMap<u8, String>> {
 pub async fn operator(world: &World) -> Outcome {
     for tag in ["next", "dev"] {
         let old = programs(world).await?;
-        let before = uids(world).await?;
+        let before = Before::of(world).await?;
         install::helm_with(world, &[&format!("image.tag={tag}")]).await?;
         rolled(world, &before).await?;
         for node in NODES {

@@ -8,25 +8,19 @@ use rustix::process::Signal;
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::processes::{
-    agent, freeze, hang_postgres, kill_agent, kill_postgres, postmaster, signal, startup_process, thaw,
-    uid_of,
+    agent, another_agent, another_postmaster, kill_agent, kill_postgres, postmaster, signal, startup_process,
+    thaw, uid_of,
 };
 use super::witness::Witness;
-use super::world::{POOL, SYSTEM, World, until};
-use super::{front, load, machines, sessions};
+use super::world::{POOL, World, until};
+use super::{changes, front, load, machines, sessions};
 
-/// After that time commits that have to wait do.
-const STANDS_STILL: Duration = Duration::from_secs(5);
-/// How much longer the API is away once a standby has died.
-const WITHOUT_STANDBY: Duration = Duration::from_secs(20);
 /// How long a primary doesn't reach the API.
 const WITHOUT_API: Duration = Duration::from_secs(20);
-/// How long processes are frozen.
-const FROZEN: Duration = Duration::from_secs(20);
-/// Time for a node to come back by itself.
-const WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
+/// How long a primary goes on alone.
+const ALONE: Duration = Duration::from_secs(20);
 /// Time for another primary to be in office.
-const TAKEN_OVER: Duration = Duration::from_secs(60);
+pub const TAKEN_OVER: Duration = Duration::from_secs(60);
 
 /// Waits until another primary than `old` is in office; gives its index.
 pub async fn taken_over(world: &World, old: u8) -> Outcome<u8> {
@@ -66,14 +60,6 @@ pub async fn postgres_killed(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The primary's pod is deleted; it hands over first.
-pub async fn pod_deleted(world: &World) -> Outcome {
-    let old = primary(world).await?;
-    world.here(&["delete", "pod", &names::node_pod(POOL, old), "--wait=false"]).await?;
-    taken_over(world, old).await?;
-    load::unharmed(world).await
-}
-
 /// The primary's pod is deleted by force. Its address goes with it, so the others learn nothing until `grace` has passed: by then
 /// the next pod may have opened again, behind the gate, in the same office.
 pub async fn pod_deleted_by_force(world: &World) -> Outcome {
@@ -98,91 +84,24 @@ pub async fn agent_killed(world: &World) -> Outcome {
                  for f in /var/lib/pgpool/pgdata/postmaster.pid $PGHOST/.s.PGSQL.5432.lock; do \
                  text=$(sed \"1s/.*/$thread/\" $f); echo \"$text\" >$f; done";
     world.here(&["exec", &names::node_pod(POOL, old), "-c", "postgres", "--", "sh", "-ec", locks]).await?;
-    kill_agent(world, old).await?;
+    let killed = kill_agent(world, old).await?;
     load::goes_on(world).await?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    another_agent(world, old, killed).await
 }
-
-/// All processes of the primary are frozen, and thaw when another has long been in office.
-pub async fn primary_frozen(world: &World) -> Outcome {
-    let old = primary(world).await?;
-    let all = freeze(world, old).await?;
-    let taken = taken_over(world, old).await;
-    let went_on = load::goes_on(world).await;
-    tokio::time::sleep(FROZEN).await;
-    thaw(&all);
-    taken?;
-    went_on?;
-    load::unharmed(world).await
-}
-
-/// The primary's Postgres hangs, and its agent doesn't: another takes over, and it is ended and follows.
-pub async fn postgres_hangs(world: &World) -> Outcome {
-    let old = primary(world).await?;
-    let all = hang_postgres(world, old).await?;
-    let done = async {
-        taken_over(world, old).await?;
-        load::unharmed(world).await
-    };
-    let done = done.await;
-    // Those that were ended are gone.
-    thaw(&all);
-    done
-}
-
-/// All processes of a standby are frozen: it is removed, and comes back when they thaw.
-pub async fn standby_frozen(world: &World) -> Outcome {
-    let node = standby(world).await?;
-    let all = freeze(world, node).await?;
-    let went_on = load::goes_on(world).await;
-    tokio::time::sleep(FROZEN).await;
-    thaw(&all);
-    went_on?;
-    load::unharmed(world).await
-}
-
-/// The operator is away while the primary dies.
-pub async fn operator_away(world: &World) -> Outcome {
-    scale_operator(world, "0").await?;
-    until("the operator to be gone", TAKEN_OVER, || async {
-        let left = world.kubectl(&["-n", SYSTEM, "get", "pods", "-l", OPERATOR, "-o", "name"]).await?;
-        ensure(left.is_empty(), || left.clone())
-    })
-    .await?;
-    // Who comes back without a copy needs no operator; a primary's WAL may go past the fork.
-    let all = freeze(world, standby(world).await?).await?;
-    let removed =
-        world.when_record("a standby to be removed", TAKEN_OVER, |record| record.attached.len() == 2).await;
-    thaw(&all);
-    let back =
-        world.when_record("it to be back", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await;
-    let old = primary(world).await?;
-    kill_postgres(world, old).await?;
-    let taken = taken_over(world, old).await;
-    let went_on = load::goes_on(world).await;
-    scale_operator(world, "1").await?;
-    removed?;
-    back?;
-    taken?;
-    went_on?;
-    load::unharmed(world).await
-}
-
-async fn scale_operator(world: &World, count: &str) -> Outcome {
-    let args = ["-n", SYSTEM, "scale", "deployment", "-l", OPERATOR, "--replicas", count];
-    world.kubectl(&args).await.map(drop)
-}
-
-const OPERATOR: &str = "app.kubernetes.io/instance=pgpool-operator";
 
 /// The primary and a standby are killed at once.
 pub async fn two_killed(world: &World) -> Outcome {
-    let (old, other) = (primary(world).await?, standby(world).await?);
-    let (first, second) = (agent(world, other).await?, postmaster(world, old).await?);
+    let (before, other) = (world.record().await?, standby(world).await?);
+    let (first, second) = (agent(world, other).await?, postmaster(world, before.primary).await?);
     signal(first, Signal::KILL)?;
     signal(second, Signal::KILL)?;
     load::goes_on(world).await?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    another_agent(world, other, first).await?;
+    another_postmaster(&uid_of(world, before.primary).await?, second)?;
+    let after = world.record().await?;
+    ensure(after.epoch > before.epoch, || format!("{before:?} became {after:?}"))
 }
 
 /// Only the replay of a standby is frozen: commits wait for it, until it has lagged for too long and is removed.
@@ -248,7 +167,7 @@ pub async fn second_election(world: &World) -> Outcome {
     let before = world.record().await?;
     let others: Vec<u8> = before.attached.iter().map(|m| m.index).filter(|i| *i != before.primary).collect();
     let [first, second] = others[..] else { return failed(format!("not whole: {before:?}")) };
-    let (agent, late) = (agent(world, first).await?, startup_process(world, second).await?);
+    let (voter, late) = (agent(world, first).await?, startup_process(world, second).await?);
     // It can't say how far it is, so the election goes on until its patience ends.
     signal(late, Signal::STOP)?;
     let met = async {
@@ -256,7 +175,7 @@ pub async fn second_election(world: &World) -> Outcome {
         world.when_record("an election", TAKEN_OVER, |record| record.phase == Phase::Electing).await
     }
     .await;
-    let killed = signal(agent, Signal::KILL);
+    let killed = signal(voter, Signal::KILL);
     let still = world.record().await;
     thaw(&[late]);
     met?;
@@ -265,6 +184,7 @@ pub async fn second_election(world: &World) -> Outcome {
     ensure(still.phase == Phase::Electing, || format!("the election was over already: {still:?}"))?;
     load::goes_on(world).await?;
     load::unharmed(world).await?;
+    another_agent(world, first, voter).await?;
     let after = world.record().await?;
     println!("    timeline {} became {}", before.timeline, after.timeline);
     ensure(after.timeline > before.timeline, || format!("{before:?} became {after:?}"))
@@ -273,9 +193,10 @@ pub async fn second_election(world: &World) -> Outcome {
 /// The chosen node is killed before it is open.
 pub async fn chosen_killed(world: &World) -> Outcome {
     let before = world.record().await?;
-    let chosen = killed_once_chosen(world, &before, &agents(world, &before).await?).await?;
+    let (chosen, killed) = killed_once_chosen(world, &before, &agents(world, &before).await?).await?;
     load::goes_on(world).await?;
     load::unharmed(world).await?;
+    another_agent(world, chosen.primary, killed).await?;
     let after = world.record().await?;
     ensure(after.timeline > chosen.timeline, || format!("no further election: {chosen:?} became {after:?}"))
 }
@@ -288,26 +209,31 @@ pub async fn chosen_postgres_killed(world: &World) -> Outcome {
     for member in &before.attached {
         postmasters.push((member.index, postmaster(world, member.index).await?));
     }
-    let chosen = killed_once_chosen(world, &before, &postmasters).await?;
+    let (chosen, killed) = killed_once_chosen(world, &before, &postmasters).await?;
     load::unharmed(world).await?;
+    another_postmaster(&uid_of(world, chosen.primary).await?, killed)?;
     let after = world.record().await?;
     println!("    chosen on timeline {}, in office on {}", chosen.timeline, after.timeline);
     Ok(())
 }
 
-/// The primary is lost, and of these processes that of the node which is chosen is killed; gives the choice.
-async fn killed_once_chosen(world: &World, before: &Record, processes: &[(u8, i32)]) -> Outcome<Record> {
+/// The primary is lost, and of these processes that of the node which is chosen is killed; gives the choice, and which it was.
+async fn killed_once_chosen(
+    world: &World,
+    before: &Record,
+    processes: &[(u8, i32)],
+) -> Outcome<(Record, i32)> {
     kill_postgres(world, before.primary).await?;
     let chosen = world
         .when_record("a choice", TAKEN_OVER, |record| {
             record.phase == Phase::Serving && record.timeline > before.timeline
         })
         .await?;
-    let Some((_, process)) = processes.iter().find(|(node, _)| *node == chosen.primary) else {
+    let Some(&(_, process)) = processes.iter().find(|(node, _)| *node == chosen.primary) else {
         return failed(format!("chosen: {chosen:?}"));
     };
-    signal(*process, Signal::KILL)?;
-    Ok(chosen)
+    signal(process, Signal::KILL)?;
+    Ok((chosen, process))
 }
 
 /// The agents of all attached nodes, by their pids.
@@ -329,10 +255,10 @@ pub async fn all_at_once_and_one_for_good(world: &World) -> Outcome {
     let old = machines::primary_away_from_load(world).await?;
     let machine = machines::of_node(world, old).await?;
     let record = world.record().await?;
-    let agents = agents(world, &record).await?;
+    let mut others = agents(world, &record).await?;
+    others.retain(|(node, _)| *node != old);
     machines::fault(&["kill", &machine]).await?;
-    let mut others = agents.iter().filter(|(node, _)| *node != old);
-    let killed = others.try_for_each(|(_, agent)| signal(*agent, Signal::KILL));
+    let killed = others.iter().try_for_each(|(_, agent)| signal(*agent, Signal::KILL));
     let taken = taken_over(world, old).await;
     let went_on = load::goes_on(world).await;
     machines::fault(&["start", &machine]).await?;
@@ -340,13 +266,18 @@ pub async fn all_at_once_and_one_for_good(world: &World) -> Outcome {
     taken?;
     went_on?;
     machines::ready(world, &machine).await?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    for (node, killed) in others {
+        another_agent(world, node, killed).await?;
+    }
+    Ok(())
 }
 
 /// All pods of nodes are deleted by force at once.
 pub async fn all_at_once(world: &World) -> Outcome {
-    let nodes = super::pool::selector("node");
+    let (nodes, pods) = (super::pool::selector("node"), changes::uids(world).await?);
     world.here(&["delete", "pod", "--force", "--grace-period=0", "-l", &nodes]).await?;
+    until("other pods of all nodes", TAKEN_OVER, || world.other_pods(&pods)).await?;
     load::goes_on(world).await?;
     load::unharmed(world).await
 }
@@ -399,7 +330,7 @@ pub async fn primary_cut_off_from_nodes(world: &World) -> Outcome {
         ensure(alone, || format!("{record:?}"))
     })
     .await;
-    tokio::time::sleep(FROZEN).await;
+    tokio::time::sleep(ALONE).await;
     let after = world.record().await;
     let free = sessions::locks_are_free(world).await;
     machines::fault(&["heal", &machine]).await?;
@@ -445,32 +376,5 @@ pub async fn standby_cut_off(world: &World) -> Outcome {
     free?;
     machines::ready(world, &machine).await?;
     witness.judge(world, written?).await?;
-    load::unharmed(world).await
-}
-
-/// The API server is away for a minute, and the pool doesn't notice. Then a standby dies: writes wait, rather than go on
-/// without it, until the API is back.
-pub async fn api_away(world: &World) -> Outcome {
-    let agent = agent(world, standby(world).await?).await?;
-    machines::fault(&["stop", machines::API, "apiserver"]).await?;
-    let outage = async {
-        load::writes_go_on(world).await?;
-        tokio::time::sleep(machines::API_AWAY).await;
-        load::writes_go_on(world).await?;
-        signal(agent, Signal::KILL)?;
-        // Its container is started again, but serves nothing before it has read the record.
-        tokio::time::sleep(STANDS_STILL).await;
-        let still = load::written(world).await?;
-        tokio::time::sleep(WITHOUT_STANDBY).await;
-        Ok::<_, Failure>((still, load::written(world).await?))
-    }
-    .await;
-    machines::fault(&["start", machines::API, "apiserver"]).await?;
-    machines::api_back(world).await?;
-    let (still, after) = outage?;
-    ensure(still == after, || format!("{} writes were acknowledged without the standby", after - still))?;
-    load::goes_on(world).await?;
-    world.when_record("three nodes", WITHOUT_OPERATOR, |record| record.attached.len() == 3).await?;
-    machines::kubelets_anew(world).await?;
     load::unharmed(world).await
 }

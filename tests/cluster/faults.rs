@@ -2,10 +2,10 @@
 use pgpool_operator::names;
 
 use super::harness::{Failure, Outcome, ensure};
-use super::load;
 use super::pool::{WHOLE, attached, epoch, told};
 use super::processes::{kill_if_there, kill_postgres, postmaster};
 use super::world::{POOL, World, until};
+use super::{changes, load};
 
 /// Kills a node's Postgres, and waits until another runs and nothing was copied.
 async fn restarted_in_place(world: &World, node: u8) -> Outcome {
@@ -148,8 +148,9 @@ pub async fn volume_replaced(world: &World) -> Outcome {
 pub async fn all_pods_deleted(world: &World) -> Outcome {
     world.ask_for("detach", "2").await?;
     let left = world.when("node 2 to leave", WHOLE, |status| attached(status) == [0, 1]).await?;
-    let nodes = super::pool::selector("node");
+    let (nodes, pods) = (super::pool::selector("node"), changes::uids(world).await?);
     world.here(&["delete", "pod", "--force", "--grace-period=0", "-l", &nodes]).await?;
+    until("other pods of all nodes", WHOLE, || world.other_pods(&pods)).await?;
     load::goes_on(world).await?;
     let status = world
         .when("nodes 0 and 1 to serve", WHOLE, |status| {

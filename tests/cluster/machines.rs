@@ -64,7 +64,7 @@ pub async fn primary_away_from_load(world: &World) -> Outcome<u8> {
 
 /// The primary hands over to this node. Asked of the operator and the agents, not of a kubelet: those are slow to see
 /// anything after an outage.
-async fn hand_over(world: &World, old: u8, to: u8) -> Outcome<u8> {
+pub async fn hand_over(world: &World, old: u8, to: u8) -> Outcome<u8> {
     // A node that has just come back is attached a moment before it serves: then the answer is to ask again later.
     let node = to.to_string();
     until("a node that may take over", BACK, || world.ask_for("switchover", &node)).await?;

@@ -17,6 +17,8 @@ mod etcd;
 mod failover;
 mod faults;
 mod front;
+mod frozen;
+mod handover;
 mod harness;
 mod inside;
 mod install;
@@ -228,7 +230,7 @@ fn changes() -> Vec<Step> {
         step("changes::another_operator", |w| Box::pin(changes::operator(w))),
         step("changes::a_parameter_that_needs_a_restart", |w| Box::pin(changes::parameter(w))),
         step("changes::a_bad_image_stops_the_roll", |w| Box::pin(changes::bad_image(w))),
-        step("changes::a_node_less_and_one_more", |w| Box::pin(changes::scale(w))),
+        step("changes::a_node_less_and_one_more", |w| Box::pin(handover::primary_scaled_away(w))),
     ]
 }
 
@@ -236,17 +238,17 @@ fn changes() -> Vec<Step> {
 fn failures() -> Vec<Step> {
     vec![
         step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),
-        step("failover::the_primary's_pod_is_deleted", |w| Box::pin(failover::pod_deleted(w))),
+        step("failover::the_primary's_pod_is_deleted", |w| Box::pin(handover::pod_deleted(w))),
         step("failover::the_primary's_pod_is_deleted_by_force", |w| {
             Box::pin(failover::pod_deleted_by_force(w))
         }),
         step("failover::the_primary's_agent_is_killed", |w| Box::pin(failover::agent_killed(w))),
-        step("failover::the_primary's_postgres_hangs", |w| Box::pin(failover::postgres_hangs(w))),
-        step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(failover::primary_frozen(w))),
-        step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(failover::standby_frozen(w))),
+        step("failover::the_primary's_postgres_hangs", |w| Box::pin(frozen::postgres_hangs(w))),
+        step("failover::the_primary_is_frozen_and_thaws", |w| Box::pin(frozen::primary_frozen(w))),
+        step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(frozen::standby_frozen(w))),
         step("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
         step("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
-        step("failover::the_operator_is_away", |w| Box::pin(failover::operator_away(w))),
+        step("failover::the_operator_is_away", |w| Box::pin(alone::operator_away(w))),
         step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
         step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
         step("failover::the_chosen_node_is_killed", |w| Box::pin(failover::chosen_killed(w))),
@@ -257,7 +259,7 @@ fn failures() -> Vec<Step> {
         step("failover::all_at_once_and_one_for_good", |w| {
             Box::pin(failover::all_at_once_and_one_for_good(w))
         }),
-        step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(failover::api_away(w))),
+        step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(alone::standby_dies(w))),
         step("failover::the_api_is_away_and_then_the_primary", |w| Box::pin(alone::primary_dies(w))),
         step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
         step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),

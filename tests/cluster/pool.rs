@@ -57,6 +57,21 @@ impl World {
         Ok(self.record().await?.attached.into_iter().map(|m| (m.index, m.incarnation)).collect())
     }
 
+    /// Fails unless the same copies of the data as before are attached.
+    pub async fn same_copies(&self, before: &BTreeMap<u8, String>) -> Outcome {
+        let after = self.incarnations().await?;
+        ensure(*before == after, || format!("copied without need: {before:?} became {after:?}"))
+    }
+
+    /// Fails unless each of these nodes has another pod than the one with this uid.
+    pub async fn other_pods(&self, before: &BTreeMap<u8, String>) -> Outcome {
+        for (node, uid) in before {
+            let now = self.pods().get(&names::node_pod(self.pool, *node)).await?.uid();
+            ensure(now.as_ref() != Some(uid), || format!("the pod of node {node} is the old one"))?;
+        }
+        Ok(())
+    }
+
     /// Watches the pool until its status is as wished.
     pub async fn when(
         &self,

@@ -8,7 +8,7 @@ use pgpool_operator::names;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::harness::{Failure, Outcome, failed};
+use super::harness::{Failure, Outcome, ensure, failed};
 use super::pool::selector;
 use super::world::{World, call};
 
@@ -152,14 +152,22 @@ pub async fn agent(world: &World, node: u8) -> Outcome<i32> {
     parent(postmaster).ok_or_else(|| Failure(format!("node {node} has no agent")))
 }
 
-/// Kills a node's agent, and with it all that runs in its container.
-pub async fn kill_agent(world: &World, node: u8) -> Outcome {
-    signal(agent(world, node).await?, Signal::KILL)
+/// Kills a node's agent, and with it all that runs in its container; gives the number that it had.
+pub async fn kill_agent(world: &World, node: u8) -> Outcome<i32> {
+    let number = agent(world, node).await?;
+    signal(number, Signal::KILL)?;
+    Ok(number)
+}
+
+/// Fails unless a node has another agent than `old`, and that a Postgres.
+pub async fn another_agent(world: &World, node: u8, old: i32) -> Outcome {
+    let now = agent(world, node).await?;
+    ensure(now != old, || format!("the agent of node {node} is still process {old}"))
 }
 
 /// Stops all processes of a node in their tracks; they go on by [`thaw`].
 pub async fn freeze(world: &World, node: u8) -> Outcome<Vec<i32>> {
-    Ok(freeze_all(of_node(world, node).await?))
+    freeze_all(of_node(world, node).await?)
 }
 
 /// Stops the processes of a node's Postgres in their tracks, and not its agent.
@@ -174,15 +182,15 @@ pub fn freeze_pod(uid: &str) -> Outcome<Vec<i32>> {
 
 /// The same of some of its processes.
 pub fn freeze_part(uid: &str, part: Part) -> Outcome<Vec<i32>> {
-    Ok(freeze_all(part_of(uid, part)?))
+    freeze_all(part_of(uid, part)?)
 }
 
-fn freeze_all(all: Vec<i32>) -> Vec<i32> {
-    for pid in &all {
-        // One that has ended meanwhile needs no stopping.
-        let _ = signal(*pid, Signal::STOP);
-    }
-    all
+/// Gives those that were stopped; fails where there is none.
+fn freeze_all(mut all: Vec<i32>) -> Outcome<Vec<i32>> {
+    // One that has ended meanwhile needs no stopping.
+    all.retain(|pid| signal(*pid, Signal::STOP).is_ok());
+    ensure(!all.is_empty(), || "no process is there to be stopped".to_owned())?;
+    Ok(all)
 }
 
 /// The processes of the fronts that there are.
@@ -206,9 +214,7 @@ pub fn peak(pid: i32) -> Outcome<u64> {
     number.ok_or_else(|| Failure(format!("process {pid} has no VmHWM")))
 }
 
-/// Lets processes go on.
-pub fn thaw(all: &[i32]) {
-    for pid in all {
-        let _ = signal(*pid, Signal::CONT);
-    }
+/// Lets processes go on; gives how many are still there to do so.
+pub fn thaw(all: &[i32]) -> usize {
+    all.iter().filter(|pid| signal(**pid, Signal::CONT).is_ok()).count()
 }

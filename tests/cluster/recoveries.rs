@@ -17,7 +17,7 @@ use super::faults::spoil;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::load;
 use super::pool::{NODES, WHOLE, is_whole, told};
-use super::processes::{kill_agent, kill_postgres};
+use super::processes::{another_agent, kill_agent, kill_postgres};
 use super::world::{POOL, SPACE, SYSTEM, World, call, until};
 
 /// A recovery that failed is tried again after a minute, and then takes its time.
@@ -144,13 +144,15 @@ pub async fn agent_killed(world: &World) -> Outcome {
         spoil(world, 2).await?;
         let met = world.in_stage(2, CatchingUp).await?.recovery.map(|r| r.id);
         // The stage begins before its Postgres does.
-        until("a Postgres on the new copy", WHOLE, || kill_agent(world, 2)).await?;
-        met.ok_or_else(|| Failure("no recovery".to_owned()))
+        let agent = until("a Postgres on the new copy", WHOLE, || kill_agent(world, 2)).await?;
+        Ok::<_, Failure>((met.ok_or_else(|| Failure("no recovery".to_owned()))?, agent))
     }
     .await;
     release(world).await?;
-    carried_on(world, &before, &met?).await?;
-    load::unharmed(world).await
+    let (met, agent) = met?;
+    carried_on(world, &before, &met).await?;
+    load::unharmed(world).await?;
+    another_agent(world, 2, agent).await
 }
 
 /// Deletes the operators by force, and waits until another one leads.

@@ -95,6 +95,7 @@ pub async fn refused(world: &World) -> Outcome {
         ("recover", "1,2", "index of one node"),
         ("recover", "-1", "index of one node"),
         ("recover", "0", "primary"),
+        ("fence", "0", "node 0 is the primary: hand over first"),
         ("fence", "x", "index of one node"),
         ("fence", "off", "no node is fenced"),
         ("switchover", "0", "the primary already"),
@@ -111,7 +112,17 @@ pub async fn refused(world: &World) -> Outcome {
         })?;
     }
     let after = world.status().await?;
-    ensure(epoch(&after) == epoch(&before) && after.recovery.is_none(), || told(&after))?;
-    let events = world.events("RequestRefused").await?;
-    ensure(!events.is_empty(), || "no event tells of the refusals".to_owned())
+    let same = epoch(&after) == epoch(&before) && after.recovery.is_none() && after.fenced.is_empty();
+    ensure(same, || told(&after))?;
+    // The last answer may stand in status a moment before its event is there.
+    until("an event of each refusal", WHOLE, || async {
+        let events = world.events("RequestRefused").await?;
+        for (request, value, reason) in cases {
+            let begins = format!("{request}={value}: ");
+            let own = events.iter().any(|note| note.starts_with(&begins) && note.contains(reason));
+            ensure(own, || format!("no event refuses {begins}{reason}: {events:?}"))?;
+        }
+        Ok(())
+    })
+    .await
 }
