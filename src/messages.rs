@@ -187,6 +187,10 @@ pub struct NodeReport {
     /// Parameters that were changed and need a restart of Postgres (`pg_settings.pending_restart`).
     #[serde(default)]
     pub pending_restart: Vec<String>,
+    /// On a primary: those of them that are limits which become lower. No standby may have less of them than its primary, so
+    /// this one is restarted before any other.
+    #[serde(default)]
+    pub lowered_limits: Vec<String>,
     /// Why PostgreSQL refuses the newest of the user's parameters; those before them stay.
     #[serde(default)]
     pub refused_parameters: Option<String>,

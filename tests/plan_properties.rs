@@ -76,6 +76,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         (1..6_u8).prop_map(Fault::Nodes),
         (2..6_u64).prop_map(Fault::Size),
         Just(Fault::Parameters),
+        Just(Fault::Limits),
         (0..4_u8).prop_map(Fault::PodDies),
         any::<bool>().prop_map(Fault::Refuses),
         (0..900_u16).prop_map(Fault::Time),

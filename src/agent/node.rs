@@ -135,7 +135,7 @@ pub struct Node {
     pub(super) chosen: Option<(i64, Moment)>,
     /// The start of Postgres, and the epoch, in which it was promoted.
     pub(super) promoting: Option<(String, u32)>,
-    /// The checkpoint before a switchover: its id, and when it began.
+    /// The checkpoint before a switchover, by its id, or before a restart, by the start that it ends; and when it began.
     pub(super) checkpoint: Option<(String, tokio::task::JoinHandle<()>, Moment)>,
     /// Primary and timeline that the running standby follows.
     pub(super) followed: Option<(u8, u32)>,

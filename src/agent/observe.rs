@@ -2,7 +2,7 @@
 use super::metrics::Archiver;
 use super::sql::{self, Client, SqlError};
 use crate::membership::names::parse_application_name;
-use crate::membership::settings;
+use crate::membership::{joining, settings};
 use crate::messages::{BackupProgress, Replica};
 
 /// A standby's own view.
@@ -76,6 +76,20 @@ pub async fn drained(client: &Client) -> Result<Option<u64>, SqlError> {
 pub async fn pending_restart(client: &Client) -> Result<Vec<String>, SqlError> {
     let text = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name";
     Ok(sql::within(client.ask(text)).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Those of them that are limits which the restart makes lower, where no standby may have less than its primary
+/// (PostgreSQL docs, "Hot Standby", "Administrator's Overview"). What the file leaves out becomes PostgreSQL's own value.
+pub async fn lowered_limits(client: &Client) -> Result<Vec<String>, SqlError> {
+    let text = "SELECT s.name, s.setting, coalesce(f.setting, s.boot_val)
+         FROM pg_settings s LEFT JOIN pg_file_settings f ON f.name = s.name WHERE s.pending_restart ORDER BY s.name";
+    let rows = sql::within(client.ask(text)).await?;
+    let lowered = |row: &tokio_postgres::Row| {
+        let value = |column: usize| row.get::<_, Option<String>>(column).unwrap_or_default();
+        let name: String = row.get(0);
+        joining::lowers(&name, &value(1), &value(2)).then_some(name)
+    };
+    Ok(rows.iter().filter_map(lowered).collect())
 }
 
 /// Settings of roles and databases that belong to the operator (R11): for each the command that takes it back.

@@ -70,9 +70,18 @@ impl Node {
             return self.switch_over(&wanted, &id, client).await;
         }
         if self.wants_restart() {
-            return self.restart_postgres("a restart was asked for").await;
+            return self.restart_in_office().await;
         }
         Ok(Next::Wait)
+    }
+
+    /// Restarts Postgres in place, after a checkpoint: the one at the stop then has little to write, and clients wait less.
+    async fn restart_in_office(&mut self) -> Result<Next, StepError> {
+        let boot = self.pg.as_ref().map(|pg| pg.boot.clone()).unwrap_or_default();
+        if !self.has_checkpoint(&boot) {
+            return Ok(Next::Wait);
+        }
+        self.restart_postgres("a restart was asked for").await
     }
 
     /// What the primary does besides its office.
@@ -96,10 +105,12 @@ impl Node {
             tracing::info!(slot = name, "replication slot made");
         }
         let pending = observe::pending_restart(client).await?;
+        let lowered = if pending.is_empty() { Vec::new() } else { observe::lowered_limits(client).await? };
         let unsafe_settings = observe::unsafe_settings(client).await?;
         {
             let mut inner = self.shared.lock();
             inner.report.pending_restart = pending;
+            inner.report.lowered_limits = lowered;
             inner.report.unsafe_settings = unsafe_settings;
         }
         self.slots_at = now;

@@ -396,6 +396,7 @@ impl Node {
         inner.report.restarting = false;
         // A start is what they waited for.
         inner.report.pending_restart.clear();
+        inner.report.lowered_limits.clear();
         inner.report.office = None;
         inner.lease = ReadLease::new(&pg.boot);
         inner.office = None;

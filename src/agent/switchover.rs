@@ -18,7 +18,7 @@ const HEARD: Duration = Duration::from_millis(60);
 const APPLY: Duration = Duration::from_secs(3);
 /// A standby without a walsender for so long is lost, unless the pod is being stopped: then it is waited for.
 const GONE: Duration = Duration::from_millis(500);
-/// Longest wait for a checkpoint; it goes on beside the handover.
+/// Longest wait for a checkpoint; it goes on beside the handover or the restart.
 const CHECKPOINT: Duration = Duration::from_secs(10);
 /// The same, while the pod is being stopped: nobody says how long it may take.
 const CHECKPOINT_ENDING: Duration = Duration::from_millis(500);
@@ -85,8 +85,9 @@ impl Node {
         }
     }
 
-    /// Whether the checkpoint for this switchover is done, or takes too long; begins it.
-    fn has_checkpoint(&mut self, id: &str) -> bool {
+    /// Whether the checkpoint for this switchover, or for the restart of this start of Postgres, is done, or takes too long;
+    /// begins it.
+    pub(super) fn has_checkpoint(&mut self, id: &str) -> bool {
         match &self.checkpoint {
             Some((known, task, begun)) if known == id => {
                 task.is_finished() || clock::now().since(*begun) >= CHECKPOINT
@@ -294,6 +295,6 @@ async fn checkpoint() {
         session.batch_execute("CHECKPOINT").await.map_err(|e| e.to_string())
     };
     if let Err(error) = work.await {
-        tracing::warn!(error, "checkpoint before a handover");
+        tracing::warn!(error, "checkpoint before a handover or a restart");
     }
 }

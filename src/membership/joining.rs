@@ -89,21 +89,29 @@ impl ControlData {
     }
 }
 
-/// The parameters of the primary that `pg_controldata` shows, in which a standby may not have less, and their
-/// values there.
+/// The limits in which a standby may not have less than its primary: `pg_controldata`'s name of each, and the parameter.
+const LIMITS: [(&str, &str); 5] = [
+    ("max_connections setting", "max_connections"),
+    ("max_worker_processes setting", "max_worker_processes"),
+    ("max_wal_senders setting", "max_wal_senders"),
+    ("max_prepared_xacts setting", "max_prepared_transactions"),
+    ("max_locks_per_xact setting", "max_locks_per_transaction"),
+];
+
+/// Whether a parameter is one of these limits and becomes lower; a value that isn't a plain number may be.
+pub fn lowers(parameter: &str, now: &str, next: &str) -> bool {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let limit = LIMITS.iter().any(|(_, limit)| *limit == parameter);
+    limit && number(now).zip(number(next)).is_none_or(|(now, next)| next < now)
+}
+
+/// The primary's values of these limits, by `pg_controldata`.
 pub fn primary_settings(text: &str) -> BTreeMap<String, u64> {
-    let fields = [
-        ("max_connections setting", "max_connections"),
-        ("max_worker_processes setting", "max_worker_processes"),
-        ("max_wal_senders setting", "max_wal_senders"),
-        ("max_prepared_xacts setting", "max_prepared_transactions"),
-        ("max_locks_per_xact setting", "max_locks_per_transaction"),
-    ];
     let value = |field: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
         line.trim().parse().ok()
     };
-    fields.iter().filter_map(|(field, name)| Some(((*name).to_owned(), value(field)?))).collect()
+    LIMITS.iter().filter_map(|(field, name)| Some(((*name).to_owned(), value(field)?))).collect()
 }
 
 /// Bytes of a WAL segment, by `pg_controldata`.
@@ -294,6 +302,20 @@ Min recovery ending loc's timeline:   1
             wal_end: None,
             primary_timeline: 1,
             history: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_limit_that_may_become_lower_is_told_from_one_that_does_not() {
+        for (parameter, now, next, lower) in [
+            ("max_connections", "200", "150", true),
+            ("max_connections", "200", "220", false),
+            ("max_connections", "90", "100", false),
+            ("max_locks_per_transaction", "64", "0x20", true),
+            ("max_worker_processes", "8", "", true),
+            ("shared_buffers", "16384", "8192", false),
+        ] {
+            assert_eq!(lowers(parameter, now, next), lower, "{parameter} {now} {next}");
         }
     }
 

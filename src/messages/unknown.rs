@@ -37,6 +37,7 @@ impl NodeReport {
             attach_note: String::new(),
             bootstrapped: false,
             pending_restart: Vec::new(),
+            lowered_limits: Vec::new(),
             refused_parameters: None,
             unsafe_settings: Vec::new(),
             refused_handover: None,

@@ -61,6 +61,10 @@ pub struct Memory {
     pub switchover_failed: Option<(Timestamp, String)>,
     /// Restarts of a node's Postgres for parameters that it still asks for.
     pub restarts: BTreeMap<u8, Restarted>,
+    /// Generation of the spec, and when it was seen first.
+    pub spec_seen: Option<(i64, Timestamp)>,
+    /// The primary that was asked to hand over, to be restarted for parameters, and when, until it serves again.
+    pub handed_over: Option<(u8, Timestamp)>,
     /// The copy under way, as it was seen first: its rate counts from there.
     pub copy_begun: Option<CopySeen>,
     /// When its progress was last written into status.

@@ -122,6 +122,7 @@ pub(super) mod tests {
             attach_note: String::new(),
             bootstrapped: true,
             pending_restart: Vec::new(),
+            lowered_limits: Vec::new(),
             refused_parameters: None,
             unsafe_settings: Vec::new(),
             refused_handover: None,

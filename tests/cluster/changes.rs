@@ -1,15 +1,17 @@
 //! What people change of a running pool, under load: another primary, restarts, parameters, the number of nodes.
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use kube::api::{Api, EvictParams};
+use pgpool_operator::api::v1alpha1::{Phase, Record};
 use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
-use super::harness::{Outcome, ensure};
+use super::harness::{Failure, Outcome, ensure, failed};
 use super::install;
 use super::load;
 use super::pool::{NODES, WHOLE, attached};
@@ -18,6 +20,8 @@ use super::world::{POOL, SPACE, World, until};
 
 /// Time for a change that takes each node in turn.
 const ROLLED: Duration = Duration::from_secs(300);
+/// Events of a primary that changed though nobody wished for it: their reason, and more of what selects them.
+const SURPRISES: &str = "PrimaryChanged,type=Warning";
 
 /// Changes the pool's spec.
 pub async fn patch(world: &World, spec: &str) -> Outcome {
@@ -208,26 +212,132 @@ pub async fn operator(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A parameter that needs a restart, and is lowered: the primary first, or no standby could replay.
+/// Parameters: one that is reloaded, one that needs a restart, and that one again when it becomes lower: to what it is by itself.
 pub async fn parameter(world: &World) -> Outcome {
-    let started = each(world, "SELECT pg_postmaster_start_time()").await?;
+    reloaded(world).await?;
+    raised(world, "250").await?;
+    lowered(world, "200").await
+}
+
+/// Standbys are restarted first, one at a time, then the primary hands over and starts anew as a standby.
+async fn raised(world: &World, limit: &str) -> Outcome {
+    let (before, started) = (world.record().await?, starts(world).await?);
+    let surprises = world.events(SURPRISES).await?.len();
+    let seen = Mutex::new(Vec::new());
+    let watch = world.when_record("the old primary to be back", ROLLED, |record| {
+        note(&seen, record);
+        record.primary != before.primary && record.attached.len() == NODES.len()
+    });
+    tokio::try_join!(watch, connections(world, limit))?;
+    shown(world, limit).await?;
+    load::unharmed(world).await?;
+    let order = started_in(world, &started).await?;
+    ensure(order.last() == Some(&before.primary), || format!("{before:?}, started in the order {order:?}"))?;
+    let seen = seen.into_inner().unwrap_or_default();
+    let to = one_handover(&before, &seen)?;
+    told_of(world, &before, to).await?;
+    let after = world.events(SURPRISES).await?;
+    ensure(after.len() == surprises, || format!("nobody wished for one of these: {after:?}"))
+}
+
+/// No standby may have less than its primary: that is restarted first, in place, and stays in office.
+async fn lowered(world: &World, limit: &str) -> Outcome {
+    let (before, started) = (world.record().await?, starts(world).await?);
+    connections(world, limit).await?;
+    shown(world, limit).await?;
+    load::unharmed(world).await?;
+    let (after, order) = (world.record().await?, started_in(world, &started).await?);
+    let kept = (before.primary, before.timeline) == (after.primary, after.timeline);
+    ensure(kept && order.first() == Some(&before.primary), || {
+        format!("{before:?} became {after:?}, PostgreSQL was started in the order {order:?}")
+    })
+}
+
+/// A parameter for which nothing is restarted.
+async fn reloaded(world: &World) -> Outcome {
+    let started = starts(world).await?;
     patch(world, r#"{"postgres":{"parameters":{"work_mem":"5MB"}}}"#).await?;
     until("the new value on every node", ROLLED, || async {
         let said = each(world, "SELECT current_setting('work_mem')").await?;
         ensure(said.iter().all(|said| said == "5MB"), || format!("{said:?}"))
     })
     .await?;
-    let still = each(world, "SELECT pg_postmaster_start_time()").await?;
-    ensure(still == started, || format!("a reload would have done: {started:?} became {still:?}"))?;
-    patch(world, r#"{"postgres":{"parameters":{"max_connections":"150","work_mem":"5MB"}}}"#).await?;
+    let still = starts(world).await?;
+    ensure(still == started, || format!("a reload would have done: {started:?} became {still:?}"))
+}
+
+/// Changes `max_connections`.
+async fn connections(world: &World, limit: &str) -> Outcome {
+    let parameters = format!(r#"{{"max_connections":"{limit}","work_mem":"5MB"}}"#);
+    patch(world, &format!(r#"{{"postgres":{{"parameters":{parameters}}}}}"#)).await
+}
+
+/// Waits until every node has that limit.
+async fn shown(world: &World, limit: &str) -> Outcome {
+    let wanted = format!("{limit} 5MB");
     until("the new values on every node", ROLLED, || async {
-        let said =
-            each(world, "SELECT current_setting('max_connections') || ' ' || current_setting('work_mem')")
-                .await?;
-        ensure(said.iter().all(|said| said == "150 5MB"), || format!("{said:?}"))
+        let sql = "SELECT current_setting('max_connections') || ' ' || current_setting('work_mem')";
+        let said = each(world, sql).await?;
+        ensure(said.iter().all(|said| *said == wanted), || format!("{said:?}"))
     })
-    .await?;
-    load::unharmed(world).await
+    .await
+}
+
+/// When PostgreSQL of each node was started, in seconds.
+async fn starts(world: &World) -> Outcome<Vec<f64>> {
+    let said = each(world, "SELECT extract(epoch FROM pg_postmaster_start_time())").await?;
+    said.iter().map(|text| text.parse::<f64>().map_err(Failure::from)).collect()
+}
+
+/// The nodes in the order in which PostgreSQL was started since `before`, as it was on each.
+async fn started_in(world: &World, before: &[f64]) -> Outcome<Vec<u8>> {
+    let now = starts(world).await?;
+    let anew = now.iter().zip(before).all(|(now, before)| now > before);
+    ensure(anew, || format!("started at {before:?} before, and at {now:?}"))?;
+    let mut order = NODES.to_vec();
+    order.sort_by(|a, b| now[usize::from(*a)].total_cmp(&now[usize::from(*b)]));
+    Ok(order)
+}
+
+/// Keeps each record once.
+fn note(seen: &Mutex<Vec<Record>>, record: &Record) {
+    if let Ok(mut seen) = seen.lock()
+        && seen.last().is_none_or(|last| last.epoch != record.epoch)
+    {
+        seen.push(record.clone());
+    }
+}
+
+/// Whether the primary changed once, by its own word and to the node that it named, and at most one node was out at any time;
+/// gives the new primary.
+fn one_handover(before: &Record, seen: &[Record]) -> Outcome<u8> {
+    let told = || format!("{before:?} became {seen:?}");
+    let elections: Vec<&Record> = seen.iter().filter(|record| record.phase == Phase::Electing).collect();
+    let (&[election], Some(last)) = (elections.as_slice(), seen.last()) else { return failed(told()) };
+    let word = election.primary == before.primary && election.stopped;
+    let wished = election.successor == Some(last.primary) && last.timeline == before.timeline + 1;
+    let least = seen.iter().map(|record| record.attached.len()).min().unwrap_or_default();
+    ensure(word && wished && least + 1 >= NODES.len(), told)?;
+    Ok(last.primary)
+}
+
+/// Whether people are told of the handover, and why there was one.
+async fn told_of(world: &World, before: &Record, to: u8) -> Outcome {
+    let from = before.primary;
+    let status = world
+        .when("the story of the handover", WHOLE, |status| {
+            let last = status.last_failover.as_ref().filter(|last| last.timeline > before.timeline);
+            last.is_some_and(|l| {
+                (l.from, l.to) == (from, to) && l.reason.contains("a switchover was asked for")
+            })
+        })
+        .await?;
+    println!("    {} ms without a primary", status.last_failover.map_or(0, |last| last.millis));
+    let begun = world.events("SwitchoverStarted").await?;
+    let words = format!("node {from} hands over to node {to}: PostgreSQL of node {from} is to be restarted");
+    ensure(begun.iter().any(|e| e.starts_with(&words) && e.ends_with("max_connections")), || {
+        format!("{begun:?}")
+    })
 }
 
 /// What each node says.

@@ -147,22 +147,108 @@ fn the_only_node_is_restarted_without_a_successor() {
     assert_eq!(world.status.phase, Some(Health::Ready));
 }
 
+/// What is told of the nodes that are restarted for their parameters, within a minute; none is said to be missing meanwhile.
+fn restarts(world: &mut World) -> Vec<String> {
+    let mut told = Vec::new();
+    for _ in 0..60 {
+        let (seen, made) = world.plan();
+        let own =
+            made.events.iter().filter(|e| ["PostgresRestarts", "SwitchoverStarted"].contains(&e.reason));
+        told.extend(own.map(|event| event.note.clone()));
+        world.carry_out(&seen, &made, usize::MAX);
+        assert_ne!(world.status.phase, Some(Health::Degraded), "{:?}", world.status.conditions);
+        world.environment();
+        world.pass_time(1);
+    }
+    told
+}
+
+fn in_place(node: u8) -> String {
+    format!("PostgreSQL of node {node} is restarted in place, for max_connections")
+}
+
+fn by_handover(from: u8, to: u8) -> String {
+    format!(
+        "node {from} hands over to node {to}: PostgreSQL of node {from} is to be restarted, for max_connections"
+    )
+}
+
 #[test]
-fn parameters_restart_postgres_in_place_standbys_first() {
+fn parameters_restart_standbys_first_and_then_the_primary_hands_over() {
     let mut world = made(3);
     world.suffer(&Fault::Parameters);
-    let mut order = Vec::new();
-    for _ in 0..40 {
+    assert_eq!(restarts(&mut world), [in_place(2), in_place(1), by_handover(0, 1)]);
+    assert!(settle(&mut world).0.is_empty());
+    assert_eq!(world.record().map(|record| (record.primary, record.timeline)), Some((1, 2)), "one handover");
+    assert_eq!(world.status.phase, Some(Health::Ready));
+    assert!(world.pending.is_empty() && world.memory.handed_over.is_none());
+    assert_eq!(world.membership.unwrap().spec.restart, None);
+}
+
+#[test]
+fn a_primary_that_asks_for_its_restart_before_the_standbys_do_waits_for_them() {
+    let mut world = made(3);
+    world.pool.generation += 1;
+    world.pending.insert(0);
+    for _ in 0..8 {
         world.live_on(1);
-        let told = world.membership.as_ref().unwrap().spec.restart.as_ref().map(|restart| restart.node);
-        if let Some(node) = told.filter(|node| order.last() != Some(node)) {
-            order.push(node);
-        }
+        assert_eq!(
+            (&world.status.switchover, &world.membership.as_ref().unwrap().spec.restart),
+            (&None, &None)
+        );
     }
-    assert_eq!(order, [2, 1, 0]);
+    assert_eq!(condition(&world, "Progressing").1, "RestartWaits");
+    world.pending.extend([1, 2]);
+    assert_eq!(restarts(&mut world), [in_place(2), in_place(1), by_handover(0, 1)]);
+}
+
+#[test]
+fn limits_are_lowered_on_the_primary_first_and_in_place() {
+    let mut world = made(3);
+    world.suffer(&Fault::Limits);
+    assert_eq!(restarts(&mut world), [in_place(0), in_place(2), in_place(1)]);
     assert!(settle(&mut world).0.is_empty());
     assert_eq!(world.record().unwrap().primary, 0, "the primary stays in office");
-    assert_eq!(world.membership.unwrap().spec.restart, None);
+}
+
+#[test]
+fn parameters_restart_the_only_node_in_place() {
+    let mut world = made(1);
+    world.suffer(&Fault::Parameters);
+    assert_eq!(restarts(&mut world), [in_place(0)]);
+    assert_eq!(world.status.phase, Some(Health::Ready));
+}
+
+#[test]
+fn parameters_restart_nobody_below_min_attached() {
+    let mut world = made(2);
+    world.pool.min_attached = 2;
+    settle(&mut world);
+    world.suffer(&Fault::Parameters);
+    assert!(restarts(&mut world).is_empty());
+    // Nor does the primary hand over, where no standby has anything to do.
+    world.pending.remove(&1);
+    assert!(restarts(&mut world).is_empty());
+    let (status, reason, message) = condition(&world, "Progressing");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RestartStopped"));
+    assert!(message.contains("node 0") && message.contains("minAttached"), "{message}");
+    world.pool.min_attached = 1;
+    assert_eq!(restarts(&mut world), [by_handover(0, 1)]);
+}
+
+#[test]
+fn a_primary_that_cannot_hand_over_waits_with_its_restart() {
+    let mut world = made(3);
+    world.refuses = true;
+    world.suffer(&Fault::Parameters);
+    assert_eq!(restarts(&mut world), [in_place(2), in_place(1), by_handover(0, 1)]);
+    let (status, reason, message) = condition(&world, "Progressing");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "RestartWaits"));
+    assert!(message.contains("it is busy"), "{message}");
+    assert_eq!((world.record().unwrap().primary, world.pending.len()), (0, 1));
+    world.refuses = false;
+    settle(&mut world);
+    assert_eq!((world.record().unwrap().primary, world.pending.len()), (1, 0));
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub enum Fault {
     Size(u64),
     /// Parameters change that take a restart.
     Parameters,
+    /// The same of limits that become lower.
+    Limits,
     /// A pod is deleted by somebody else.
     PodDies(u8),
     /// Primaries refuse to hand over, or no longer.
@@ -186,6 +188,9 @@ impl World {
         if let Some(wish) = membership.spec.switchover.filter(|wish| wish.timeline == record.timeline) {
             if self.refuses || !self.elect(wish.to, &running) {
                 self.refused = Some(RefusedHandover { id: wish.id, why: "it is busy".to_owned() });
+            } else {
+                // The old one starts anew, as a standby.
+                self.started(record.primary);
             }
             return;
         }
@@ -290,7 +295,10 @@ impl World {
             Fault::Image(image) => self.pool.image = format!("registry.example/database:{image}"),
             Fault::Nodes(nodes) => self.pool.nodes = *nodes,
             Fault::Size(gigabytes) => self.grow(*gigabytes),
-            Fault::Parameters => self.pending.extend(self.pods.keys()),
+            Fault::Parameters | Fault::Limits => {
+                self.lowers = matches!(fault, Fault::Limits);
+                self.pending.extend(self.pods.keys());
+            }
             Fault::PodDies(index) => {
                 if let Some(pod) = self.pods.get_mut(index) {
                     pod.deleting = true;

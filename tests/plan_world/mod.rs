@@ -59,6 +59,8 @@ pub struct World {
     pub boots: BTreeMap<u8, u32>,
     /// Nodes whose Postgres has to be restarted for its parameters.
     pub pending: BTreeSet<u8>,
+    /// Whether that is for limits which become lower.
+    pub lowers: bool,
     /// Whether the storage class keeps volumes as they are.
     pub fixed_volumes: bool,
     /// Whether claims can't be annotated.
@@ -123,6 +125,10 @@ fn major(image: &str) -> u32 {
     image.rsplit(':').next().and_then(|tag| tag.get(..2)).and_then(|text| text.parse().ok()).unwrap()
 }
 
+fn limits(asks: bool) -> Vec<String> {
+    if asks { vec!["max_connections".to_owned()] } else { Vec::new() }
+}
+
 impl World {
     pub fn new(nodes: u8) -> Self {
         Self {
@@ -140,6 +146,7 @@ impl World {
             images: BTreeMap::new(),
             boots: BTreeMap::new(),
             pending: BTreeSet::new(),
+            lowers: false,
             fixed_volumes: false,
             fixed_notes: false,
             conflicts: false,
@@ -294,14 +301,18 @@ impl World {
             bootstrapped: primary && self.bootstrapped,
             unsafe_settings: Vec::new(),
             refused_parameters: None,
-            pending_restart: if self.pending.contains(&index) {
-                vec!["max_connections".to_owned()]
-            } else {
-                Vec::new()
-            },
+            pending_restart: limits(self.asks(index)),
+            lowered_limits: limits(primary && self.lowers && self.asks(index)),
             refused_handover: self.refused.clone().filter(|_| primary),
             office: None,
         }
+    }
+
+    /// Whether its Postgres asks for a restart. A standby keeps a limit that becomes lower until its primary has let go of it.
+    fn asks(&self, index: u8) -> bool {
+        let primary = self.record().map(|record| record.primary);
+        let first = primary.filter(|primary| self.lowers && self.pending.contains(primary));
+        self.pending.contains(&index) && first.is_none_or(|first| first == index)
     }
 
     /// The copies under way: whoever is asked tells of all.
