@@ -2,7 +2,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use kube::api::{Api, EvictParams};
@@ -183,17 +184,31 @@ async fn programs(world: &World) -> Outcome<BTreeMap<u8, String>> {
     Ok(all)
 }
 
-/// The operator is upgraded to another image: so is the agent of every node, one at a time.
+/// Whether images are pulled by the chart's Secret.
+fn pulls(spec: PodSpec) -> bool {
+    spec.image_pull_secrets.unwrap_or_default().iter().any(|secret| secret.name == "login")
+}
+
+/// The operator is upgraded to another image: so is the agent of every node, one at a time. It is pulled as the chart says.
 pub async fn operator(world: &World) -> Outcome {
-    for tag in ["next", "dev"] {
+    let fronts: Api<Deployment> = Api::namespaced(world.client.clone(), SPACE);
+    for (tag, secret) in [("next", Some("imagePullSecrets[0].name=login")), ("dev", None)] {
         let old = programs(world).await?;
         let before = uids(world).await?;
-        install::helm_with(world, &[&format!("image.tag={tag}")]).await?;
+        let image = format!("image.tag={tag}");
+        let values: Vec<&str> = secret.into_iter().chain([image.as_str()]).collect();
+        install::helm_with(world, &values).await?;
         rolled(world, &before).await?;
         for node in NODES {
             let [agent, ..] = runs(world, node).await?;
             ensure(agent.ends_with(&format!(":{tag}")), || format!("node {node} has the agent of {agent}"))?;
+            let pod = world.pods().get(&names::node_pod(POOL, node)).await?.spec.unwrap_or_default();
+            ensure(pulls(pod) == secret.is_some(), || format!("by what node {node} pulls with {values:?}"))?;
         }
+        let front = fronts.get(&names::proxy(POOL)).await?.spec.and_then(|spec| spec.template.spec);
+        ensure(pulls(front.unwrap_or_default()) == secret.is_some(), || {
+            format!("by what fronts pull with {values:?}")
+        })?;
         let new = programs(world).await?;
         let changed = NODES.iter().all(|node| new.get(node) != old.get(node) && new.get(node) == new.get(&0));
         ensure(changed, || format!("the agents that run: {old:?} became {new:?}"))?;

@@ -90,6 +90,7 @@ pub fn runtime() -> Runtime {
         operator_namespace: "system".to_owned(),
         metrics_from: Peers::default(),
         log_format: LogFormat::Json,
+        pull_secrets: Vec::new(),
     }
 }
 
