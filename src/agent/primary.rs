@@ -96,12 +96,9 @@ impl Node {
             tracing::info!(slot = name, "replication slot made");
         }
         let pending = observe::pending_restart(client).await?;
+        self.note_parameters(pending);
         let unsafe_settings = observe::unsafe_settings(client).await?;
-        {
-            let mut inner = self.shared.lock();
-            inner.report.pending_restart = pending;
-            inner.report.unsafe_settings = unsafe_settings;
-        }
+        self.shared.lock().report.unsafe_settings = unsafe_settings;
         self.slots_at = now;
         Ok(())
     }

@@ -38,6 +38,7 @@ impl NodeReport {
             bootstrapped: false,
             pending_restart: Vec::new(),
             refused_parameters: None,
+            loaded_parameters: None,
             unsafe_settings: Vec::new(),
             refused_handover: None,
             office: None,

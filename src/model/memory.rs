@@ -23,6 +23,15 @@ pub struct Restarted {
     pub last: Timestamp,
 }
 
+/// A change of parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParametersChanged {
+    /// What the nodes had before.
+    pub before: BTreeMap<String, String>,
+    /// Names of those that were seen to wait for a restart, in small letters.
+    pub restarting: BTreeSet<String>,
+}
+
 /// A copy under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopySeen {
@@ -61,6 +70,10 @@ pub struct Memory {
     pub switchover_failed: Option<(Timestamp, String)>,
     /// Restarts of a node's Postgres for parameters that it still asks for.
     pub restarts: BTreeMap<u8, Restarted>,
+    /// A change of parameters that not every attached node has loaded yet.
+    pub parameters: Option<ParametersChanged>,
+    /// When each certificate is to be renewed, or ends, as it was seen last: one for which that differs is another one.
+    pub certificates: BTreeMap<String, Timestamp>,
     /// The copy under way, as it was seen first: its rate counts from there.
     pub copy_begun: Option<CopySeen>,
     /// When its progress was last written into status.

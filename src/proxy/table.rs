@@ -123,6 +123,7 @@ pub(super) mod tests {
             bootstrapped: true,
             pending_restart: Vec::new(),
             refused_parameters: None,
+            loaded_parameters: None,
             unsafe_settings: Vec::new(),
             refused_handover: None,
             office: None,

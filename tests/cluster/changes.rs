@@ -216,13 +216,19 @@ pub async fn operator(world: &World) -> Outcome {
     Ok(())
 }
 
-/// A parameter that needs a restart, and is lowered: the primary first, or no standby could replay.
+/// A parameter that is loaded, which is told; then one that needs a restart, and is lowered: the primary first, or no standby
+/// could replay.
 pub async fn parameter(world: &World) -> Outcome {
     let started = each(world, "SELECT pg_postmaster_start_time()").await?;
     patch(world, r#"{"postgres":{"parameters":{"work_mem":"5MB"}}}"#).await?;
     until("the new value on every node", ROLLED, || async {
         let said = each(world, "SELECT current_setting('work_mem')").await?;
         ensure(said.iter().all(|said| said == "5MB"), || format!("{said:?}"))
+    })
+    .await?;
+    until("the event of what was loaded", WHOLE, || async {
+        let told = world.events("ParametersLoaded").await?;
+        ensure(told.iter().any(|note| note.ends_with(": work_mem")), || format!("{told:?}"))
     })
     .await?;
     let still = each(world, "SELECT pg_postmaster_start_time()").await?;
@@ -235,7 +241,13 @@ pub async fn parameter(world: &World) -> Outcome {
         ensure(said.iter().all(|said| said == "150 5MB"), || format!("{said:?}"))
     })
     .await?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    let told = world.events("PostgresRestarts").await?;
+    ensure(told.iter().any(|note| note.contains("max_connections")), || format!("{told:?}"))?;
+    let told = world.events("ParametersLoaded").await?;
+    ensure(!told.iter().any(|note| note.contains("max_connections")), || {
+        format!("it took a restart: {told:?}")
+    })
 }
 
 /// What each node says.

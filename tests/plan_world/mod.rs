@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use pgpool_operator::api::v1alpha1::{PgPool, PgPoolStatus, Record};
+use pgpool_operator::config::postgresql::mark;
 use pgpool_operator::messages::{BackupProgress, Join, NodeReport, RefusedHandover, Role};
 use pgpool_operator::model::{
     ClaimSeen, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, Memory, NodeSeen, Observed,
@@ -59,6 +60,8 @@ pub struct World {
     pub boots: BTreeMap<u8, u32>,
     /// Nodes whose Postgres has to be restarted for its parameters.
     pub pending: BTreeSet<u8>,
+    /// Nodes whose Postgres has not read the newest parameters.
+    pub unread: BTreeSet<u8>,
     /// Whether the storage class keeps volumes as they are.
     pub fixed_volumes: bool,
     /// Whether claims can't be annotated.
@@ -141,6 +144,7 @@ impl World {
             images: BTreeMap::new(),
             boots: BTreeMap::new(),
             pending: BTreeSet::new(),
+            unread: BTreeSet::new(),
             fixed_volumes: false,
             fixed_notes: false,
             conflicts: false,
@@ -295,6 +299,7 @@ impl World {
             bootstrapped: primary && self.bootstrapped,
             unsafe_settings: Vec::new(),
             refused_parameters: None,
+            loaded_parameters: self.loaded(index),
             pending_restart: if self.pending.contains(&index) {
                 vec!["max_connections".to_owned()]
             } else {
@@ -303,6 +308,12 @@ impl World {
             refused_handover: self.refused.clone().filter(|_| primary),
             office: None,
         }
+    }
+
+    /// What the agents were told of is loaded at once, but where somebody holds it up.
+    fn loaded(&self, index: u8) -> Option<String> {
+        let told = self.membership.as_ref().filter(|_| !self.unread.contains(&index));
+        told.map(|membership| mark(&membership.spec.parameters))
     }
 
     /// The copies under way: whoever is asked tells of all.
