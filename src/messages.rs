@@ -194,6 +194,10 @@ pub struct NodeReport {
     /// Why PostgreSQL refuses the newest of the user's parameters; those before them stay.
     #[serde(default)]
     pub refused_parameters: Option<String>,
+    /// Which of the user's parameters PostgreSQL has loaded ([`crate::config::postgresql::mark`]), looked at together with those
+    /// that wait for a restart; none while nobody has looked.
+    #[serde(default)]
+    pub loaded_parameters: Option<String>,
     /// On a primary: settings of roles and databases that belong to the operator, as the command that takes each back.
     #[serde(default)]
     pub unsafe_settings: Vec<String>,

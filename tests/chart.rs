@@ -50,7 +50,7 @@ const RENDERED: &[(&str, &[&str])] = &[
             "--set",
             "image.pullPolicy=Always",
             "--set",
-            "imagePullSecrets[0].name=login",
+            "imagePullSecrets[0].name=login,imagePullSecrets[1].name=other",
             "--set",
             "podLabels.team=db",
             "--set",

@@ -120,6 +120,7 @@ fn report() -> NodeReport {
         pending_restart: vec!["max_connections".into()],
         lowered_limits: vec!["max_connections".into()],
         refused_parameters: Some("invalid value for parameter \"work_mem\": \"lots\"".into()),
+        loaded_parameters: Some("0123456789abcdef".into()),
         unsafe_settings: vec!["ALTER ROLE picker RESET synchronous_commit".into()],
         refused_handover: Some(RefusedHandover { id: "s1".into(), why: "no standby is attached".into() }),
         office: Some(OfficeReport {
@@ -351,6 +352,7 @@ fn defaults_are_what_an_earlier_version_meant() {
     let report: NodeReport = serde_json::from_value(read("node-report")).unwrap();
     assert_eq!((report.weight, report.restarting, report.draining), (1, false, false));
     assert!(report.pending_restart.is_empty() && report.lowered_limits.is_empty() && report.office.is_none());
+    assert_eq!(report.loaded_parameters, None, "whoever doesn't say so isn't counted on");
     let answer: Answer = serde_json::from_value(read("answer")).unwrap();
     assert!(!answer.leaving, "whoever doesn't say so stays");
     let vote: Vote = serde_json::from_value(read("vote")).unwrap();

@@ -1,5 +1,6 @@
 //! Every object of a pool, golden. `INSTA_UPDATE=always cargo test --test resources` writes them anew.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+use k8s_openapi::api::core::v1::{PodAntiAffinity, PodSpec};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use pgpool_operator::api::v1alpha1::PgPool;
@@ -57,6 +58,7 @@ fn runtime() -> Runtime {
         operator_namespace: "system".to_owned(),
         metrics_from: Peers::default(),
         log_format: LogFormat::Json,
+        pull_secrets: Vec::new(),
     }
 }
 
@@ -170,16 +172,77 @@ fn whoever_was_named_reads_metrics_and_nobody_else_comes_in() {
     }
 }
 
+/// The pod of a node, that of a front, and that of a recovery.
+fn pods(pool: &ValidPool, runtime: &Runtime) -> [PodSpec; 3] {
+    let templates = [
+        r::stateful_set(pool, runtime, UID, &order()).unwrap().spec.unwrap().template,
+        r::deployment(pool, runtime, UID).spec.unwrap().template,
+        r::recovery_job(pool, runtime, UID, &job()).spec.unwrap().template,
+    ];
+    templates.map(|template| template.spec.unwrap())
+}
+
+#[test]
+fn every_pod_runs_where_the_pool_may_and_those_of_nodes_alone_keep_away_from_others() {
+    let mut pool = full();
+    let affinity = pool.affinity.as_mut().unwrap();
+    affinity.pod_anti_affinity = Some(PodAntiAffinity::default());
+    let machines = affinity.node_affinity.clone();
+    assert!(machines.is_some());
+    for (pod, apart) in pods(&pool, &runtime()).into_iter().zip([true, false, true]) {
+        assert_eq!(pod.tolerations, Some(pool.tolerations.clone()));
+        assert_eq!(pod.node_selector, Some(pool.node_selector.clone()));
+        assert_eq!(pod.priority_class_name, pool.priority_class);
+        let affinity = pod.affinity.unwrap();
+        assert_eq!((&affinity.node_affinity, affinity.pod_anti_affinity.is_some()), (&machines, apart));
+    }
+    let bare = ValidPool { affinity: None, ..pool };
+    assert!(pods(&bare, &runtime()).iter().all(|pod| pod.affinity.is_none()));
+}
+
+#[test]
+fn the_users_labels_are_on_fronts_too_and_never_in_the_place_of_our_own() {
+    let mut pool = full();
+    let before = r::deployment(&pool, &runtime(), UID).spec.unwrap();
+    for label in ["app.kubernetes.io/component", "app.kubernetes.io/instance"] {
+        pool.pod_metadata.labels.insert(label.to_owned(), "mine".to_owned());
+    }
+    let after = r::deployment(&pool, &runtime(), UID).spec.unwrap();
+    assert_eq!(after, before);
+    let metadata = after.template.metadata.unwrap();
+    let (labels, notes) = (metadata.labels.unwrap(), metadata.annotations.unwrap());
+    assert_eq!((labels["team"].as_str(), notes["note"].as_str()), ("apples", "ripe"));
+    let chosen = after.selector.match_labels.unwrap();
+    assert!(chosen.iter().all(|(name, value)| labels.get(name) == Some(value)), "{chosen:?} {labels:?}");
+    assert!(!chosen.contains_key("team"), "it can't be changed, and labels can");
+}
+
+#[test]
+fn every_pod_pulls_by_the_secrets_of_its_pool_and_by_the_operators() {
+    let by = |secrets: &[&str]| Runtime {
+        pull_secrets: secrets.iter().map(|name| (*name).to_owned()).collect(),
+        ..runtime()
+    };
+    let bare = ValidPool { pull_secrets: Vec::new(), ..full() };
+    let cases = [
+        (full(), by(&["login", "puller"]), vec!["puller", "login"]),
+        (full(), runtime(), vec!["puller"]),
+        (bare.clone(), by(&["login"]), vec!["login"]),
+        (bare, runtime(), vec![]),
+    ];
+    for (pool, runtime, wanted) in cases {
+        for pod in pods(&pool, &runtime) {
+            let secrets = pod.image_pull_secrets.unwrap_or_default();
+            let names: Vec<&str> = secrets.iter().map(|secret| secret.name.as_str()).collect();
+            assert_eq!(names, wanted);
+        }
+    }
+}
+
 #[test]
 fn another_format_of_logs_is_told_to_every_container() {
     let text = Runtime { log_format: LogFormat::Text, ..runtime() };
-    let job = r::recovery_job(&full(), &text, UID, &job());
-    let pods = [
-        r::stateful_set(&full(), &text, UID, &order()).unwrap().spec.unwrap().template,
-        r::deployment(&full(), &text, UID).spec.unwrap().template,
-        job.spec.unwrap().template,
-    ];
-    for pod in pods.map(|template| template.spec.unwrap()) {
+    for pod in pods(&full(), &text) {
         for container in pod.containers.iter().chain(pod.init_containers.iter().flatten()) {
             let told = container.env.iter().flatten().find(|env| env.name == "PGPOOL_LOG_FORMAT");
             assert_eq!(told.and_then(|env| env.value.as_deref()), Some("text"), "{}", container.name);

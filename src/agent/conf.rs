@@ -59,6 +59,11 @@ impl Conf {
         self.refused.as_ref().map(|(_, said)| said.as_str())
     }
 
+    /// Which of the user's parameters PostgreSQL has read; none while it has not read what was written last.
+    pub fn loaded(&self) -> Option<String> {
+        (self.last.is_some() && !self.owed).then(|| postgresql::mark(&self.accepted))
+    }
+
     /// Writes postgresql.conf; a reload is owed when it has changed. Parameters that PostgreSQL refuses are left
     /// out as a whole, those that were accepted before stay, and [`Self::refused`] says why.
     pub async fn write(

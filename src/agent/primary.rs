@@ -106,10 +106,10 @@ impl Node {
         }
         let pending = observe::pending_restart(client).await?;
         let lowered = if pending.is_empty() { Vec::new() } else { observe::lowered_limits(client).await? };
+        self.note_parameters(pending);
         let unsafe_settings = observe::unsafe_settings(client).await?;
         {
             let mut inner = self.shared.lock();
-            inner.report.pending_restart = pending;
             inner.report.lowered_limits = lowered;
             inner.report.unsafe_settings = unsafe_settings;
         }

@@ -134,7 +134,7 @@ impl Node {
         // The primary may have been restarted with less: only then may this node have less, too.
         self.control().await?;
         let pending = observe::pending_restart(client).await?;
-        self.shared.lock().report.pending_restart = pending;
+        self.note_parameters(pending);
         self.slots_at = now;
         Ok(())
     }
@@ -225,6 +225,14 @@ impl Node {
     /// Says whether PostgreSQL takes the user's parameters.
     pub(super) fn note_refused(&self) {
         self.shared.lock().report.refused_parameters = self.conf.refused().map(str::to_owned);
+    }
+
+    /// Says which parameters are loaded, and which of them wait for a restart: the one means little without the other.
+    pub(super) fn note_parameters(&self, pending: Vec<String>) {
+        let loaded = self.conf.loaded();
+        let mut inner = self.shared.lock();
+        inner.report.pending_restart = pending;
+        inner.report.loaded_parameters = loaded;
     }
 
     /// A detached standby that can't get on is said to need a copy; an attached one is removed first. True when

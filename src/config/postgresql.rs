@@ -3,6 +3,8 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::api::v1alpha1::MAX_NODES;
 use crate::names;
 
@@ -190,9 +192,43 @@ pub fn render(config: &NodeConfig) -> String {
     text
 }
 
+/// Sixteen digits that tell one set of the user's parameters from another.
+pub fn mark(parameters: &BTreeMap<String, String>) -> String {
+    let mut hash = Sha256::new();
+    for text in parameters.iter().flat_map(|(name, value)| [name, value]) {
+        // With its length: where one ends matters.
+        hash.update(text.len().to_be_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.finalize().iter().take(8).fold(String::new(), |mut digits, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_other_parameters_have_another_mark() {
+        let of = |pairs: &[(&str, &str)]| {
+            mark(&pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+        };
+        let all: [&[(&str, &str)]; 6] = [
+            &[],
+            &[("work_mem", "8MB")],
+            &[("work_mem", "9MB")],
+            &[("work_me", "m8MB")],
+            &[("jit", "on"), ("work_mem", "8MB")],
+            &[("jit", "onwork_mem8MB")],
+        ];
+        let marks: std::collections::BTreeSet<String> = all.into_iter().map(of).collect();
+        assert_eq!(marks.len(), all.len());
+        assert!(marks.iter().all(|mark| mark.len() == 16), "{marks:?}");
+        assert_eq!(of(&[("a", "1"), ("b", "2")]), of(&[("b", "2"), ("a", "1")]));
+    }
 
     fn config() -> NodeConfig {
         NodeConfig {

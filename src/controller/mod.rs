@@ -48,6 +48,10 @@ pub struct Args {
     /// Who may read the metrics of nodes and fronts: peers of a NetworkPolicy, as a list in JSON. Nobody when empty.
     #[arg(long, env = "METRICS_FROM", default_value = "[]")]
     pub metrics_from: Peers,
+    /// Secrets by which the pods of all pools pull images besides those of the spec, separated by commas. Each must be in
+    /// the namespace of the pool.
+    #[arg(long, env = "IMAGE_PULL_SECRETS", default_value = "", value_delimiter = ',')]
+    pub image_pull_secrets: Vec<String>,
     /// Where probes and metrics are served.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     pub health_address: SocketAddr,
@@ -112,7 +116,13 @@ fn runtime(args: &Args, log_format: LogFormat) -> Runtime {
         operator_namespace: args.namespace.clone(),
         metrics_from: args.metrics_from.clone(),
         log_format,
+        pull_secrets: named(&args.image_pull_secrets).into_iter().map(str::to_owned).collect(),
     }
+}
+
+/// The names in a list that was separated by commas; an empty one has none.
+fn named(list: &[String]) -> Vec<&str> {
+    list.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect()
 }
 
 fn uuid() -> String {
@@ -160,8 +170,7 @@ async fn work(
         memories: Mutex::new(BTreeMap::new()),
         client,
     });
-    let namespaces: Vec<&str> =
-        args.watch_namespaces.iter().map(|n| n.trim()).filter(|n| !n.is_empty()).collect();
+    let namespaces = named(&args.watch_namespaces);
     let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
     join_all(
         scopes.into_iter().map(|scope| watches::run(shared.clone(), scope, ready.clone(), stop.clone())),

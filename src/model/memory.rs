@@ -23,6 +23,15 @@ pub struct Restarted {
     pub last: Timestamp,
 }
 
+/// A change of parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParametersChanged {
+    /// What the nodes had before.
+    pub before: BTreeMap<String, String>,
+    /// Names of those that were seen to wait for a restart, in small letters.
+    pub restarting: BTreeSet<String>,
+}
+
 /// A copy under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopySeen {
@@ -65,6 +74,10 @@ pub struct Memory {
     pub spec_seen: Option<(i64, Timestamp)>,
     /// The primary that was asked to hand over, to be restarted for parameters, and when, until it serves again.
     pub handed_over: Option<(u8, Timestamp)>,
+    /// A change of parameters that not every attached node has loaded yet.
+    pub parameters: Option<ParametersChanged>,
+    /// When each certificate is to be renewed, or ends, as it was seen last: one for which that differs is another one.
+    pub certificates: BTreeMap<String, Timestamp>,
     /// The copy under way, as it was seen first: its rate counts from there.
     pub copy_begun: Option<CopySeen>,
     /// When its progress was last written into status.

@@ -121,17 +121,17 @@ pub struct ValidPool {
     pub databases: Vec<Database>,
     /// CPU and memory of the nodes.
     pub resources: Option<Resources>,
-    /// Affinity of the nodes' pods.
+    /// Affinity of the nodes' pods; fronts take what it says of machines.
     pub affinity: Option<Affinity>,
     /// Spread of the nodes' pods, where the spec has one.
     pub topology_spread: Option<Vec<TopologySpreadConstraint>>,
-    /// Tolerations of the nodes' pods.
+    /// Tolerations of the pool's pods.
     pub tolerations: Vec<Toleration>,
     /// Labels that a Kubernetes node must have.
     pub node_selector: BTreeMap<String, String>,
-    /// Priority class of the nodes' pods.
+    /// Priority class of the pool's pods.
     pub priority_class: Option<String>,
-    /// Labels and annotations of the nodes' pods.
+    /// Labels and annotations of the pool's pods.
     pub pod_metadata: PodMetadata,
     /// The Secret of the user's own certificate for clients.
     pub server_secret: Option<String>,

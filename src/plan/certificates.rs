@@ -2,6 +2,8 @@
 //!
 //! The authority goes generate -> (two thirds of its life) -> a successor is trusted everywhere ->
 //! the successor signs, all leaves are issued anew -> the predecessor is no longer trusted.
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
@@ -20,6 +22,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     for order in &orders {
         draft.keep("Secret", order.secret.clone());
     }
+    tell_new(draft, &orders);
     let problem = draft.seen.secrets.authority_problem.clone();
     draft.warn("authority", "AuthorityUnreadable", problem.clone());
     if problem.is_some() {
@@ -59,6 +62,49 @@ fn look_at_the_users_own(draft: &mut Draft<'_>) {
     };
     draft.tell_once(KEY.to_owned(), Happening::warning("ServerSecretUnusable", problem.clone()));
     draft.troubles.push(("ServerSecretUnusable", problem));
+}
+
+/// Tells of certificates that stand in the place of others: the pool's own, and the user's. What was there before this
+/// operator's first look is none of them.
+fn tell_new(draft: &mut Draft<'_>, orders: &[LeafOrder]) {
+    let (seen, pool) = (draft.seen, draft.pool);
+    let before = std::mem::take(&mut draft.plan.memory.certificates);
+    let known = &mut draft.plan.memory.certificates;
+    let mut issued = Vec::new();
+    for order in orders {
+        let due = seen.secrets.leaves.get(&order.secret).map(|leaf| leaf.renew_at);
+        if is_new(&before, known, order.secret.clone(), due) {
+            issued.push(order.secret.as_str());
+        }
+    }
+    let own = pool.server_secret.as_ref().and_then(|name| {
+        let end = seen.secrets.server.as_ref().and_then(|server| server.as_ref().ok().copied());
+        let new = is_new(&before, known, format!("spec.tls.serverSecret/{name}"), end);
+        end.filter(|_| new).map(|end| (name, end))
+    });
+    if !issued.is_empty() {
+        let note = format!("new certificates were issued: Secrets {}", issued.join(", "));
+        draft.tell(Happening::normal("CertificatesRenewed", note));
+    }
+    if let Some((name, end)) = own {
+        let note = format!(
+            "spec.tls.serverSecret: Secret {name} has another certificate, which ends at {end}; the fronts show it to new \
+             sessions within two minutes"
+        );
+        draft.tell(Happening::normal("CertificatesRenewed", note));
+    }
+}
+
+/// Takes down what is there, and says whether it was another one before. What is gone for a while is kept in mind.
+fn is_new(
+    before: &BTreeMap<String, Timestamp>,
+    known: &mut BTreeMap<String, Timestamp>,
+    key: String,
+    now: Option<Timestamp>,
+) -> bool {
+    let old = before.get(&key).copied();
+    known.extend(now.or(old).map(|at| (key, at)));
+    old.zip(now).is_some_and(|(old, now)| old != now)
 }
 
 fn is_current(draft: &Draft<'_>, authority: &AuthoritySeen, order: &LeafOrder) -> bool {

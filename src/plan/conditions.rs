@@ -2,6 +2,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::Happening;
 use super::draft::Draft;
 use super::membership::left_out;
 use super::status::{is_down, is_front_up, is_led};
@@ -23,14 +24,33 @@ fn verdict(is_true: bool, reason: &'static str, message: impl Into<String>) -> V
 
 /// Sets all three.
 pub(super) fn set(draft: &mut Draft<'_>, health: Health, now: Timestamp) {
+    let whether_ready = ready(draft, health);
+    tell_ready(draft, health, &whether_ready);
     let verdicts = [
-        (READY, ready(draft, health)),
+        (READY, whether_ready),
         (PROGRESSING, progressing(draft, health)),
         (DEGRADED, degraded(draft, health)),
     ];
     let generation = draft.pool.generation;
     for (kind, verdict) in verdicts {
         put(draft.status(), kind, &verdict, generation, now);
+    }
+}
+
+/// Tells of each change of the answer; that a pool is suspended another event tells.
+fn tell_ready(draft: &mut Draft<'_>, health: Health, now: &Verdict) {
+    let mut conditions = draft.seen.status.conditions.iter();
+    let was = conditions.any(|condition| condition.type_ == READY && condition.status == "True");
+    let note = now.message.as_str();
+    if now.is_true && !was {
+        draft.tell(Happening::normal("Ready", note));
+    } else if was && !now.is_true && health != Health::Suspended {
+        let wished = draft.seen.status.switchover.is_some();
+        draft.tell(if matches!(health, Health::Degraded | Health::Unavailable) && !wished {
+            Happening::warning("NotReady", note)
+        } else {
+            Happening::normal("NotReady", note)
+        });
     }
 }
 

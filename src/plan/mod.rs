@@ -13,6 +13,7 @@ mod logins;
 mod membership;
 mod nodes;
 mod office;
+mod parameters;
 pub mod recovery;
 mod requests;
 mod rest;
@@ -103,6 +104,7 @@ pub fn plan(pool: &ValidPool, runtime: &Runtime, seen: &Observed) -> Result<Plan
     scale::plan(&mut draft);
     nodes::plan(&mut draft)?;
     rolling::plan(&mut draft);
+    parameters::plan(&mut draft);
     membership::plan(&mut draft);
     sweep::plan(&mut draft);
     status::summarise(&mut draft);

@@ -124,6 +124,7 @@ pub(super) mod tests {
             pending_restart: Vec::new(),
             lowered_limits: Vec::new(),
             refused_parameters: None,
+            loaded_parameters: None,
             unsafe_settings: Vec::new(),
             refused_handover: None,
             office: None,

@@ -2,14 +2,14 @@
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, PodSpec, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::json;
 
-use super::labels::{Part, metadata, object_labels, selector};
+use super::labels::{Part, metadata, selector};
 use super::manifest::{BuildError, fingerprint_of};
 use super::pod::{
-    Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, dns, env,
-    pod_security, pool_env, probe, some, some_map, spread,
+    Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env,
+    placement, pod_metadata, pod_security, pool_env, probe, some, spread,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -87,16 +87,6 @@ fn annotate(template: &mut PodTemplateSpec, name: &str, value: String) {
     metadata.annotations.get_or_insert_default().insert(name.to_owned(), value);
 }
 
-pub(super) fn pod_metadata(pool: &ValidPool, part: Part) -> ObjectMeta {
-    let mut labels = pool.pod_metadata.labels.clone();
-    labels.extend(object_labels(pool, part));
-    ObjectMeta {
-        labels: Some(labels),
-        annotations: some_map(&pool.pod_metadata.annotations),
-        ..ObjectMeta::default()
-    }
-}
-
 fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrder) -> PodSpec {
     let mut volumes = data_volumes(pool, names::node_tls_secret(pool.name(), order.index));
     volumes.push(claim_volume(names::claim(pool.name(), order.index)));
@@ -108,22 +98,17 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &NodeOrd
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         volumes: Some(volumes),
-        ..placement(pool)
+        ..node_placement(pool, runtime)
     }
 }
 
 /// Everything that decides where a pod of a node, or its recovery Job, may run.
-pub(super) fn placement(pool: &ValidPool) -> PodSpec {
+pub(super) fn node_placement(pool: &ValidPool, runtime: &Runtime) -> PodSpec {
     PodSpec {
-        dns_config: Some(dns()),
         security_context: Some(pod_security(true)),
-        image_pull_secrets: some(&pool.pull_secrets),
         affinity: pool.affinity.clone(),
         topology_spread_constraints: some(&spread(pool)),
-        tolerations: some(&pool.tolerations),
-        node_selector: some_map(&pool.node_selector),
-        priority_class_name: pool.priority_class.clone(),
-        ..PodSpec::default()
+        ..placement(pool, runtime)
     }
 }
 

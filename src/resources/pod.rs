@@ -3,14 +3,15 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, HTTPGetAction, KeyToPath,
-    PersistentVolumeClaimVolumeSource, PodDNSConfig, PodDNSConfigOption, PodSecurityContext, Probe,
-    SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    LocalObjectReference, PersistentVolumeClaimVolumeSource, PodDNSConfig, PodDNSConfigOption,
+    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext,
+    TopologySpreadConstraint, Volume, VolumeMount,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Peers;
-use super::labels::parts;
+use super::labels::{Part, object_labels, parts};
 use crate::model::ValidPool;
 use crate::names::{self, LogFormat};
 
@@ -25,6 +26,8 @@ pub struct Runtime {
     pub metrics_from: Peers,
     /// How pods and Jobs log.
     pub log_format: LogFormat,
+    /// Names of the Secrets by which the operator's image is pulled; each pool's namespace has its own.
+    pub pull_secrets: Vec<String>,
 }
 
 pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
@@ -49,6 +52,40 @@ fn log_env(runtime: &Runtime) -> Option<EnvVar> {
     (format != LogFormat::default()).then(|| env(names::LOG_FORMAT, format.as_str()))
 }
 
+/// What every pod of the pool carries: the user's labels and annotations, and over them the operator's labels.
+pub(super) fn pod_metadata(pool: &ValidPool, part: Part) -> ObjectMeta {
+    let mut labels = pool.pod_metadata.labels.clone();
+    labels.extend(object_labels(pool, part));
+    ObjectMeta {
+        labels: Some(labels),
+        annotations: some_map(&pool.pod_metadata.annotations),
+        ..ObjectMeta::default()
+    }
+}
+
+/// What is the same for every pod of the pool: which machines it may run on, and what its images are pulled by.
+pub(super) fn placement(pool: &ValidPool, runtime: &Runtime) -> PodSpec {
+    PodSpec {
+        dns_config: Some(dns()),
+        image_pull_secrets: some(&pull_secrets(pool, runtime)),
+        tolerations: some(&pool.tolerations),
+        node_selector: some_map(&pool.node_selector),
+        priority_class_name: pool.priority_class.clone(),
+        ..PodSpec::default()
+    }
+}
+
+/// Those of the spec, then the operator's own: each pod runs the operator's image.
+fn pull_secrets(pool: &ValidPool, runtime: &Runtime) -> Vec<LocalObjectReference> {
+    let mut list = pool.pull_secrets.clone();
+    for name in &runtime.pull_secrets {
+        if list.iter().all(|secret| secret.name != *name) {
+            list.push(LocalObjectReference { name: name.clone() });
+        }
+    }
+    list
+}
+
 pub(super) fn pod_security(group: bool) -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
@@ -66,7 +103,7 @@ pub(super) fn pod_security(group: bool) -> PodSecurityContext {
 
 /// A resolver that asks again after one second, not five: with a machine a name server may be lost, and until the
 /// cluster notices, a part of the questions goes there (resolv.conf(5), `timeout` and `attempts`).
-pub(super) fn dns() -> PodDNSConfig {
+fn dns() -> PodDNSConfig {
     let option = |name: &str, value: &str| PodDNSConfigOption {
         name: Some(name.to_owned()),
         value: Some(value.to_owned()),

@@ -1,16 +1,16 @@
 //! Deployment `NAME-proxy`: the front.
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, PodSpec, PodTemplateSpec, TopologySpreadConstraint, Volume, VolumeMount,
+    Affinity, Container, EnvVar, PodSpec, PodTemplateSpec, TopologySpreadConstraint, Volume, VolumeMount,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::labels::{Part, metadata, object_labels, parts, selector};
+use super::labels::{Part, metadata, parts, selector};
 use super::node::port;
 use super::pod::{
-    Runtime, container_security, dns, empty_dir, env, mount, pod_security, pool_env, probe, secret_volume,
-    some, tls_volume,
+    Runtime, container_security, empty_dir, env, mount, placement, pod_metadata, pod_security, pool_env,
+    probe, secret_volume, tls_volume,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -38,10 +38,7 @@ pub fn deployment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> Deploy
                 }),
             }),
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(object_labels(pool, Part::Proxy)),
-                    ..ObjectMeta::default()
-                }),
+                metadata: Some(pod_metadata(pool, Part::Proxy)),
                 spec: Some(pod_spec(pool, runtime, pool_uid)),
             },
             ..DeploymentSpec::default()
@@ -55,9 +52,8 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> PodSpec {
         containers: vec![container(pool, runtime, pool_uid)],
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
-        dns_config: Some(dns()),
         security_context: Some(pod_security(false)),
-        image_pull_secrets: some(&pool.pull_secrets),
+        affinity: affinity(pool),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         // Two fronts on one machine are better than one front.
         topology_spread_constraints: Some(vec![TopologySpreadConstraint {
@@ -68,8 +64,15 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> PodSpec {
             ..TopologySpreadConstraint::default()
         }]),
         volumes: Some(volumes(pool)),
-        ..PodSpec::default()
+        ..placement(pool, runtime)
     }
+}
+
+/// Which machines the user wants the pool on. What is said of other pods is said for the nodes: a front that keeps away
+/// from those as they do from each other might find no machine, or take a node's.
+fn affinity(pool: &ValidPool) -> Option<Affinity> {
+    let node_affinity = pool.affinity.as_ref()?.node_affinity.clone()?;
+    Some(Affinity { node_affinity: Some(node_affinity), ..Affinity::default() })
 }
 
 fn container(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> Container {

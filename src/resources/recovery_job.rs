@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, PodTemplateSpec};
 
 use super::labels::{Part, metadata};
 use super::manifest::fingerprint;
-use super::node::{placement, pod_metadata};
+use super::node::node_placement;
 use super::pod::{
     Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env,
-    job_spread, pool_env, some,
+    job_spread, pod_metadata, pool_env, some,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -69,7 +69,7 @@ pub fn recovery_job(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: 
 fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrder) -> PodSpec {
     let mut volumes = data_volumes(pool, names::part_tls_secret(pool.name(), "recovery"));
     volumes.push(claim_volume(names::claim(pool.name(), order.node)));
-    let mut place = placement(pool);
+    let mut place = node_placement(pool, runtime);
     place.topology_spread_constraints = if order.placed { None } else { some(&job_spread(pool)) };
     PodSpec {
         restart_policy: Some("Never".to_owned()),

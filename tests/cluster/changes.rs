@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use kube::api::{Api, EvictParams};
@@ -194,17 +195,31 @@ async fn programs(world: &World) -> Outcome<BTreeMap<u8, String>> {
     Ok(all)
 }
 
-/// The operator is upgraded to another image: so is the agent of every node, one at a time.
+/// Whether images are pulled by the chart's Secret.
+fn pulls(spec: PodSpec) -> bool {
+    spec.image_pull_secrets.unwrap_or_default().iter().any(|secret| secret.name == "login")
+}
+
+/// The operator is upgraded to another image: so is the agent of every node, one at a time. It is pulled as the chart says.
 pub async fn operator(world: &World) -> Outcome {
-    for tag in ["next", "dev"] {
+    let fronts: Api<Deployment> = Api::namespaced(world.client.clone(), SPACE);
+    for (tag, secret) in [("next", Some("imagePullSecrets[0].name=login")), ("dev", None)] {
         let old = programs(world).await?;
         let before = Before::of(world).await?;
-        install::helm_with(world, &[&format!("image.tag={tag}")]).await?;
+        let image = format!("image.tag={tag}");
+        let values: Vec<&str> = secret.into_iter().chain([image.as_str()]).collect();
+        install::helm_with(world, &values).await?;
         rolled(world, &before).await?;
         for node in NODES {
             let [agent, ..] = runs(world, node).await?;
             ensure(agent.ends_with(&format!(":{tag}")), || format!("node {node} has the agent of {agent}"))?;
+            let pod = world.pods().get(&names::node_pod(POOL, node)).await?.spec.unwrap_or_default();
+            ensure(pulls(pod) == secret.is_some(), || format!("by what node {node} pulls with {values:?}"))?;
         }
+        let front = fronts.get(&names::proxy(POOL)).await?.spec.and_then(|spec| spec.template.spec);
+        ensure(pulls(front.unwrap_or_default()) == secret.is_some(), || {
+            format!("by what fronts pull with {values:?}")
+        })?;
         let new = programs(world).await?;
         let changed = NODES.iter().all(|node| new.get(node) != old.get(node) && new.get(node) == new.get(&0));
         ensure(changed, || format!("the agents that run: {old:?} became {new:?}"))?;
@@ -260,6 +275,11 @@ async fn reloaded(world: &World) -> Outcome {
     until("the new value on every node", ROLLED, || async {
         let said = each(world, "SELECT current_setting('work_mem')").await?;
         ensure(said.iter().all(|said| said == "5MB"), || format!("{said:?}"))
+    })
+    .await?;
+    until("the event of what was loaded", WHOLE, || async {
+        let told = world.events("ParametersLoaded").await?;
+        ensure(told.iter().any(|note| note.ends_with(": work_mem")), || format!("{told:?}"))
     })
     .await?;
     let still = starts(world).await?;
@@ -337,6 +357,12 @@ async fn told_of(world: &World, before: &Record, to: u8) -> Outcome {
     let words = format!("node {from} hands over to node {to}: PostgreSQL of node {from} is to be restarted");
     ensure(begun.iter().any(|e| e.starts_with(&words) && e.ends_with("max_connections")), || {
         format!("{begun:?}")
+    })?;
+    let restarts = world.events("PostgresRestarts").await?;
+    ensure(restarts.iter().any(|note| note.contains("max_connections")), || format!("{restarts:?}"))?;
+    let loaded = world.events("ParametersLoaded").await?;
+    ensure(!loaded.iter().any(|note| note.contains("max_connections")), || {
+        format!("it took a restart: {loaded:?}")
     })
 }
 

@@ -69,7 +69,16 @@ pub async fn apply(world: &World) -> Outcome {
     world.apply(&pool()).await?;
     world.whole(WHOLE).await?;
     println!("    apply to Ready: {:.1} s", since.elapsed().as_secs_f64());
-    Ok(())
+    if upgrade::sources().is_some() {
+        // The first release says nothing of it.
+        return Ok(());
+    }
+    until("the event Ready", STARTED, || async {
+        let told = world.events("Ready").await?;
+        let whole = format!("{0}/{0} nodes are attached", NODES.len());
+        ensure(told.contains(&whole), || format!("{told:?}"))
+    })
+    .await
 }
 
 /// The pool that the scenario is about.

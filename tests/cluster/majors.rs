@@ -1,5 +1,5 @@
 //! A second pool in the first one's namespace, on another major version of PostgreSQL.
-use pgpool_operator::names;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::failover::{primary, taken_over};
@@ -64,15 +64,21 @@ pub async fn another(world: &World) -> Outcome {
             )
             .await?;
         ensure(said == "from a Secret on 15", || format!("node {node}: {said}"))?;
-        let pod = world.pods().get(&names::node_pod(OTHER, node)).await?.spec.unwrap_or_default();
-        let affinity = pod.affinity.and_then(|affinity| affinity.node_affinity);
-        let pull = pod.image_pull_secrets.unwrap_or_default();
-        let asked = pod.priority_class_name.as_deref() == Some(CLASS)
-            && affinity.is_some()
-            && pull.iter().any(|secret| secret.name == "registry");
-        ensure(asked, || format!("{:?}, {affinity:?}, {pull:?}", pod.priority_class_name))?;
     }
-    Ok(())
+    let (nodes, fronts) = (other.alive("node").await?, other.alive("proxy").await?);
+    ensure(nodes.len() == BOTH.len() && !fronts.is_empty(), || format!("{} fronts", fronts.len()))?;
+    nodes.into_iter().chain(fronts).try_for_each(as_asked)
+}
+
+/// Whether a pod has what the spec says of all pods.
+fn as_asked(pod: Pod) -> Outcome {
+    let pod = pod.spec.unwrap_or_default();
+    let affinity = pod.affinity.and_then(|affinity| affinity.node_affinity);
+    let pull = pod.image_pull_secrets.unwrap_or_default();
+    let asked = pod.priority_class_name.as_deref() == Some(CLASS)
+        && affinity.is_some()
+        && pull.iter().any(|secret| secret.name == "registry");
+    ensure(asked, || format!("{:?}, {affinity:?}, {pull:?}", pod.priority_class_name))
 }
 
 /// Names of the WAL segments in a node's archive, the oldest first, and the KiB that they take.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
+use kube::api::ListParams;
 use pgpool_operator::names;
 use serde_json::{Value, json};
 
@@ -131,27 +132,37 @@ async fn by_postgres(world: &World) -> Outcome {
     Ok(())
 }
 
+/// Whether the pod is where the pool shall be, and has its labels.
+fn placed(pod: &Pod) -> Outcome {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let tolerated = spec.tolerations.unwrap_or_default();
+    ensure(tolerated.iter().any(|t| t.key.as_deref() == Some("databases")), || format!("{tolerated:?}"))?;
+    let selector = spec.node_selector.unwrap_or_default();
+    ensure(selector.contains_key("kubernetes.io/os"), || format!("{selector:?}"))?;
+    let (labels, notes) = (pod.metadata.labels.as_ref(), pod.metadata.annotations.as_ref());
+    let team = labels.and_then(|labels| labels.get("example.com/team"));
+    ensure(team.is_some_and(|team| team == "databases"), || format!("{labels:?}"))?;
+    let page = notes.and_then(|notes| notes.get("example.com/page"));
+    ensure(page.is_some_and(|page| page == "yes"), || format!("{notes:?}"))
+}
+
 /// What Kubernetes says of the parts.
 async fn by_kubernetes(world: &World) -> Outcome {
     let pods: Api<Pod> = Api::namespaced(world.client.clone(), SPACE);
     for index in 0..2 {
         let pod = pods.get(&names::node_pod(POOL, index)).await?;
-        let (spec, metadata) = (pod.spec.unwrap_or_default(), pod.metadata);
+        placed(&pod)?;
+        let spec = pod.spec.unwrap_or_default();
         let spread = spec.topology_spread_constraints.unwrap_or_default();
         ensure(spread.len() == 1 && spread[0].max_skew == 2, || format!("{spread:?}"))?;
-        let tolerated = spec.tolerations.unwrap_or_default();
-        ensure(tolerated.iter().any(|t| t.key.as_deref() == Some("databases")), || format!("{tolerated:?}"))?;
-        let selector = spec.node_selector.unwrap_or_default();
-        ensure(selector.contains_key("kubernetes.io/os"), || format!("{selector:?}"))?;
         let container = spec.containers.iter().find(|container| container.name == "postgres");
         let limits = container.and_then(|container| container.resources.as_ref()?.limits.as_ref());
         ensure(limits.is_some_and(|limits| limits["memory"].0 == "1Gi"), || format!("{limits:?}"))?;
-        let (labels, notes) = (metadata.labels.unwrap_or_default(), metadata.annotations.unwrap_or_default());
-        ensure(labels.get("example.com/team").is_some_and(|team| team == "databases"), || {
-            format!("{labels:?}")
-        })?;
-        ensure(notes.get("example.com/page").is_some_and(|page| page == "yes"), || format!("{notes:?}"))?;
     }
+    let fronts = format!("{}={POOL},{}=proxy", names::LABEL_POOL, names::LABEL_PART);
+    let fronts = pods.list(&ListParams::default().labels(&fronts)).await?.items;
+    ensure(!fronts.is_empty(), || "there is no front".to_owned())?;
+    fronts.iter().try_for_each(placed)?;
     let services: Api<Service> = Api::namespaced(world.client.clone(), SPACE);
     for name in [POOL.to_owned(), names::read_service(POOL)] {
         let service = services.get(&name).await?;

@@ -286,6 +286,7 @@ pub async fn own_certificate(world: &World) -> Outcome {
 
     let (serial, files) = foreign(world, "second").await?;
     bring(world, &files).await?;
+    told_of_new(world, &[OWN]).await?;
     is_shown(world, &serial).await?;
     let other = foreign(world, "third").await?.1;
     bring(world, &[files[0].clone(), other[1].clone()]).await?;
@@ -339,6 +340,15 @@ pub async fn weights(world: &World) -> Outcome {
     ensure(now == running, || format!("{running:?} became {now:?}"))
 }
 
+/// Events tell of new certificates in all of these Secrets.
+async fn told_of_new(world: &World, secrets: &[&str]) -> Outcome {
+    until("the event of a new certificate", WHOLE, || async {
+        let told = world.events("CertificatesRenewed").await?.join("; ");
+        ensure(secrets.iter().all(|secret| told.contains(secret)), || told.clone())
+    })
+    .await
+}
+
 /// A certificate that is issued anew is shown to new sessions; no process restarts, and no session ends.
 pub async fn leaf(world: &World) -> Outcome {
     let (old, running) = (shown(world, POOL).await?, containers(world).await?);
@@ -348,6 +358,7 @@ pub async fn leaf(world: &World) -> Outcome {
     for name in &secrets {
         world.here(&["delete", "secret", name]).await?;
     }
+    told_of_new(world, &secrets.each_ref().map(String::as_str)).await?;
     let new = until("another certificate to be shown", WHOLE, || async {
         let now = shown(world, POOL).await?;
         ensure(now != old && now.starts_with("serial="), || format!("{now} is shown"))?;

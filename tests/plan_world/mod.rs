@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use pgpool_operator::api::v1alpha1::{PgPool, PgPoolStatus, Record};
+use pgpool_operator::config::postgresql::mark;
 use pgpool_operator::messages::{BackupProgress, Join, NodeReport, RefusedHandover, Role};
 use pgpool_operator::model::{
     ClaimSeen, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, Memory, NodeSeen, Observed,
@@ -61,6 +62,8 @@ pub struct World {
     pub pending: BTreeSet<u8>,
     /// Whether that is for limits which become lower.
     pub lowers: bool,
+    /// Nodes whose Postgres has not read the newest parameters.
+    pub unread: BTreeSet<u8>,
     /// Whether the storage class keeps volumes as they are.
     pub fixed_volumes: bool,
     /// Whether claims can't be annotated.
@@ -92,6 +95,7 @@ pub fn runtime() -> Runtime {
         operator_namespace: "system".to_owned(),
         metrics_from: Peers::default(),
         log_format: LogFormat::Json,
+        pull_secrets: Vec::new(),
     }
 }
 
@@ -147,6 +151,7 @@ impl World {
             boots: BTreeMap::new(),
             pending: BTreeSet::new(),
             lowers: false,
+            unread: BTreeSet::new(),
             fixed_volumes: false,
             fixed_notes: false,
             conflicts: false,
@@ -301,6 +306,7 @@ impl World {
             bootstrapped: primary && self.bootstrapped,
             unsafe_settings: Vec::new(),
             refused_parameters: None,
+            loaded_parameters: self.loaded(index),
             pending_restart: limits(self.asks(index)),
             lowered_limits: limits(primary && self.lowers && self.asks(index)),
             refused_handover: self.refused.clone().filter(|_| primary),
@@ -313,6 +319,12 @@ impl World {
         let primary = self.record().map(|record| record.primary);
         let first = primary.filter(|primary| self.lowers && self.pending.contains(primary));
         self.pending.contains(&index) && first.is_none_or(|first| first == index)
+    }
+
+    /// What the agents were told of is loaded at once, but where somebody holds it up.
+    fn loaded(&self, index: u8) -> Option<String> {
+        let told = self.membership.as_ref().filter(|_| !self.unread.contains(&index));
+        told.map(|membership| mark(&membership.spec.parameters))
     }
 
     /// The copies under way: whoever is asked tells of all.

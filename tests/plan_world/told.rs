@@ -1,8 +1,12 @@
 //! What people are told while something is under way.
+use jiff::SignedDuration;
 use pgpool_operator::api::v1alpha1::{Health, RecoveryStage, annotations};
+use pgpool_operator::model::SecretProblem;
+use pgpool_operator::names;
+use pgpool_operator::plan::Severity;
 
-use super::World;
 use super::environment::Fault;
+use super::{POOL, World};
 
 /// A whole pool.
 fn made(nodes: u8) -> World {
@@ -99,6 +103,113 @@ fn a_pool_is_told_of_once_when_it_is_suspended_and_once_when_it_goes_on() {
         assert_eq!(told_while(&mut world, true), ["Suspended"]);
         assert_eq!(told_while(&mut world, false), ["Resumed"]);
     }
+}
+
+/// What is told with these reasons in so many passes, each by an operator that remembers nothing if `forgetful`.
+fn told_of(world: &mut World, reasons: &[&str], passes: usize, forgetful: bool) -> Vec<String> {
+    let mut told = Vec::new();
+    for _ in 0..passes {
+        told.extend(pass(world).into_iter().filter(|(reason, _)| reasons.contains(reason)));
+        if forgetful {
+            world.suffer(&Fault::OperatorForgets);
+        }
+    }
+    told.into_iter().map(|(reason, note)| format!("{reason}: {note}")).collect()
+}
+
+#[test]
+fn a_pool_is_told_of_once_when_it_becomes_ready_and_once_when_it_is_no_longer() {
+    const REASONS: [&str; 2] = ["Ready", "NotReady"];
+    let mut world = World::new(2);
+    let mut told = Vec::new();
+    for _ in 0..300 {
+        told.extend(told_of(&mut world, &REASONS, 1, false));
+        world.environment();
+    }
+    let ready = ["Ready: 2/2 nodes are attached"];
+    assert_eq!(told, ready);
+    world.front_down = true;
+    let (_, made) = world.plan();
+    assert!(made.events.iter().any(|e| (e.reason, e.severity) == ("NotReady", Severity::Warning)));
+    let not_ready = ["NotReady: no pod of the front is ready: nobody gets through to the nodes"];
+    assert_eq!(told_of(&mut world, &REASONS, 5, true), not_ready);
+    world.front_down = false;
+    assert_eq!(told_of(&mut world, &REASONS, 5, true), ready);
+    world.pool.suspend = true;
+    assert!(told_of(&mut world, &REASONS, 5, true).is_empty(), "that it is suspended is told");
+    world.pool.suspend = false;
+    assert_eq!(told_of(&mut world, &REASONS, 5, true), ready);
+}
+
+#[test]
+fn a_pool_that_is_not_ready_by_wish_is_no_warning() {
+    let mut world = made(2);
+    world.suffer(&Fault::Image("16.2"));
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let (seen, made) = world.plan();
+        world.carry_out(&seen, &made, usize::MAX);
+        told.extend(made.events.into_iter().filter(|event| event.reason == "NotReady"));
+    }
+    assert!(matches!(told.as_slice(), [only] if only.severity == Severity::Normal), "{told:?}");
+}
+
+#[test]
+fn parameters_are_told_of_once_when_every_attached_node_has_loaded_them() {
+    const REASON: [&str; 1] = ["ParametersLoaded"];
+    let mut world = made(2);
+    world.unread.insert(1);
+    for (name, value) in [("Work_Mem", "5MB"), ("max_connections", "150")] {
+        world.pool.parameters.insert(name.to_owned(), value.to_owned());
+    }
+    assert!(told_of(&mut world, &REASON, 10, false).is_empty(), "node 1 has not read them");
+    // What waits for a restart was not loaded, also once the restart is over.
+    world.pending.insert(0);
+    assert!(told_of(&mut world, &REASON, 2, false).is_empty());
+    world.pending.clear();
+    world.unread.clear();
+    let loaded = ["ParametersLoaded: every attached node has loaded the changed parameters: work_mem"];
+    assert_eq!(told_of(&mut world, &REASON, 10, false), loaded);
+    assert!(told_of(&mut world, &REASON, 10, true).is_empty());
+    world.pool.parameters.remove("Work_Mem");
+    assert_eq!(told_of(&mut world, &REASON, 10, false), loaded, "its default is another value");
+    // Taken back before every node had it.
+    world.unread.insert(1);
+    world.pool.parameters.insert("work_mem".to_owned(), "lots".to_owned());
+    assert!(told_of(&mut world, &REASON, 5, false).is_empty());
+    world.pool.parameters.remove("work_mem");
+    world.unread.clear();
+    assert!(told_of(&mut world, &REASON, 10, false).is_empty(), "nothing is other than before");
+    assert_eq!(world.memory.parameters, None);
+}
+
+#[test]
+fn a_certificate_is_told_of_once_when_another_one_stands_in_its_place() {
+    const REASON: [&str; 1] = ["CertificatesRenewed"];
+    let mut world = made(2);
+    let gone = [names::node_tls_secret(POOL, 1), names::part_tls_secret(POOL, "proxy")];
+    for secret in &gone {
+        world.secrets.leaves.remove(secret).unwrap();
+    }
+    let issued =
+        ["CertificatesRenewed: new certificates were issued: Secrets orchard-1-tls, orchard-proxy-tls"];
+    assert_eq!(told_of(&mut world, &REASON, 5, false), issued);
+    assert!(told_of(&mut world, &REASON, 5, true).is_empty());
+    // The user's own: the first one is no news, nor is one that is there again.
+    let end = |world: &World, hours: i64| Some(Ok(world.now + SignedDuration::from_hours(hours)));
+    world.pool.server_secret = Some("given".to_owned());
+    world.secrets.server = end(&world, 100);
+    assert!(told_of(&mut world, &REASON, 5, false).is_empty());
+    let first = world.secrets.server.clone();
+    let problem = SecretProblem { message: "isn't there".to_owned(), missing: true };
+    for seen in [Some(Err(problem)), first] {
+        world.secrets.server = seen;
+        assert!(told_of(&mut world, &REASON, 5, false).is_empty());
+    }
+    world.secrets.server = end(&world, 200);
+    let told = told_of(&mut world, &REASON, 5, false);
+    assert!(told.len() == 1 && told[0].contains("Secret given has another certificate"), "{told:?}");
+    assert!(told_of(&mut world, &REASON, 5, true).is_empty());
 }
 
 #[test]

@@ -35,6 +35,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 
+{{/* Names of the Secrets for pulling that image, separated by commas. */}}
+{{- define "pgpool-operator.pullSecrets" -}}
+{{- $names := list -}}
+{{- range .Values.imagePullSecrets -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- join "," $names -}}
+{{- end -}}
+
 {{/* What the controller may do where its pools are. A test holds it against what it was seen to do. */}}
 {{- define "pgpool-operator.rules" -}}
 - apiGroups: [pgpool-operator.dev]

@@ -62,7 +62,7 @@ pub struct PgPoolSpec {
     /// When the image is pulled.
     #[serde(default)]
     pub image_pull_policy: PullPolicy,
-    /// Secrets for pulling the image.
+    /// Secrets for pulling the images of the pool's pods; those of the chart's `imagePullSecrets` come besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
@@ -100,14 +100,14 @@ pub struct PgPoolSpec {
     /// CPU and memory of each Postgres container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// Affinity of the nodes' pods.
+    /// Affinity of the nodes' pods. Its `nodeAffinity` goes for the front's pods, too; what it says of other pods doesn't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
     /// Spread of the nodes' pods; by default each on a Kubernetes node of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub topology_spread: Option<Vec<TopologySpreadConstraint>>,
-    /// Tolerations of the nodes' pods.
+    /// Tolerations of the pool's pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
@@ -115,11 +115,12 @@ pub struct PgPoolSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
-    /// Priority class of the nodes' pods.
+    /// Priority class of the pool's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class: Option<String>,
-    /// Labels and annotations put on the nodes' pods.
+    /// Labels and annotations put on the pool's pods: nodes, fronts and recovery Jobs. Their label `pgpool-operator.dev/part`
+    /// tells them apart.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self.labels.all(k, !k.startsWith('pgpool-operator.dev/')) && self.annotations.all(k, !k.startsWith('pgpool-operator.dev/'))").message("spec.podMetadata: names that begin with pgpool-operator.dev/ belong to the operator"))]
     pub pod_metadata: PodMetadata,
