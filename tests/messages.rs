@@ -209,6 +209,8 @@ fn files() -> Vec<Sample> {
     let branches = vec![Branch { timeline: 1, end: Some(50_331_744) }, Branch { timeline: 2, end: None }];
     let failure =
         json!({"at": "2026-01-01T00:00:00Z", "file": "000000010000000000000001", "message": "no space"});
+    let since = Some(jiff::Timestamp::UNIX_EPOCH);
+    let policy = Policy { retention_seconds: Some(3600), max_bytes: Some(1 << 30), keep_since: since };
     vec![
         sample("file-node", &node),
         sample("file-names", &Names { listed: vec![listed], filler: Some(Filler::Gate), lease_ms: 2000 }),
@@ -219,7 +221,7 @@ fn files() -> Vec<Sample> {
         sample("file-lineage", &Lineage { segment_bytes: 16 << 20, branches }),
         sample("file-recovery", &Journal { id, incarnation, step, destroyed: true, bytes: 9 }),
         sample("file-recovery-steps", &vec![Step::Copying, Step::Copied, Step::Done]),
-        sample("file-archive-policy", &Policy { retention_seconds: Some(3600), max_bytes: Some(1 << 30) }),
+        sample("file-archive-policy", &policy),
         sample("file-archive-error", &serde_json::from_value::<LastError>(failure).unwrap()),
         sample("outcome-of-a-job", &outcome),
     ]

@@ -57,6 +57,36 @@ pub fn obstacle(options: &InitDb, major: u32) -> Option<String> {
     })
 }
 
+/// Which field of the spec initdb's words are about, and what a person can do (PostgreSQL source, `initdb.c`).
+pub fn complaint(options: &InitDb, said: &str) -> String {
+    let InitDb { encoding, locale, .. } = options;
+    let icu = options.icu_locale.as_deref().unwrap_or_default();
+    let about = if said.contains("invalid locale name") {
+        format!(
+            "spec.bootstrap.locale: the image has no locale {locale}: delete the pool and make it with one that it has \
+             (C.UTF-8, or what locale -a says), or with an image that has it"
+        )
+    } else if said.contains("not a valid server encoding name") {
+        format!(
+            "spec.bootstrap.encoding: a PostgreSQL server has no encoding {encoding}: delete the pool and make it with \
+             another, as UTF8"
+        )
+    } else if said.contains("encoding mismatch") {
+        format!(
+            "spec.bootstrap.encoding: {encoding} isn't the encoding of spec.bootstrap.locale, {locale}: delete the pool \
+             and make it with two that match"
+        )
+    } else if options.provider == LocaleProvider::Icu && (said.contains("ICU") || said.contains("collator")) {
+        format!(
+            "spec.bootstrap.icuLocale: the image can't do with {icu}: delete the pool and make it with another, or with \
+             provider libc"
+        )
+    } else {
+        "the first copy of the data can't be made".to_owned()
+    };
+    format!("{about} ({said})")
+}
+
 /// A new random id of a copy of the data.
 pub fn new_incarnation() -> String {
     format!("{:012x}", rand::random::<u64>() & 0xFFFF_FFFF_FFFF)
@@ -95,13 +125,60 @@ mod tests {
             icu_locale: None,
             wal_segment_size: 4,
         };
-        let args = arguments(&options, "/x");
-        assert!(
-            args.contains(&"--wal-segsize=4".to_owned()) && args.contains(&"--data-checksums".to_owned())
+        let has = |options: &InitDb, wanted: &[&str]| {
+            let args = arguments(options, "/x");
+            for arg in wanted {
+                assert_eq!(args.iter().filter(|given| given == arg).count(), 1, "{arg}: {args:?}");
+            }
+            args
+        };
+        let args = has(
+            &options,
+            &[
+                "--pgdata=/x",
+                "--data-checksums",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--locale-provider=libc",
+                "--wal-segsize=4",
+            ],
         );
+        assert!(!args.iter().any(|arg| arg.contains("icu") || arg.contains("builtin")), "{args:?}");
+        options.encoding = "LATIN1".into();
+        options.locale = "de_DE".into();
+        has(&options, &["--encoding=LATIN1", "--locale=de_DE", "--locale-provider=libc"]);
         options.provider = LocaleProvider::Icu;
         options.icu_locale = Some("de".into());
-        assert!(arguments(&options, "/x").contains(&"--icu-locale=de".to_owned()));
+        has(&options, &["--locale=de_DE", "--locale-provider=icu", "--icu-locale=de"]);
+        options.provider = LocaleProvider::Builtin;
+        has(&options, &["--locale=de_DE", "--locale-provider=builtin", "--builtin-locale=de_DE"]);
+    }
+
+    #[test]
+    fn what_initdb_complains_of_is_told_by_the_field_of_the_spec() {
+        let mut options = InitDb {
+            encoding: "LATIN1".into(),
+            locale: "de_DE.UTF-8".into(),
+            provider: LocaleProvider::Libc,
+            icu_locale: Some("xx".into()),
+            wal_segment_size: 16,
+        };
+        let said = "exit status: 1: initdb: error: invalid locale name \"de_DE.UTF-8\"";
+        let told = complaint(&options, said);
+        assert!(told.starts_with("spec.bootstrap.locale: the image has no locale de_DE.UTF-8"), "{told}");
+        assert!(told.contains("delete the pool") && told.ends_with(&format!("({said})")), "{told}");
+        for (said, field) in [
+            ("initdb: error: \"LATIN1\" is not a valid server encoding name", "spec.bootstrap.encoding: "),
+            ("initdb: error: encoding mismatch", "spec.bootstrap.encoding: "),
+            ("initdb: error: could not open collator for locale \"xx\"", "the first copy "),
+            ("initdb: error: could not create directory: No space left on device", "the first copy "),
+        ] {
+            let told = complaint(&options, said);
+            assert!(told.starts_with(field) && told.contains(said), "{told}");
+        }
+        options.provider = LocaleProvider::Icu;
+        let told = complaint(&options, "initdb: error: could not open collator for locale \"xx\"");
+        assert!(told.starts_with("spec.bootstrap.icuLocale: "), "{told}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
 use super::conf::ConfError;
-use super::initdb;
+use super::initdb::{self, InitError};
 use super::lag::{FlushHistory, Waiters};
 use super::locks;
 use super::node::{Next, Node, StepError};
@@ -25,6 +25,7 @@ use crate::membership::record;
 use crate::membership::starting::{self, NodeFile, Start, StartView, TakenUp, decide};
 use crate::messages::{Join, Role, Standing};
 use crate::names;
+use crate::postgres::programs::ProgramError;
 
 /// Starts that end before Postgres is ready, after which a standby's data counts as broken.
 pub(super) const BROKEN_AFTER: u32 = 5;
@@ -34,6 +35,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: u32 = 30;
 /// After so long without a primary nobody will remove a node.
 const NOBODY_AFTER: Duration = Duration::from_secs(60);
+/// Pause after an initdb that failed: a person, or room, may help.
+const INIT_AGAIN: Duration = Duration::from_secs(10);
 /// Longest time for fetching a history file.
 const FETCH: Duration = Duration::from_secs(5);
 
@@ -209,10 +212,20 @@ impl Node {
             self.call_person(&why);
             return Ok(Next::Wait);
         }
-        self.say("making the first copy of the data");
-        self.shared.changed();
-        initdb::run(&programs, &self.volume, &options, &spec.pool_uid, self.me()).await?;
-        Ok(Next::Again)
+        // What a person was called for stands until it has worked.
+        if !self.shared.lock().report.needs_person {
+            self.say("making the first copy of the data");
+            self.shared.changed();
+        }
+        match initdb::run(&programs, &self.volume, &options, &spec.pool_uid, self.me()).await {
+            Ok(_) => Ok(Next::Again),
+            Err(InitError::Program(ProgramError::Failed { output, .. })) => {
+                self.call_person(&initdb::complaint(&options, &output));
+                self.retry_at = clock::now().after(INIT_AGAIN);
+                Ok(Next::Wait)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes the first record. Whoever reads it back finds this copy as the only attached one.

@@ -29,6 +29,7 @@ pub async fn prune(archive: &Path, spec: &MembershipSpec) {
     let policy = Policy {
         retention_seconds: u64::try_from(spec.archive_retention_seconds).ok(),
         max_bytes: u64::try_from(spec.archive_max_bytes).ok(),
+        keep_since: spec.keep_wal_since,
     };
     let store = Store::new(archive);
     // Files are removed one by one: not on a thread that answers beats.

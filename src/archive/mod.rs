@@ -2,14 +2,16 @@
 //! `archive_command`, `restore-wal` its `restore_command`.
 //!
 //! Every node archives (`archive_mode = always`), so that a node that was away finds what it missed on
-//! any other. The archive is a help, not a backup: it is bounded by age and size, and drops its oldest
-//! file rather than let `pg_wal` fill up. What is in it is never overwritten.
+//! any other. The archive is a help, not a backup: it is bounded by age and size, beyond which it keeps only what a
+//! recovery under way may need, and drops its oldest file rather than let `pg_wal` fill up. What is in it is never
+//! overwritten.
 mod archive_wal;
 mod error;
 mod file;
 mod http;
 mod lineage;
 mod restore_wal;
+mod retention;
 mod store;
 
 #[cfg(test)]

@@ -112,7 +112,10 @@ async fn remote(
             let host = names::node_host(&args.pool, *index, &domain);
             let mut into = tokio::fs::File::create(to).await.map_err(ArchiveError::io(to))?;
             match client.download(&host, names::AGENT_PORT, &path, ANSWER, &mut into).await {
-                Ok(length) if whole(file, length) => return Ok(()),
+                Ok(length) if whole(file, length) => {
+                    tracing::info!(host, name = file.name(), "WAL from another node's archive");
+                    return Ok(());
+                }
                 Ok(length) => {
                     tracing::warn!(host, name = file.name(), length, "not a whole WAL segment: left alone");
                     unheard += 1;

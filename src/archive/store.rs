@@ -11,9 +11,10 @@ use std::{
 
 use jiff::Timestamp;
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, statvfs};
 use serde::{Deserialize, Serialize};
 
+use super::retention::{Held, Room, due};
 use super::{ArchiveError, Kind, WalFile};
 use crate::clock;
 
@@ -42,6 +43,9 @@ pub struct Policy {
     pub retention_seconds: Option<u64>,
     /// Bytes that all files together may take; none: as the disk allows.
     pub max_bytes: Option<u64>,
+    /// What was archived since then stays in spite of both, as long as the volume has room: a recovery may need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_since: Option<Timestamp>,
 }
 
 /// What became of a file that was put into the archive.
@@ -81,13 +85,6 @@ pub struct LastError {
     pub file: String,
     /// Why.
     pub message: String,
-}
-
-struct Held {
-    file: WalFile,
-    path: PathBuf,
-    bytes: u64,
-    since: Timestamp,
 }
 
 impl Store {
@@ -175,7 +172,7 @@ impl Store {
         }
     }
 
-    /// Drops what is too old or too much by the policy, and what was left unfinished. Says what it dropped.
+    /// Drops what is due by the policy, and what was left unfinished. Says what it dropped.
     pub fn prune(&self, now: Timestamp) -> Result<Vec<Dropped>, ArchiveError> {
         if !self.dir.exists() {
             return Ok(Vec::new());
@@ -283,22 +280,21 @@ impl Store {
         Ok(held)
     }
 
-    /// Drops files that are too old, then the oldest until `extra` bytes more fit.
+    /// Drops what is due ([`due`]), so that `extra` bytes more fit.
     fn drop_old(&self, policy: &Policy, now: Timestamp, extra: u64) -> Result<Vec<Dropped>, ArchiveError> {
-        let held = self.held()?;
-        let total: u64 = held.iter().map(|held| held.bytes).sum::<u64>().saturating_add(extra);
-        let (old, rest): (Vec<_>, Vec<_>) = held
-            .into_iter()
-            .filter(|held| held.file.kind() != Kind::History)
-            .partition(|held| too_old(held, policy, now));
-        let mut dropped = drop_all(old)?;
-        let freed: u64 = dropped.iter().map(|dropped| dropped.bytes).sum();
-        let over = policy.max_bytes.map_or(0, |limit| (total - freed).saturating_sub(limit));
-        dropped.extend(drop_all(until(over, rest))?);
-        Ok(dropped)
+        drop_all(due(self.held()?, policy, self.room()?, extra, now))
     }
 
-    /// Drops the oldest files until `bytes` are free, or nothing is left to drop.
+    /// The room of the volume.
+    pub(super) fn room(&self) -> Result<Room, ArchiveError> {
+        let about = statvfs(self.dir.as_path());
+        let about = about.map_err(|error| ArchiveError::io(&self.dir)(error.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(about.f_frsize);
+        Ok(Room { free: bytes(about.f_bavail), size: bytes(about.f_blocks) })
+    }
+
+    /// Drops the oldest files until `bytes` are free, or nothing is left to drop: also what a recovery may need, since a file
+    /// that can't be archived stays in `pg_wal`, on the same volume.
     fn free(&self, bytes: u64) -> Result<Vec<Dropped>, ArchiveError> {
         self.remove_unfinished()?;
         let held = self.held()?.into_iter().filter(|held| held.file.kind() != Kind::History).collect();
@@ -327,11 +323,6 @@ fn until(bytes: u64, held: Vec<Held>) -> Vec<Held> {
         goes
     });
     go.collect()
-}
-
-fn too_old(held: &Held, policy: &Policy, now: Timestamp) -> bool {
-    let limit = policy.retention_seconds.and_then(|seconds| i64::try_from(seconds).ok());
-    limit.is_some_and(|limit| now.duration_since(held.since).as_secs() > limit)
 }
 
 fn drop_all(held: Vec<Held>) -> Result<Vec<Dropped>, ArchiveError> {

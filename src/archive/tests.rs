@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{restore_wal::fetch, *};
+use crate::clock;
 use crate::link::{Book, Client, LinkError, serve, testing::Authority};
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -158,12 +159,33 @@ fn a_new_file_makes_room_for_itself() {
         place.date(&segment(number), number);
     }
     let one = fs::metadata(place.path(&segment(1))).unwrap().len();
-    let policy = Policy { retention_seconds: None, max_bytes: Some(3 * one) };
+    let policy = Policy { max_bytes: Some(3 * one), ..Policy::default() };
     place.store.set_policy(&policy).unwrap();
     assert_eq!(place.store.policy().unwrap(), policy);
     let Put::Stored(dropped) = place.put(&segment(4), &[0; 100]).unwrap() else { panic!("it wasn't there") };
     assert_eq!(names(&dropped), [segment(1).name()]);
     assert_eq!(place.store.usage().unwrap().bytes, 3 * one);
+}
+
+#[test]
+fn what_a_recovery_may_need_is_dropped_neither_by_the_agent_nor_for_the_next_file() {
+    let place = Place::new();
+    for number in 1..=3 {
+        place.put(&segment(number), &[0; 100]).unwrap();
+        place.date(&segment(number), 10 * number);
+    }
+    let policy = Policy { retention_seconds: Some(5), max_bytes: Some(0), keep_since: Some(after(20)) };
+    place.store.set_policy(&policy).unwrap();
+    assert_eq!(place.store.policy().unwrap(), policy);
+    // Where the tests' own volume is nearly full, it goes all the same.
+    let ample = place.store.room().unwrap().is_ample();
+    let expected: &[u64] = if ample { &[1] } else { &[1, 2, 3] };
+    let expected: Vec<String> = expected.iter().map(|number| segment(*number).name().to_owned()).collect();
+    assert_eq!(names(&place.store.prune(after(100)).unwrap()), expected);
+    let now = clock::timestamp();
+    let put = place.store.put(&place.source(&[0; 100]), &segment(4), now).unwrap();
+    assert_eq!(put, Put::Stored(Vec::new()));
+    assert!(place.get(&segment(4)).is_some());
 }
 
 proptest! {
@@ -175,7 +197,7 @@ proptest! {
         limit in 100u64..400,
     ) {
         let place = Place::new();
-        let policy = Policy { retention_seconds: None, max_bytes: Some(limit) };
+        let policy = Policy { max_bytes: Some(limit), ..Policy::default() };
         place.store.set_policy(&policy).unwrap();
         let mut model: BTreeMap<u64, u8> = BTreeMap::new();
         for (number, content, prune) in puts {
@@ -218,6 +240,7 @@ proptest! {
         let policy = Policy {
             retention_seconds: retention.map(|seconds| u64::try_from(seconds).unwrap()),
             max_bytes: room.map(|files| files * one + history),
+            keep_since: None,
         };
         place.store.set_policy(&policy).unwrap();
         place.store.prune(after(100)).unwrap();

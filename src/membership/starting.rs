@@ -290,6 +290,7 @@ mod tests {
             domain: String::new(),
             archive_max_bytes: 0,
             archive_retention_seconds: 0,
+            keep_wal_since: None,
             suspend: false,
             switchover: None,
             fenced: Vec::new(),

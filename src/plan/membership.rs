@@ -1,10 +1,15 @@
 //! The spec of the PgPoolMembership: what the agents shall bring about.
 use std::collections::BTreeSet;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::draft::Draft;
 use super::{AT_ONCE, Action, Happening, requests};
-use crate::api::v1alpha1::{MembershipSpec, annotations};
+use crate::api::v1alpha1::{CopyKind, MembershipSpec, annotations};
 use crate::names::BOOTSTRAP;
+
+/// How far the clocks of two machines may be apart: archives go by their own.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(120);
 
 /// Sees to it that there is a membership object; false while there is none.
 ///
@@ -113,6 +118,14 @@ fn nodes(draft: &Draft<'_>) -> u8 {
     if draft.record().is_none() { nodes.max(draft.bootstrap().saturating_add(1)) } else { nodes }
 }
 
+/// From when on archives keep what they get: a copy brings the WAL up to its own end with it, which comes after the
+/// recovery's beginning, and its standby may need all that was archived after that.
+fn keep_wal_since(draft: &Draft<'_>) -> Option<Timestamp> {
+    let recovery = draft.plan.status.recovery.as_ref()?;
+    let since = recovery.started_at.checked_sub(CLOCKS_APART).unwrap_or(recovery.started_at);
+    (recovery.copy == CopyKind::BaseBackup).then_some(since)
+}
+
 /// What never changes.
 struct Made {
     pool_uid: String,
@@ -135,6 +148,7 @@ fn spec(draft: &Draft<'_>, made: Made, attach: &BTreeSet<u8>) -> MembershipSpec 
         domain: pool.domain(),
         archive_max_bytes: super::storage::archive(draft),
         archive_retention_seconds: pool.archive_retention_seconds,
+        keep_wal_since: keep_wal_since(draft),
         suspend: false,
         switchover: super::switchover::wish(draft),
         fenced: draft.plan.status.fenced.clone(),

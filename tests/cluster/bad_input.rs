@@ -2,6 +2,7 @@
 //! says what is wrong where a person looks.
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use pgpool_operator::names;
 use serde_json::{Value, json};
 
 use super::harness::{Outcome, ensure};
@@ -118,6 +119,40 @@ pub async fn odd_passwords(world: &World) -> Outcome {
     world.here(&["delete", "secret", USER, "--ignore-not-found"]).await?;
     outcome?;
     load::unharmed(world).await
+}
+
+/// A locale that the image lacks: the pool says which field that is and what to do, and its agent goes on.
+pub async fn absent_locale(world: &World) -> Outcome {
+    const NAME: &str = "no-locale";
+    let pool = json!({
+        "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
+        "metadata": {"name": NAME, "namespace": SPACE},
+        "spec": {
+            "nodes": 1, "image": IMAGE, "storage": {"size": "1Gi", "whenDeleted": "Delete"},
+            "bootstrap": {"locale": "tlh_QO.UTF-8"},
+        },
+    });
+    world.apply(&pool).await?;
+    let words = "spec.bootstrap.locale: the image has no locale tlh_QO.UTF-8: delete the pool";
+    let path =
+        "jsonpath={range .status.conditions[?(@.type=='Degraded')]}{.status} {.reason}: {.message}{end}";
+    let told = until("the pool to say what is wrong", WHOLE, || async {
+        let told = world.here(&["get", "pgpool", NAME, "-o", path]).await?;
+        ensure(told.starts_with("True NeedsPerson") && told.contains(words), || told.clone())?;
+        Ok(told)
+    })
+    .await?;
+    println!("    {told}");
+    until("the event", WHOLE, || async {
+        let events = world.events("NeedsPerson").await?;
+        ensure(events.iter().any(|note| note.contains(words)), || format!("{events:?}"))
+    })
+    .await?;
+    let pod = names::node_pod(NAME, 0);
+    let path = "jsonpath={.status.containerStatuses[*].restartCount}";
+    let restarts = world.here(&["get", "pod", &pod, "-o", path]).await?;
+    ensure(restarts == "0", || format!("its containers were started again: {restarts}"))?;
+    world.here(&["delete", "pgpool", NAME, "--timeout=100s"]).await.map(drop)
 }
 
 /// A quota that allows no volume: the pool says so, and goes on once there is room.

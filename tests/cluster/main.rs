@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
 mod alone;
+mod archives;
 mod authority;
 mod bad_input;
 mod changes;
@@ -208,6 +209,7 @@ fn requests() -> Vec<Step> {
             Box::pin(recoveries::jobs_machine_killed(w))
         }),
         step("volumes::archived_wal_is_never_overwritten", |w| Box::pin(volumes::archive_conflict(w))),
+        step("archives::a_node_takes_wal_from_any_other", |w| Box::pin(archives::of_another_node(w))),
         step("faults::all_pods_at_once", |w| Box::pin(faults::all_pods_deleted(w))),
         step("recoveries::the_primary_may_be_lost", |w| Box::pin(recoveries::primary_lost(w))),
         beside("majors::a_pool_on_another_major", |w| Box::pin(majors::another(w))),
@@ -313,6 +315,9 @@ fn mistakes() -> Vec<Step> {
     vec![
         step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
         beside("bad_input::quotas_are_told_of", |w| Box::pin(bad_input::quotas(w))),
+        beside("bad_input::a_locale_that_the_image_lacks_is_told_of", |w| {
+            Box::pin(bad_input::absent_locale(w))
+        }),
         step("bad_input::odd_passwords_work", |w| Box::pin(bad_input::odd_passwords(w))),
     ]
 }

@@ -41,6 +41,7 @@ fn spec() -> Value {
         "recovery": {"automatic": true, "timeout": "10m", "bandwidth": "50Mi"},
         "bootstrap": {
             "database": "shop", "owner": "keeper", "provider": "icu", "icuLocale": "de-DE", "walSegmentSize": 64,
+            "encoding": "LATIN1", "locale": "C",
             "sql": {"configMap": {"name": "start", "key": "start.sql"}},
         },
         "users": [
@@ -109,6 +110,9 @@ async fn by_postgres(world: &World) -> Outcome {
             "SELECT datlocprovider::text || datlocale FROM pg_database WHERE datname = 'shop'",
             "ide-DE",
         ),
+        ("shop", "SHOW server_encoding", "LATIN1"),
+        ("second", "SHOW server_encoding", "LATIN1"),
+        ("shop", "SELECT datcollate || datctype FROM pg_database WHERE datname = 'shop'", "CC"),
         ("shop", "SELECT said || tableowner FROM start, pg_tables WHERE tablename = 'start'", "hellokeeper"),
         ("second", "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'second'", "report"),
         ("second", "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'Odd-Name'", "t"),

@@ -12,6 +12,7 @@ use pgpool_operator::api::v1alpha1::{PgPoolStatus, RecoveryStatus};
 use pgpool_operator::names;
 use serde_json::{Value, json};
 
+use super::archives;
 use super::failover::{primary, standby, taken_over};
 use super::faults::spoil;
 use super::harness::{Failure, Outcome, ensure, failed};
@@ -343,12 +344,14 @@ pub async fn bandwidth(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// A recovery that takes longer than it may is given up, and its Job with it.
+/// A recovery that takes longer than it may is given up, and its Job with it. As long as one runs, archives keep all WAL.
 pub async fn timed_out(world: &World) -> Outcome {
+    let first = primary(world).await?;
     set(world, &json!({"bandwidth": "1Mi", "timeout": "30s"})).await?;
     let given_up = async {
         ballast(world).await?;
         let copy = half_way(world, 2).await?;
+        archives::keep_all(world, first, true).await?;
         let why = cut(world, &copy).await?;
         Ok::<_, Failure>((copy, why))
     }
@@ -362,7 +365,8 @@ pub async fn timed_out(world: &World) -> Outcome {
         ensure(pod.is_none(), || "its pod is there".to_owned())
     })
     .await?;
-    another(world, &copy, Again::Asked).await
+    another(world, &copy, Again::Asked).await?;
+    archives::keep_all(world, first, false).await
 }
 
 /// The Job is killed in the middle of its copy.

@@ -203,7 +203,7 @@ pub async fn archive_conflict(world: &World) -> Outcome {
 }
 
 /// Ends the primary's WAL segment.
-async fn switch(world: &World, primary: u8) -> Outcome {
+pub async fn switch(world: &World, primary: u8) -> Outcome {
     let sql = "SELECT pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()";
     world.psql(primary, "postgres", sql).await.map(drop)
 }

@@ -201,6 +201,7 @@ impl World {
             domain: String::new(),
             archive_max_bytes: 0,
             archive_retention_seconds: 0,
+            keep_wal_since: None,
             suspend: wish.suspend,
             switchover: None,
             fenced: Vec::new(),

@@ -1,4 +1,4 @@
-//! What people are told while something is under way.
+//! What people and agents are told while something is under way.
 use jiff::SignedDuration;
 use pgpool_operator::api::v1alpha1::{Health, RecoveryStage, annotations};
 use pgpool_operator::model::SecretProblem;
@@ -56,6 +56,26 @@ fn a_copy_says_at_least_every_two_seconds_how_far_it_is() {
     let told = &told[2..];
     assert!(told.iter().all(|(bytes, rate)| *bytes > 0 && *rate == 1 << 20), "a MiB a second: {told:?}");
     assert!(told.windows(3).all(|three| three[0].0 < three[2].0), "no progress within 2 s: {told:?}");
+    assert!(world.broken.is_empty(), "{:?}", world.broken);
+}
+
+#[test]
+fn agents_keep_archived_wal_while_a_copy_may_need_it() {
+    let mut world = made(3);
+    let kept = |world: &World| world.membership.as_ref().and_then(|m| m.spec.keep_wal_since);
+    assert_eq!(kept(&world), None);
+    world.suffer(&Fault::Diverges(1));
+    world.environment();
+    world.suffer(&Fault::Asks(annotations::RECOVER, "1".to_owned()));
+    let mut stages = Vec::new();
+    for _ in 0..200 {
+        world.live_on(1);
+        let Some(recovery) = &world.status.recovery else { continue };
+        assert!(kept(&world).is_some_and(|since| since < recovery.started_at), "{recovery:?}");
+        stages.push(recovery.stage);
+    }
+    assert!(stages.contains(&RecoveryStage::Copying), "{stages:?}");
+    assert_eq!((world.status.recovery.clone(), kept(&world)), (None, None));
     assert!(world.broken.is_empty(), "{:?}", world.broken);
 }
 

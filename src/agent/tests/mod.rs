@@ -88,6 +88,7 @@ fn spec() -> MembershipSpec {
         domain: "heron-nodes.birds.svc".to_owned(),
         archive_max_bytes: 0,
         archive_retention_seconds: 0,
+        keep_wal_since: None,
         suspend: false,
         switchover: None,
         fenced: Vec::new(),

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,10 @@ pub struct MembershipSpec {
     /// Seconds for which archived WAL is kept.
     #[schemars(range(min = 0))]
     pub archive_retention_seconds: i64,
+    /// WAL that was archived since then is kept in spite of both, as long as the volume has room: the recovery under way may
+    /// need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_wal_since: Option<Timestamp>,
     /// While true the primary neither adds nodes nor removes any, so commits wait for one that fails. The operator sets it
     /// only when the pool is deleted and its volumes stay; it takes it back unless the pool is suspended: a person's last
     /// resort.
