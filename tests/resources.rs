@@ -75,15 +75,7 @@ fn order() -> NodeOrder {
 }
 
 fn job() -> JobOrder {
-    JobOrder {
-        id: "0badcafe".to_owned(),
-        node: 1,
-        donor: 0,
-        primary: 0,
-        epoch: 7,
-        may_destroy: false,
-        placed: false,
-    }
+    JobOrder { id: "0badcafe".to_owned(), node: 1, donor: 0, epoch: 7, may_destroy: false, placed: false }
 }
 
 /// The mark by which a pod is known that has to be made anew.

@@ -1,10 +1,11 @@
 //! What wakes a pass up: the PgPool, everything with the pool's label, and Secrets that a spec names.
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -25,12 +26,15 @@ use tokio_util::sync::CancellationToken;
 use super::reconcile::{Scope, Shared, on_error, reconcile};
 use crate::api::v1alpha1::PgPool;
 use crate::names;
-use crate::observe::{Cache, Volumes};
+use crate::observe::{Cache, Volumes, slim, slim_pod};
 
 /// Pools that are worked on at the same time.
 const CONCURRENCY: u16 = 16;
 /// How soon it is tried again to list the custom resources, whose definitions may come later.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Objects that a watch's first list brings at once: they come whole, and what is thrown away of them is the larger part.
+const PAGE: u32 = 50;
+
 /// How soon the watches are tried again after an error. All share it, and with an API that was away for a minute kube's
 /// own would leave the pools alone for half a minute more.
 fn watch_again() -> ExponentialBuilder {
@@ -70,26 +74,42 @@ fn naming(pools: &Store<PgPool>, secret: &PartialObjectMeta<Secret>) -> Vec<Obje
     found.chain(labelled(secret)).collect()
 }
 
+/// All of a kind.
+fn all() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
+/// A watch without what nobody looks at. What it tells of is in the store before.
+fn kept<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    slim: fn(&mut K),
+) -> (impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static, Store<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    (reflector(writer, watcher(api, config).modify(slim)), store)
+}
+
 /// Has the objects of a kind with a pool's label wake it up, and kept.
 fn watching<K>(
     controller: Controller<PgPool>,
     client: &Client,
     namespace: Option<&str>,
+    slim: fn(&mut K),
 ) -> (Controller<PgPool>, Store<K>)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + DeserializeOwned
-        + std::fmt::Debug
+        + Debug
         + Send
         + Sync
         + 'static,
 {
-    let (store, writer) = reflector::store();
-    let config = watcher::Config::default().labels(names::LABEL_POOL);
-    // What wakes a pass up is in the store before.
-    let events = reflector(writer, watcher(api::<K>(client, namespace), config)).touched_objects();
-    (controller.watches_stream(events, |object| labelled(&object)), store)
+    let (events, store) = kept(api::<K>(client, namespace), all().labels(names::LABEL_POOL), slim);
+    (controller.watches_stream(events.touched_objects(), |object| labelled(&object)), store)
 }
 
 /// Watches all that pools are made of.
@@ -98,20 +118,20 @@ fn watching_all(
     client: &Client,
     namespace: Option<&str>,
 ) -> (Controller<PgPool>, Cache) {
-    let (pools, memberships) = watching(pools, client, namespace);
-    let (pools, sets) = watching::<StatefulSet>(pools, client, namespace);
-    let (pools, deployments) = watching::<Deployment>(pools, client, namespace);
-    let (pools, jobs) = watching::<Job>(pools, client, namespace);
-    let (pools, pods) = watching::<Pod>(pools, client, namespace);
-    let (pools, claims) = watching::<PersistentVolumeClaim>(pools, client, namespace);
-    let (pools, secrets) = watching::<Secret>(pools, client, namespace);
-    let (pools, maps) = watching::<ConfigMap>(pools, client, namespace);
-    let (pools, services) = watching::<Service>(pools, client, namespace);
-    let (pools, accounts) = watching::<ServiceAccount>(pools, client, namespace);
-    let (pools, roles) = watching::<Role>(pools, client, namespace);
-    let (pools, bindings) = watching::<RoleBinding>(pools, client, namespace);
-    let (pools, budgets) = watching::<PodDisruptionBudget>(pools, client, namespace);
-    let (pools, policies) = watching::<NetworkPolicy>(pools, client, namespace);
+    let (pools, memberships) = watching(pools, client, namespace, slim);
+    let (pools, sets) = watching::<StatefulSet>(pools, client, namespace, slim);
+    let (pools, deployments) = watching::<Deployment>(pools, client, namespace, slim);
+    let (pools, jobs) = watching::<Job>(pools, client, namespace, slim);
+    let (pools, pods) = watching::<Pod>(pools, client, namespace, slim_pod);
+    let (pools, claims) = watching::<PersistentVolumeClaim>(pools, client, namespace, slim);
+    let (pools, secrets) = watching::<Secret>(pools, client, namespace, slim);
+    let (pools, maps) = watching::<ConfigMap>(pools, client, namespace, slim);
+    let (pools, services) = watching::<Service>(pools, client, namespace, slim);
+    let (pools, accounts) = watching::<ServiceAccount>(pools, client, namespace, slim);
+    let (pools, roles) = watching::<Role>(pools, client, namespace, slim);
+    let (pools, bindings) = watching::<RoleBinding>(pools, client, namespace, slim);
+    let (pools, budgets) = watching::<PodDisruptionBudget>(pools, client, namespace, slim);
+    let (pools, policies) = watching::<NetworkPolicy>(pools, client, namespace, slim);
     let cache = Cache {
         memberships,
         sets,
@@ -139,12 +159,12 @@ pub async fn run(
     ready: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
-    let pools = Controller::new(api::<PgPool>(&shared.client, namespace), watcher::Config::default())
+    let (events, store) = kept(api::<PgPool>(&shared.client, namespace), all(), slim);
+    let pools = Controller::for_stream(events.applied_objects(), store.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .trigger_backoff(ExponentialBackoff::from(watch_again()));
-    let store = pools.store();
     let secrets = api::<PartialObjectMeta<Secret>>(&shared.client, namespace);
-    let pools = pools.watches(secrets, watcher::Config::default(), move |secret| naming(&store, &secret));
+    let pools = pools.watches(secrets, all(), move |secret| naming(&store, &secret));
     let (pools, cache) = watching_all(pools, &shared.client, namespace);
     let listed = tokio::spawn(until_listed(api(&shared.client, namespace), ready));
     pools

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Cache, ObserveError};
+use super::{Cache, ObserveError, slim};
 use crate::api::v1alpha1::PgPoolMembership;
 use crate::model::{LiveObject, ValidPool};
 use crate::names;
@@ -122,7 +122,9 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), pool.namespace());
     let params = ListParams::default().labels(&format!("{}={}", names::LABEL_POOL, pool.name()));
-    api.list(&params).await.map(|list| list.items).map_err(|source| error(pool, what, source))
+    let mut list = api.list(&params).await.map_err(|source| error(pool, what, source))?.items;
+    list.iter_mut().for_each(slim);
+    Ok(list)
 }
 
 pub(super) fn error(pool: &ValidPool, what: &'static str, source: kube::Error) -> ObserveError {

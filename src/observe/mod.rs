@@ -6,6 +6,7 @@ mod cache;
 mod claims;
 mod kubernetes;
 mod secrets;
+mod spare;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ pub use answer::said;
 pub use cache::Cache;
 pub use claims::Volumes;
 use kubernetes::Lists;
+pub use spare::{slim, slim_pod};
 
 /// Why a pool could not be looked at.
 #[derive(Debug, Error)]

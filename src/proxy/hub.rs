@@ -14,7 +14,7 @@ use super::{
     lease::Tenure,
     metrics::Metrics,
     route::{Kind, choose, serves},
-    table::{Entry, Table},
+    table::Table,
 };
 use crate::{
     clock::{self, Moment},
@@ -119,30 +119,30 @@ impl Hub {
 
     /// Takes a line of a node's stream.
     pub fn told(&self, index: u8, report: &NodeReport) {
-        self.change(|shared, now| shared.table.told(index, report, now));
+        self.change(index, |shared, now| shared.table.told(index, report, now));
     }
 
     /// Takes the answer to a question that was sent at `sent`.
     pub fn answered(&self, index: u8, report: &NodeReport, sent: Moment) {
-        self.change(|shared, _| shared.table.answered(index, report, sent));
+        self.change(index, |shared, _| shared.table.answered(index, report, sent));
     }
 
-    fn change(&self, act: impl FnOnce(&mut Shared, Moment)) {
+    fn change(&self, index: u8, act: impl FnOnce(&mut Shared, Moment)) {
         let mut shared = self.lock();
         // Not before: who looked meanwhile may have found a lease that was over by then.
         let now = clock::now();
-        let before = shared.standing(now);
+        let before = shared.standing(index, now);
         shared.heard = Some(now);
         act(&mut shared, now);
         let next = shared.sweep(now);
-        let after = shared.standing(now);
+        let after = shared.standing(index, now);
         let changed = before != after;
         let hastened = next.is_some_and(|next| next < shared.planned);
         drop(shared);
         // Nodes say many times a second that nothing is new, and a thousand clients may be waiting.
         if changed {
             self.changed.send_replace(());
-            tell(&before, &after);
+            tell(index, before.as_ref(), after.as_ref());
         }
         if hastened {
             self.hastened.notify_one();
@@ -220,14 +220,14 @@ impl Hub {
 
 /// What of a node decides who may be there: its start of Postgres, its epoch, whether it hands over, and for whom it
 /// serves.
-type Standing = (u8, (Option<String>, String), i64, bool, [bool; 2]);
+type Standing = ((Option<String>, String), i64, bool, [bool; 2]);
 
-/// Says which node takes the sessions that write, when that begins and ends.
-fn tell(before: &[Standing], after: &[Standing]) {
-    let writes = |all: &[Standing]| all.iter().find(|(.., [primary, _])| *primary).map(|(index, ..)| *index);
+/// Says when a node begins to take the sessions that write, and when it takes no more.
+fn tell(node: u8, before: Option<&Standing>, after: Option<&Standing>) {
+    let writes = |standing: Option<&Standing>| standing.is_some_and(|(.., [primary, _])| *primary);
     match (writes(before), writes(after)) {
-        (old, Some(node)) if old != Some(node) => tracing::info!(node, "{PRIMARY_SERVES}"),
-        (Some(node), None) => tracing::info!(node, "the primary serves no more"),
+        (false, true) => tracing::info!(node, "{PRIMARY_SERVES}"),
+        (true, false) => tracing::info!(node, "the primary serves no more"),
         _ => {}
     }
 }
@@ -236,12 +236,10 @@ fn tell(before: &[Standing], after: &[Standing]) {
 const PRIMARY_SERVES: &str = "the primary serves";
 
 impl Shared {
-    fn standing(&self, now: Moment) -> Vec<Standing> {
-        let of = |(index, entry): (u8, &Entry)| {
-            let serves = [Kind::Primary, Kind::Read].map(|kind| serves(entry, kind, now));
-            (index, entry.tenure.clone(), entry.epoch, entry.draining, serves)
-        };
-        self.table.nodes().map(of).collect()
+    fn standing(&self, index: u8, now: Moment) -> Option<Standing> {
+        let entry = self.table.get(index)?;
+        let serves = [Kind::Primary, Kind::Read].map(|kind| serves(entry, kind, now));
+        Some((entry.tenure.clone(), entry.epoch, entry.draining, serves))
     }
 
     /// Tells the tenures how their nodes stand; returns when to look again, should nothing be heard.

@@ -87,47 +87,18 @@ fn until(from: Moment, report: &NodeReport) -> Moment {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::messages::Join;
 
     pub(in crate::proxy) fn report(index: u8, role: Role, epoch: i64, lease_ms: u64) -> NodeReport {
         NodeReport {
             pool_uid: "u".into(),
-            index,
             incarnation: Some(format!("copy{index}")),
-            boot: "b1".into(),
             epoch,
             seen: epoch,
-            put_back: false,
             role,
             open: true,
-            restarting: false,
-            draining: false,
             lease_ms,
             streaming: role == Role::Standby,
-            timeline: Some(1),
-            lsn: None,
-            weight: 1,
-            lag_ms: None,
-            join: Join::Proved,
-            message: String::new(),
-            needs_person: false,
-            postgres_version: Some(17),
-            volume_bytes: 0,
-            volume_free: 0,
-            archive_bytes: 0,
-            archive_error: None,
-            backups: Vec::new(),
-            replicas: Vec::new(),
-            synchronous: Vec::new(),
-            attach_note: String::new(),
-            bootstrapped: true,
-            pending_restart: Vec::new(),
-            lowered_limits: Vec::new(),
-            refused_parameters: None,
-            loaded_parameters: None,
-            unsafe_settings: Vec::new(),
-            refused_handover: None,
-            office: None,
+            ..NodeReport::unknown(index, "b1")
         }
     }
 

@@ -159,6 +159,8 @@ fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &Node
         env("PGPOOL_INITDB", initdb.to_string()),
         env("PGHOST", names::SOCKET_DIR),
         env("PGDATABASE", "postgres"),
+        // The agent's: Postgres is started without.
+        env(names::HEAPS, "1"),
     ]);
     list
 }

@@ -30,8 +30,6 @@ pub struct JobOrder {
     pub node: u8,
     /// The node that is copied from.
     pub donor: u8,
-    /// The primary.
-    pub primary: u8,
     /// Epoch of the record in which the copy was begun.
     pub epoch: i64,
     /// Whether the old data may be destroyed first.
@@ -97,7 +95,6 @@ fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobO
     list.extend([
         env("PGPOOL_INDEX", order.node.to_string()),
         env("PGPOOL_DONOR", order.donor.to_string()),
-        env("PGPOOL_PRIMARY", order.primary.to_string()),
         env("PGPOOL_INCARNATION", incarnation(pool_uid, &order.id)),
         env("PGPOOL_RECOVERY", order.id.clone()),
         env("PGPOOL_EPOCH", order.epoch.to_string()),

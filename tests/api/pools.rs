@@ -24,6 +24,14 @@ const GOOD: &[(&str, &str)] = &[
         "{nodes: 2, storage: {size: 1Gi}, resources: {requests: {cpu: 500m}, limits: {cpu: '2'}}}",
     ),
     (
+        "requests-as-large-as-limits",
+        "{nodes: 2, storage: {size: 1Gi}, resources: {requests: {cpu: 1, memory: 1Gi, ephemeral-storage: 0.3Gi}, limits: {cpu: 1000m, memory: 1073741824, example.com/disk: 1}}, proxy: {resources: {requests: {cpu: '0.3'}, limits: {cpu: 300m}}}}",
+    ),
+    (
+        "labels",
+        "{nodes: 2, storage: {size: 1Gi}, podMetadata: {labels: {team: '', example.com/Part_of.it: A.b_c-9}, annotations: {Example.com/Note: two words}}, nodeSelector: {kubernetes.io/os: linux}}",
+    ),
+    (
         "parameters",
         "{nodes: 2, storage: {size: 1Gi}, postgres: {parameters: {work_mem: 16MB, shared_buffers: 256MB, auto_explain.log_min_duration: 1s}, sharedPreloadLibraries: [auto_explain, pg_stat_statements]}}",
     ),

@@ -72,6 +72,34 @@ pub async fn refused_parameters(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
+/// What only Kubernetes itself finds wrong in the pods that a spec asks for: the pool says it in its words, and its pods stay.
+pub async fn refused_placement(world: &World) -> Outcome {
+    let selector = format!("pgpool-operator.dev/pool={POOL},pgpool-operator.dev/part=node");
+    let pods = async || {
+        world.here(&["get", "pods", "-l", &selector, "-o", "jsonpath={.items[*].metadata.uid}"]).await
+    };
+    let before = pods().await?;
+    let wrong = json!([{"key": "two words", "operator": "Exists"}]);
+    patch(world, &json!({"tolerations": wrong})).await?;
+    let told = until("the pool to say what is wrong", WHOLE, || async {
+        let conditions = json!(world.status().await?.conditions).to_string();
+        ensure(conditions.contains("ApplyFailed") && conditions.contains("tolerations[0].key"), || {
+            conditions.clone()
+        })
+    })
+    .await;
+    patch(world, &json!({"tolerations": null})).await?;
+    told?;
+    until("nothing to be refused any more", WHOLE, || async {
+        let conditions = json!(world.status().await?.conditions).to_string();
+        ensure(!conditions.contains("ApplyFailed"), || conditions.clone())
+    })
+    .await?;
+    let after = pods().await?;
+    ensure(after == before, || format!("the pods were {before}, and are {after}"))?;
+    load::unharmed(world).await
+}
+
 async fn write_password(world: &World, password: &str) -> Outcome {
     let encode = |text: &str| BASE64_STANDARD.encode(text);
     let secret = json!({

@@ -269,6 +269,41 @@ pub const BAD: &[(&str, &str, &str)] = &[
         "spec.resources.requests.cpu in body should match",
     ),
     (
+        "more-memory-than-allowed",
+        "{nodes: 3, storage: {size: 1Gi}, resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}}",
+        "spec.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits",
+    ),
+    (
+        "more-processors-than-allowed",
+        "{nodes: 3, storage: {size: 1Gi}, proxy: {resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}}",
+        "spec.proxy.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits",
+    ),
+    (
+        "label-of-two-words",
+        "{nodes: 3, storage: {size: 1Gi}, podMetadata: {labels: {team: two words}}}",
+        "spec.podMetadata.labels.team in body should match",
+    ),
+    (
+        "label-with-an-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, podMetadata: {labels: {Example.com/team: db}}}",
+        "spec.podMetadata: names of labels and annotations have the form",
+    ),
+    (
+        "annotation-with-an-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, podMetadata: {annotations: {two words: x}}}",
+        "spec.podMetadata: names of labels and annotations have the form",
+    ),
+    (
+        "selector-of-two-words",
+        "{nodes: 3, storage: {size: 1Gi}, nodeSelector: {disk: two words}}",
+        "spec.nodeSelector.disk in body should match",
+    ),
+    (
+        "selector-with-an-odd-name",
+        "{nodes: 3, storage: {size: 1Gi}, nodeSelector: {'-disk': ssd}}",
+        "spec.nodeSelector: names of labels have the form",
+    ),
+    (
         "operator-label",
         "{nodes: 3, storage: {size: 1Gi}, podMetadata: {labels: {pgpool-operator.dev/role: primary}}}",
         "belong to the operator",

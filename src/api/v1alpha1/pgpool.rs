@@ -36,6 +36,8 @@ use super::{
 #[x_kube(
     validation = Rule::new("self.failure.minAttached <= self.nodes").message("spec.failure.minAttached: can't be more than spec.nodes"),
     validation = Rule::new("!has(self.walArchive.maxSize) || !isQuantity(self.storage.size) || quantity(self.walArchive.maxSize).add(quantity(self.walArchive.maxSize)).compareTo(quantity(self.storage.size)) <= 0").message("spec.walArchive.maxSize: at most half of spec.storage.size; the data and its WAL need the rest"),
+    validation = Rule::new("!has(self.resources) || !has(self.resources.requests) || !has(self.resources.limits) || ['cpu', 'memory', 'ephemeral-storage'].all(k, !(k in self.resources.requests) || !(k in self.resources.limits) || quantity(string(self.resources.requests[k])).compareTo(quantity(string(self.resources.limits[k]))) <= 0)").message("spec.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits"),
+    validation = Rule::new("!has(self.proxy.resources) || !has(self.proxy.resources.requests) || !has(self.proxy.resources.limits) || ['cpu', 'memory', 'ephemeral-storage'].all(k, !(k in self.proxy.resources.requests) || !(k in self.proxy.resources.limits) || quantity(string(self.proxy.resources.requests[k])).compareTo(quantity(string(self.proxy.resources.limits[k]))) <= 0)").message("spec.proxy.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits"),
     validation = Rule::new("self.loadBalancing.weights.all(k, k.matches('^(0|[1-9][0-9]?)$') && int(k) < self.nodes)").message("spec.loadBalancing.weights: the keys are indices of nodes, 0 to spec.nodes - 1"),
     validation = Rule::new("!has(self.databases) || self.databases.all(d, d.owner == self.bootstrap.owner || (has(self.users) && self.users.exists(u, u.name == d.owner)))").message("spec.databases.owner: name spec.bootstrap.owner or a role of spec.users"),
     validation = Rule::new("!has(self.users) || self.users.all(u, self.users.exists_one(o, o.name == u.name))").message("spec.users: each name stands once"),
@@ -113,7 +115,8 @@ pub struct PgPoolSpec {
     pub tolerations: Vec<Toleration>,
     /// Labels that a Kubernetes node must have to run a pod of the pool.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(schema_with = "super::scheduling::labels")]
+    #[x_kube(validation = Rule::new("self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))").message("spec.nodeSelector: names of labels have the form [domain/]name, the name with at most 63 letters, digits, -, _ and ., the first and the last a letter or digit"))]
     pub node_selector: BTreeMap<String, String>,
     /// Priority class of the pool's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,7 +125,10 @@ pub struct PgPoolSpec {
     /// Labels and annotations put on the pool's pods: nodes, fronts and recovery Jobs. Their label `pgpool-operator.dev/part`
     /// tells them apart.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self.labels.all(k, !k.startsWith('pgpool-operator.dev/')) && self.annotations.all(k, !k.startsWith('pgpool-operator.dev/'))").message("spec.podMetadata: names that begin with pgpool-operator.dev/ belong to the operator"))]
+    #[x_kube(
+        validation = Rule::new("self.labels.all(k, !k.startsWith('pgpool-operator.dev/')) && self.annotations.all(k, !k.startsWith('pgpool-operator.dev/'))").message("spec.podMetadata: names that begin with pgpool-operator.dev/ belong to the operator"),
+        validation = Rule::new("self.labels.all(k, k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')) && self.annotations.all(k, k.lowerAscii().matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9_.]{0,61}[a-z0-9])?$'))").message("spec.podMetadata: names of labels and annotations have the form [domain/]name, the name with at most 63 letters, digits, -, _ and ., the first and the last a letter or digit")
+    )]
     pub pod_metadata: PodMetadata,
     /// Certificates.
     #[serde(default)]

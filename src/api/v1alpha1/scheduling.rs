@@ -54,13 +54,26 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A map of labels; their names are left to a rule, which a schema has no other means for.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+        },
+    })
+}
+
 /// Labels and annotations put on pods besides the operator's own.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodMetadata {
     /// Labels; those of `pgpool-operator.dev/` are refused.
     #[serde(default)]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(schema_with = "labels")]
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     #[serde(default)]

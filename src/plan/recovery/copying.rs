@@ -188,7 +188,6 @@ fn create(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
         id: recovery.id.clone(),
         node: recovery.node,
         donor,
-        primary: record.primary,
         epoch: record.epoch,
         may_destroy: recovery.may_destroy && others,
         placed: is_on_one_machine(draft, recovery.node),
