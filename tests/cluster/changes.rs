@@ -360,9 +360,9 @@ async fn told_of(world: &World, before: &Record, to: u8) -> Outcome {
     })?;
     let restarts = world.events("PostgresRestarts").await?;
     ensure(restarts.iter().any(|note| note.contains("max_connections")), || format!("{restarts:?}"))?;
-    let loaded = world.events("ParametersLoaded").await?;
-    ensure(!loaded.iter().any(|note| note.contains("max_connections")), || {
-        format!("it took a restart: {loaded:?}")
+    let reloads = world.events("ParametersLoaded").await?;
+    ensure(!reloads.iter().any(|note| note.contains("max_connections")), || {
+        format!("it took a restart: {reloads:?}")
     })
 }
 
