@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::error::{Error, Result, refused};
@@ -44,7 +45,7 @@ fn prepared(mut cargo: Command) -> Command {
 }
 
 /// How programs are compiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
     /// As the tests are: built soon, and once for all of them.
     Dev,

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench;
+use crate::cargo::Profile;
 use crate::cluster::TOLERATION;
 use crate::cluster::etcd::Backup;
 use crate::cluster::faults::Fault;
@@ -62,6 +63,9 @@ pub enum Command {
         /// Use the cluster of this kubeconfig context, and build none
         #[arg(long)]
         context: Option<String>,
+        /// How the programs of the images are compiled, where that isn't to be as users run them
+        #[arg(long, hide = true, value_enum)]
+        profile: Option<Profile>,
         #[command(flatten)]
         cluster: Name,
     },
@@ -92,8 +96,8 @@ pub enum Command {
     },
     /// Run all checks, or the named ones; the last line sums up
     Test {
-        /// Parts to run (fmt, clippy, unit, helm, api, cluster), or tests of one, as in cluster::failover; all when
-        /// none is named
+        /// Parts to run (fmt, clippy, unit, helm, demo, api, cluster), or tests of one, as in cluster::failover;
+        /// all when none is named
         wishes: Vec<test::Wish>,
         /// Leave the clusters of the tests running
         #[arg(long)]
@@ -244,6 +248,17 @@ mod tests {
             panic!("not enter");
         };
         assert_eq!((exec.cluster.name.as_str(), exec.words.len()), ("test", 2));
+    }
+
+    #[test]
+    fn the_demonstration_compiles_for_use_unless_told_otherwise() {
+        let Command::Demo { down, context, profile, cluster } = parse("demo --context far --profile dev")
+        else {
+            panic!("not demo");
+        };
+        assert_eq!((down, context.as_deref(), profile), (false, Some("far"), Some(Profile::Dev)));
+        assert!(!cluster.name.is_empty());
+        assert!(matches!(parse("demo --name t --down"), Command::Demo { down: true, profile: None, .. }));
     }
 
     #[test]

@@ -88,20 +88,23 @@ fn host_program(name: &str, own: &[&str]) -> Result<Command> {
     Ok(run::command(programs.path(program)?, args))
 }
 
-/// Brings the pool up; what is there already stays.
-pub fn up(target: &Target) -> Result<()> {
+/// Brings the pool up; what is there already stays. Programs are compiled soon for the embedded cluster, for use elsewhere, unless
+/// it is said how.
+pub fn up(target: &Target, profile: Option<Profile>) -> Result<()> {
     let watch = Stopwatch::start();
     let fresh = match target {
         Target::Embedded(cluster) => {
             cluster::up(cluster, TOLERATION)?;
             let programs = Programs::build()?;
-            let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Dev))?;
+            let profile = profile.unwrap_or(Profile::Dev);
+            let own = step("images", || images::of_the_checkout(&programs, Form::WithoutRoot, profile))?;
             step("images into the nodes", || cluster::load(cluster, &own))? > 0
         }
         Target::Context(context) => {
             host::need_packages()?;
             let programs = Programs::build()?;
-            let own = step("images", || images::of_the_checkout(&programs, Form::Whole, Profile::Release))?;
+            let profile = profile.unwrap_or(Profile::Release);
+            let own = step("images", || images::of_the_checkout(&programs, Form::Whole, profile))?;
             say(format!("the nodes of {context} need these images (`ctr -n k8s.io images import FILE`, or"));
             say("`kind load image-archive FILE`); pods wait until they have them:");
             for image in &own {

@@ -57,12 +57,12 @@ fn execute(command: Command) -> Result<ExitCode> {
         }
         Command::Enter(exec) => enter(&exec)?,
         Command::Images { load, whole, cluster } => make_images(load, whole, &cluster.name)?,
-        Command::Demo { down, context, cluster } => {
+        Command::Demo { down, context, profile, cluster } => {
             let target = match context {
                 Some(context) => Target::Context(context),
                 None => Target::Embedded(Cluster::named(&cluster.name)?),
             };
-            if down { demo::down(&target)? } else { demo::up(&target)? }
+            if down { demo::down(&target)? } else { demo::up(&target, profile)? }
         }
         Command::Drivers(options) => drivers::run(&options)?,
         Command::Regress(options) => regress::run(&options)?,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::layout::{Cluster, DNS, ETC, Machine, NODES, PODS};
+use super::layout::{Cluster, DNS, ETC, Machine, NODES, PODS, VOLUME_PLUGINS};
 use crate::error::{OnFile, Result};
 use crate::files;
 use crate::images::UNUSED_PLUGINS;
@@ -112,6 +112,7 @@ fn kubelet(cluster: &Cluster, node: Machine) -> Value {
         "nodeLeaseDurationSeconds": 4,
         "syncFrequency": "10s",
         "shutdownGracePeriod": "0s",
+        "volumePluginDir": VOLUME_PLUGINS,
     })
 }
 
@@ -179,6 +180,12 @@ mod tests {
         assert_eq!(root("dev", NODES[0]), "/pgpool-cluster/dev/n1");
         assert_ne!(root("dev", NODES[0]), root("test", NODES[0]));
         assert_ne!(root("dev", NODES[0]), root("dev", NODES[1]));
+    }
+
+    #[test]
+    fn no_folder_of_the_host_is_made_for_plugins() {
+        let cluster = Cluster::named("dev").unwrap();
+        assert_eq!(kubelet(&cluster, NODES[0])["volumePluginDir"], "/var/lib/volume-plugins");
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub const ETC: &str = "/var/lib/pgpool-node";
 pub const ETCD: &str = "/var/lib/etcd";
 /// Where the API server writes down what accounts of pods ask of it, on its machine.
 pub const AUDIT_LOG: &str = "/var/log/audit.log";
+/// Where Kubernetes looks for plugins of volumes, on each machine; there are none. It makes the folder, by default one that
+/// machines have in common with the host, where it would outlive them.
+pub const VOLUME_PLUGINS: &str = "/var/lib/volume-plugins";
 /// Where a machine finds the cluster's programs.
 pub const BIN: &str = "/mnt";
 

@@ -1,6 +1,6 @@
 //! Which services each machine runs, with their arguments.
 
-use super::layout::{AUDIT_LOG, BIN, ETC, ETCD, Machine, SERVICES};
+use super::layout::{AUDIT_LOG, BIN, ETC, ETCD, Machine, SERVICES, VOLUME_PLUGINS};
 
 /// A program that PID 1 keeps running.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +91,7 @@ fn control(toleration: u32) -> Vec<Service> {
                 --use-service-account-credentials=true --cluster-signing-cert-file={ETC}/ca.crt
                 --cluster-signing-key-file={ETC}/ca.key --leader-elect=false --node-monitor-period=1s
                 --node-monitor-grace-period=8s --node-startup-grace-period=20s --node-eviction-rate=10
-                --kube-api-qps=100 --kube-api-burst=200"
+                --kube-api-qps=100 --kube-api-burst=200 --flex-volume-plugin-dir={VOLUME_PLUGINS}"
             ),
         ),
         Service::new(
@@ -112,6 +112,13 @@ mod tests {
         let flags =
             ["--default-not-ready-toleration-seconds=7", "--default-unreachable-toleration-seconds=7"];
         assert!(flags.iter().all(|f| apiserver.command.iter().any(|a| a == f)));
+    }
+
+    #[test]
+    fn no_folder_of_the_host_is_made_for_plugins() {
+        let all = of(Machine::Control, 7);
+        let controllers = all.iter().find(|s| s.name == "controllers").unwrap();
+        assert!(controllers.command.iter().any(|a| a == "--flex-volume-plugin-dir=/var/lib/volume-plugins"));
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Private {
         let config = format!(
             "version = 2\nroot = \"{root}\"\nstate = \"{at}/state\"\ndisabled_plugins = \
              [\"io.containerd.grpc.v1.cri\",{UNUSED_PLUGINS}]\n[grpc]\n  address = \"{at}/socket\"\n[ttrpc]\n  \
-             address = \"{at}/socket.ttrpc\"\n"
+             address = \"{at}/socket.ttrpc\"\n[plugins.\"io.containerd.internal.v1.opt\"]\n  \
+             path = \"{at}/opt\"\n"
         );
         files::write(&state.join("config.toml"), config)?;
         let log = state.join("log");

@@ -1,9 +1,12 @@
 //! `cargo xtask test`: every check of the project, in one order, with one sum at the end. `cargo xtask chaos` beside it.
 
 mod chaos;
+mod demo;
+mod examples;
 mod stage;
 mod steps;
 mod tally;
+mod traces;
 mod wish;
 
 use clap::ValueEnum;
@@ -29,6 +32,8 @@ pub enum Name {
     Unit,
     /// The chart: lint, rendering
     Helm,
+    /// The demonstration in each way that it is called in, the examples, and what is left of it
+    Demo,
     /// Tests against a real API server
     Api,
     /// Tests on the whole cluster
@@ -59,7 +64,7 @@ pub fn run(wishes: &[Wish], keep: bool) -> bool {
         chosen(wishes).into_iter().partition(|chosen| chosen.part.needs_cluster());
     let mut results: Vec<(Name, Tally)> = without
         .iter()
-        .map(|chosen| (chosen.part, timed(&chosen.part.text(), || steps::run(chosen))))
+        .map(|chosen| (chosen.part, timed(&chosen.part.text(), || steps::run(chosen, keep))))
         .collect();
     results.extend(stage::run(&with_cluster, keep));
     let total = results.iter().fold(Tally::default(), |sum, (_, tally)| sum + *tally);

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::tally::Tally;
 use super::wish::Chosen;
-use super::{Name, steps, timed};
+use super::{Name, demo, steps, timed};
 use crate::cargo::Profile;
 use crate::cluster::{self, Cluster, Shape, TOLERATION};
 use crate::drivers;
@@ -66,7 +66,7 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
         return Vec::new();
     }
     let wanted = |step| plays.iter().flat_map(|play| &play.parts).any(|part| part.wants(step));
-    let ready = [FIRST, SECOND].into_iter().try_for_each(remove).and_then(|()| {
+    let ready = left_over(keep).into_iter().try_for_each(remove).and_then(|()| {
         thread::scope(|scope| {
             if wanted(DRIVERS) {
                 scope.spawn(drivers::fetch);
@@ -96,6 +96,11 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
         own.fold(Tally::default(), |sum, (_, tally)| sum + *tally)
     };
     chosen.iter().map(|chosen| (chosen.part, sum(chosen.part))).collect()
+}
+
+/// The clusters that another run may have left; the demonstration's may have been kept a moment ago.
+fn left_over(keep: bool) -> Vec<&'static str> {
+    [FIRST, SECOND].into_iter().chain((!keep).then_some(demo::CLUSTER)).collect()
 }
 
 /// Plays on a fresh cluster that goes afterwards whatever happened; gives the sum.
@@ -179,7 +184,7 @@ fn on_cluster(play: &Play, images: &[Image], keep: bool) -> Vec<(Name, Tally)> {
 }
 
 /// What a run that was killed has left goes first, whatever is asked for now: it would take the processors.
-fn remove(name: &str) -> Result<()> {
+pub fn remove(name: &str) -> Result<()> {
     cluster::down(&Cluster::named(name)?)
 }
 
@@ -198,7 +203,7 @@ fn bring_up(cluster: &Cluster, volumes: Option<u32>, images: &[Image]) -> Result
 }
 
 /// False when something of the cluster may be left.
-fn take_down(name: &str, keep: bool) -> bool {
+pub fn take_down(name: &str, keep: bool) -> bool {
     // It goes all the same.
     interrupt::forget();
     if keep {
@@ -235,6 +240,12 @@ mod tests {
     fn the_acts_of_the_whole_test_run_side_by_side() {
         let all = shown(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]);
         assert_eq!(all, ["test: api, cluster --act recovery", "test-2: cluster --act failover"]);
+    }
+
+    #[test]
+    fn what_was_kept_a_moment_ago_stays() {
+        assert_eq!(left_over(false), ["test", "test-2", "test-demo"]);
+        assert_eq!(left_over(true), ["test", "test-2"]);
     }
 
     #[test]

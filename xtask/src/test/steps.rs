@@ -8,10 +8,10 @@ use std::thread;
 
 use rustix::process::Pid;
 
-use super::Name;
 use super::stage::{OBSERVE, Part, UPGRADE};
 use super::tally::Tally;
 use super::wish::Chosen;
+use super::{Name, demo};
 use crate::cargo::{self, OPTIMISED, SELECTION};
 use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
@@ -29,8 +29,8 @@ const CHART: &str = "charts/pgpool-operator";
 /// The chart's alerts, as a plain file, and what fires when.
 const RULES: [&str; 2] = ["charts/pgpool-operator/files/rules.yaml", "tests/prometheus/alerts.yaml"];
 
-/// Runs a step that needs no cluster.
-pub fn run(chosen: &Chosen) -> Result<Tally> {
+/// Runs a step that needs no cluster of the tests.
+pub fn run(chosen: &Chosen, keep: bool) -> Result<Tally> {
     match chosen.part {
         Name::Fmt => one(cargo::command("fmt").args(["--all", "--check"])),
         Name::Clippy => {
@@ -43,6 +43,7 @@ pub fn run(chosen: &Chosen) -> Result<Tally> {
         }
         Name::Unit => unit(&chosen.filters),
         Name::Helm => helm(),
+        Name::Demo => demo::run(keep),
         Name::Api | Name::Cluster => refused(format!("step {} needs a cluster", chosen.part.text())),
     }
 }

@@ -70,6 +70,9 @@ mod tests {
     fn parts_run_in_their_order_and_all_of_them_when_none_is_named() {
         let parts: Vec<Name> = read("unit fmt unit").into_iter().map(|chosen| chosen.part).collect();
         assert_eq!(parts, [Name::Fmt, Name::Unit]);
+        // It has the processors to itself.
+        let parts: Vec<Name> = read("cluster demo").into_iter().map(|chosen| chosen.part).collect();
+        assert_eq!(parts, [Name::Demo, Name::Cluster]);
         assert_eq!(read("").len(), Name::value_variants().len());
     }
 
@@ -88,6 +91,8 @@ mod tests {
     fn what_is_no_part_is_refused_with_the_names_of_them() {
         let refusal = "failover".parse::<Wish>().unwrap_err();
         assert!(refusal.contains("cluster") && refusal.contains("fmt"), "{refusal}");
-        assert!("fmt::x".parse::<Wish>().unwrap_err().contains("no tests"));
+        for word in ["fmt::x", "demo::x"] {
+            assert!(word.parse::<Wish>().unwrap_err().contains("no tests"), "{word}");
+        }
     }
 }
