@@ -168,7 +168,8 @@ pub async fn operator_away(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-async fn scale_operator(world: &World, count: &str) -> Outcome {
+/// Sets how many operators there are.
+pub async fn scale_operator(world: &World, count: &str) -> Outcome {
     let args = ["-n", SYSTEM, "scale", "deployment", "-l", OPERATOR, "--replicas", count];
     world.kubectl(&args).await.map(drop)
 }
