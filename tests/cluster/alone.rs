@@ -25,7 +25,8 @@ const WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
 /// Selects the operator.
 const OPERATOR: &str = "app.kubernetes.io/instance=pgpool-operator";
 
-async fn scale_operator(world: &World, count: &str) -> Outcome {
+/// Sets how many operators there are.
+pub async fn scale_operator(world: &World, count: &str) -> Outcome {
     let args = ["-n", SYSTEM, "scale", "deployment", "-l", OPERATOR, "--replicas", count];
     world.kubectl(&args).await.map(drop)
 }

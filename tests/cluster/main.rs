@@ -33,6 +33,8 @@ mod manifests;
 mod monitoring;
 mod observe;
 mod options;
+#[path = "../common/runbooks.rs"]
+mod pages;
 mod pool;
 mod processes;
 #[path = "../common/promql.rs"]
@@ -42,6 +44,7 @@ mod recoveries;
 mod removal;
 mod requests;
 mod rights;
+mod runbooks;
 mod secrets;
 mod sessions;
 mod strangers;
@@ -126,7 +129,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain(recovery)
             .chain(failover)
             // What is observed is observed of a pool under load, which the upgrade and the judgement end.
-            .chain([mistakes(), logs(), observation(), upgraded(), judgement()])
+            .chain([mistakes(), logs(), runbooks(), observation(), upgraded(), judgement()])
             .chain([compatibility(), others(), wishes()])
             .chain([rights(), restored(), ending()])
             .collect(),
@@ -353,6 +356,29 @@ fn logs() -> Vec<Step> {
     vec![
         step("observe::logs_are_lines_of_json", |w| Box::pin(observe::logs(w))),
         step("secrets::stand_nowhere_else", |w| Box::pin(secrets::nowhere_else(w))),
+    ]
+}
+
+/// The runbooks, whose commands are typed as they stand there. In no act.
+fn runbooks() -> Vec<Step> {
+    vec![
+        step("runbooks::the_first_look", |w| Box::pin(runbooks::looks::first(w))),
+        step("runbooks::certificates_are_looked_at", |w| Box::pin(runbooks::trust::presented(w))),
+        step("runbooks::a_node_that_is_down", |w| Box::pin(runbooks::nodes::down(w))),
+        step("runbooks::commits_that_hang", |w| Box::pin(runbooks::nodes::hanging_commits(w))),
+        step("runbooks::a_person_is_called", |w| Box::pin(runbooks::nodes::person(w))),
+        step("runbooks::a_recovery_that_fails", |w| Box::pin(runbooks::nodes::failed_recovery(w))),
+        step("runbooks::an_archive_that_is_too_large", |w| Box::pin(runbooks::room::archive(w))),
+        step("runbooks::a_wrong_file_in_the_archive", |w| Box::pin(runbooks::room::wrong_file(w))),
+        step("runbooks::a_damaged_file_in_the_archive", |w| Box::pin(runbooks::room::damaged_file(w))),
+        step("runbooks::a_switchover_and_a_fence", |w| Box::pin(runbooks::parts::changes(w))),
+        step("runbooks::a_new_volume", |w| Box::pin(runbooks::parts::new_volume(w))),
+        step("runbooks::no_operator", |w| Box::pin(runbooks::parts::operator_down(w))),
+        step("runbooks::no_front", |w| Box::pin(runbooks::parts::front_down(w))),
+        step("runbooks::a_lost_authority", |w| Box::pin(runbooks::trust::lost_authority(w))),
+        step("runbooks::no_api", |w| Box::pin(runbooks::looks::api_away(w))),
+        step("runbooks::a_machine_out_of_service", |w| Box::pin(runbooks::lost::out_of_service(w))),
+        step("runbooks::a_machine_that_is_gone", |w| Box::pin(runbooks::lost::gone_for_good(w))),
     ]
 }
 

@@ -21,6 +21,9 @@ pub const CLASS: &str = "cluster-test-databases";
 const BOTH: [u8; 2] = [0, 1];
 /// MiB that the archive of a node may take.
 const ARCHIVE: u64 = 32;
+/// 12 MiB of a segment of 16 that no compression makes less of.
+pub const FILL: &str = "SELECT pg_logical_emit_message(false, 'test', (SELECT string_agg(sha256((g::text || random())::bytea), '') \
+                FROM generate_series(1, 12 * 32768) g)), pg_switch_wal()";
 
 fn spec() -> Value {
     let linux =
@@ -82,7 +85,7 @@ fn as_asked(pod: Pod) -> Outcome {
 }
 
 /// Names of the WAL segments in a node's archive, the oldest first, and the KiB that they take.
-async fn archived(other: &World, node: u8) -> Outcome<(Vec<String>, u64)> {
+pub async fn archived(other: &World, node: u8) -> Outcome<(Vec<String>, u64)> {
     let script = "cd /var/lib/pgpool/archive && find . -name '*.lz4' -printf '%f\\n' | sort; echo; du -sk .";
     let said = other.shell(node, script).await?;
     let (names, size) = said.split_once("\n\n").unwrap_or(("", said.trim()));
@@ -93,10 +96,7 @@ async fn archived(other: &World, node: u8) -> Outcome<(Vec<String>, u64)> {
 /// Old segments make room for new ones on every node.
 pub async fn archive_size(world: &World) -> Outcome {
     let other = world.of_pool(OTHER, &BOTH)?;
-    // 12 MiB of a segment of 16 that no compression makes less of.
-    let fill = "SELECT pg_logical_emit_message(false, 'test', (SELECT string_agg(sha256((g::text || random())::bytea), '') \
-                FROM generate_series(1, 12 * 32768) g)), pg_switch_wal()";
-    other.psql(0, "postgres", fill).await?;
+    other.psql(0, "postgres", FILL).await?;
     let first = until("a segment in every archive", WHOLE, || async {
         let mut first = Vec::new();
         for node in BOTH {
@@ -108,7 +108,7 @@ pub async fn archive_size(world: &World) -> Outcome {
     })
     .await?;
     for _ in 0..4 {
-        other.psql(0, "postgres", fill).await?;
+        other.psql(0, "postgres", FILL).await?;
     }
     for (node, first) in BOTH.into_iter().zip(first) {
         let (names, size) = until("the oldest segment to be dropped", WHOLE, || async {

@@ -162,27 +162,11 @@ pub async fn archive_conflict(world: &World) -> Outcome {
         let script = format!("sha256sum < /var/lib/pgpool/archive/{}/{name}.lz4", &name[..8]);
         world.shell(node, &script).await
     };
-    switch(world, first).await?;
-    let planted = until("a file in the archive", WHOLE, || async {
-        let next = world.psql(first, "postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
-        // Whole, but the content of another file. `ln` fails where the node was faster.
-        let plant = format!(
-            "cd /var/lib/pgpool/archive/{} && cp $(ls -t 0*.lz4 | head -1) .planted && \
-             ln .planted {next}.lz4 && rm .planted",
-            &next[..8]
-        );
-        world.shell(node, &plant).await.map(|_| next)
-    })
-    .await?;
+    // Whole, but the content of another file.
+    let planted = plant(world, first, node, "cat $(ls -t 0*.lz4 | head -1)").await?;
     let before = sum(planted.clone()).await?;
     switch(world, first).await?;
-    let told = until("the event", WHOLE, || async {
-        let events = world.events("ArchiveError").await?;
-        let whose = format!("node {node}: ");
-        let own = events.iter().find(|text| text.starts_with(&whose) && text.contains(&planted)).cloned();
-        own.ok_or_else(|| Failure(format!("{events:?}")))
-    })
-    .await?;
+    let told = complaint(world, node, &planted).await?;
     println!("    {told}");
     let after = sum(planted.clone()).await?;
     ensure(before == after, || "the file in the archive was overwritten".to_owned())?;
@@ -194,12 +178,43 @@ pub async fn archive_conflict(world: &World) -> Outcome {
         ensure(now != before, || "it is the wrong one".to_owned())
     })
     .await?;
+    content_again(world).await?;
+    load::unharmed(world).await
+}
+
+/// Puts what a shell in the archive prints to where the node's next WAL file is to be archived; gives the name of that.
+pub async fn plant(world: &World, first: u8, node: u8, content: &str) -> Outcome<String> {
+    switch(world, first).await?;
+    until("a file in the archive", WHOLE, || async {
+        let next = world.psql(first, "postgres", "SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
+        // `ln` fails where the node was faster.
+        let script = format!(
+            "cd /var/lib/pgpool/archive/{} && {content} >.planted && ln .planted {next}.lz4 && rm .planted",
+            &next[..8]
+        );
+        world.shell(node, &script).await.map(|_| next)
+    })
+    .await
+}
+
+/// The event that tells what is wrong with this file in the node's archive.
+pub async fn complaint(world: &World, node: u8, file: &str) -> Outcome<String> {
+    until("the event", WHOLE, || async {
+        let events = world.events("ArchiveError").await?;
+        let whose = format!("node {node}: ");
+        let own = events.iter().find(|text| text.starts_with(&whose) && text.contains(file)).cloned();
+        own.ok_or_else(|| Failure(format!("{events:?}")))
+    })
+    .await
+}
+
+/// Waits until no node complains of its archive any more.
+pub async fn content_again(world: &World) -> Outcome {
     until("the condition to go", WHOLE, || async {
         let conditions = json!(world.status().await?.conditions).to_string();
         ensure(!conditions.contains("WAL archive"), || conditions.clone())
     })
-    .await?;
-    load::unharmed(world).await
+    .await
 }
 
 /// Ends the primary's WAL segment.
