@@ -336,8 +336,8 @@ fn one_handover(before: &Record, seen: &[Record]) -> Outcome<u8> {
     let (&[election], Some(last)) = (elections.as_slice(), seen.last()) else { return failed(told()) };
     let word = election.primary == before.primary && election.stopped;
     let wished = election.successor == Some(last.primary) && last.timeline == before.timeline + 1;
-    let least = seen.iter().map(|record| record.attached.len()).min().unwrap_or_default();
-    ensure(word && wished && least + 1 >= NODES.len(), told)?;
+    let fewest = seen.iter().map(|record| record.attached.len()).min().unwrap_or_default();
+    ensure(word && wished && fewest + 1 >= NODES.len(), told)?;
     Ok(last.primary)
 }
 

@@ -151,6 +151,6 @@ pub async fn new_volume(world: &World) -> Outcome {
     page.types("replace-volume=K", &values).await?;
     world.recovered(node, &before).await?;
     load::unharmed(world).await?;
-    let (now, copied) = (claim(world, node).await?, world.incarnations().await?);
-    ensure(now != old && copied.get(&node) != copies.get(&node), || format!("{old:?} became {now:?}"))
+    let (now, stands) = (claim(world, node).await?, world.incarnations().await?);
+    ensure(now != old && stands.get(&node) != copies.get(&node), || format!("{old:?} became {now:?}"))
 }
