@@ -19,9 +19,6 @@ pub const LOG_FILTER: &str = "PGPOOL_LOG";
 /// Variable with the format of logs; [`LogFormat::Json`] where it isn't set.
 pub const LOG_FORMAT: &str = "PGPOOL_LOG_FORMAT";
 
-/// Variable with the number of heaps that a program's threads share, of the C library (mallopt(3), `M_ARENA_MAX`).
-pub const HEAPS: &str = "MALLOC_ARENA_MAX";
-
 /// How lines of a log are written.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {

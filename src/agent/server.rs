@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::reaper;
-use crate::names;
 
 /// Why Postgres could not be started or stopped.
 #[derive(Debug, Error)]
@@ -154,7 +153,6 @@ impl Server {
             .args(files.args())
             .env("LC_ALL", "C")
             .env_remove("PGHOST")
-            .env_remove(names::HEAPS)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -159,8 +159,6 @@ fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &Node
         env("PGPOOL_INITDB", initdb.to_string()),
         env("PGHOST", names::SOCKET_DIR),
         env("PGDATABASE", "postgres"),
-        // The agent's: Postgres is started without.
-        env(names::HEAPS, "1"),
     ]);
     list
 }
