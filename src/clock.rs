@@ -47,3 +47,35 @@ pub fn now() -> Moment {
 pub fn timestamp() -> Timestamp {
     Timestamp::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Where the clock is asked by a process that sees more suspension than others.
+    const ASKED: &str = "PGPOOL_TEST_CLOCK";
+
+    #[test]
+    fn a_time_of_suspension_counts() {
+        if std::env::var_os(ASKED).is_some() {
+            println!("now {}", now().as_millis());
+            return;
+        }
+        // An offset of this clock alone, as after an hour of suspension (time_namespaces(7)).
+        let this = std::env::current_exe().unwrap();
+        let name = "clock::tests::a_time_of_suspension_counts";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--time", "--boottime", "3600", "--fork", "--"]);
+        let out = unshare.arg(this).args([name, "--exact", "--nocapture"]).env(ASKED, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let later: u64 = said
+            .lines()
+            .find_map(|line| line.split_once("now ")?.1.trim().parse().ok())
+            .unwrap_or_else(|| {
+                panic!("{said}{}", String::from_utf8_lossy(&out.stderr));
+            });
+        assert!(later >= now().as_millis() + 3_500_000, "{later} {:?}", now());
+    }
+}

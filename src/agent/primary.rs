@@ -106,13 +106,9 @@ impl Node {
         }
         let pending = observe::pending_restart(client).await?;
         let lowered = if pending.is_empty() { Vec::new() } else { observe::lowered_limits(client).await? };
-        self.note_parameters(pending);
+        self.note_parameters(pending, lowered);
         let unsafe_settings = observe::unsafe_settings(client).await?;
-        {
-            let mut inner = self.shared.lock();
-            inner.report.lowered_limits = lowered;
-            inner.report.unsafe_settings = unsafe_settings;
-        }
+        self.shared.lock().report.unsafe_settings = unsafe_settings;
         self.slots_at = now;
         Ok(())
     }

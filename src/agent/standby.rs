@@ -134,7 +134,7 @@ impl Node {
         // The primary may have been restarted with less: only then may this node have less, too.
         self.control().await?;
         let pending = observe::pending_restart(client).await?;
-        self.note_parameters(pending);
+        self.note_parameters(pending, Vec::new());
         self.slots_at = now;
         Ok(())
     }
@@ -228,10 +228,11 @@ impl Node {
     }
 
     /// Says which parameters are loaded, and which of them wait for a restart: the one means little without the other.
-    pub(super) fn note_parameters(&self, pending: Vec<String>) {
+    pub(super) fn note_parameters(&self, pending: Vec<String>, lowered: Vec<String>) {
         let loaded = self.conf.loaded();
         let mut inner = self.shared.lock();
         inner.report.pending_restart = pending;
+        inner.report.lowered_limits = lowered;
         inner.report.loaded_parameters = loaded;
     }
 

@@ -23,7 +23,7 @@ pub enum ArchiveError {
     },
     /// The file was archived before, with other content.
     #[error(
-        "{0} is in the archive with other content; it isn't overwritten. Two histories have met: see docs/runbooks"
+        "{0} is in the archive with other content; it isn't overwritten. Two histories have met: find out which one the other nodes have (docs/runbooks/volume-full.md)"
     )]
     Conflict(WalName),
     /// The archived file can't be read.

@@ -41,13 +41,13 @@ impl Room {
 }
 
 /// Those of `held`, which are ordered by age, that go: the oldest, as long as they are too old or together with `extra`
-/// bytes too much. What a recovery under way may need stays in spite of both while there is room.
+/// bytes too much. What a recovery under way may need stays in spite of both while there is room, up to twice as much.
 pub fn due(held: Vec<Held>, policy: &Policy, mut room: Room, extra: u64, now: Timestamp) -> Vec<Held> {
     let mut left = held.iter().map(|held| held.bytes).sum::<u64>().saturating_add(extra);
     let segments = held.into_iter().filter(|held| held.file.kind() != Kind::History);
     let go = segments.take_while(|held| {
         let past = is_old(held, policy, now) || policy.max_bytes.is_some_and(|limit| left > limit);
-        let goes = past && !(may_be_needed(held, policy) && room.is_ample());
+        let goes = past && !(may_be_needed(held, policy) && room.is_ample() && is_bounded(left, policy));
         if goes {
             left = left.saturating_sub(held.bytes);
             room.free = room.free.saturating_add(held.bytes);
@@ -60,6 +60,11 @@ pub fn due(held: Vec<Held>, policy: &Policy, mut room: Room, extra: u64, now: Ti
 fn is_old(held: &Held, policy: &Policy, now: Timestamp) -> bool {
     let limit = policy.retention_seconds.and_then(|seconds| i64::try_from(seconds).ok());
     limit.is_some_and(|limit| now.duration_since(held.since).as_secs() > limit)
+}
+
+/// Whether all of it is at most twice what the spec allows: the volume may be a folder of the machine's disk, whose room is others'.
+fn is_bounded(left: u64, policy: &Policy) -> bool {
+    policy.max_bytes.is_none_or(|limit| left <= limit.saturating_mul(2))
 }
 
 fn may_be_needed(held: &Held, policy: &Policy) -> bool {

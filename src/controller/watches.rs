@@ -164,7 +164,8 @@ pub async fn run(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .trigger_backoff(ExponentialBackoff::from(watch_again()));
     let secrets = api::<PartialObjectMeta<Secret>>(&shared.client, namespace);
-    let pools = pools.watches(secrets, all(), move |secret| naming(&store, &secret));
+    // Of which there is only the metadata, and there may be many.
+    let pools = pools.watches(secrets, watcher::Config::default(), move |secret| naming(&store, &secret));
     let (pools, cache) = watching_all(pools, &shared.client, namespace);
     let listed = tokio::spawn(until_listed(api(&shared.client, namespace), ready));
     pools

@@ -6,7 +6,7 @@ mod secrets;
 mod valid;
 
 pub use memory::{Backoff, CopySeen, Memory, ParametersChanged, Restarted};
-pub use newtypes::{PoolKey, Sensitive, bytes};
+pub use newtypes::{PoolKey, Sensitive, amount, bytes};
 pub use observed::{
     ClaimSeen, ClaimSize, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, NodeSeen,
     Observed, PodSeen, SetSeen,

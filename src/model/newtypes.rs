@@ -71,6 +71,23 @@ pub fn bytes(quantity: &str) -> Option<u64> {
     Some(value as u64)
 }
 
+/// Suffixes of amounts that no size has.
+const SMALL: [(&str, f64); 4] = [("n", 1e-9), ("u", 1e-6), ("m", 1e-3), ("Ei", 1_152_921_504_606_846_976.0)];
+
+/// What a Kubernetes quantity such as `300m`, `1.5Gi` or `1e9` counts; none when it is no such thing.
+pub fn amount(quantity: &str) -> Option<f64> {
+    if !quantity.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    if let Ok(plain) = quantity.parse() {
+        return Some(plain);
+    }
+    let digits = quantity.find(|c: char| c != '.' && !c.is_ascii_digit())?;
+    let number: f64 = quantity[..digits].parse().ok()?;
+    let known = SUFFIXES.iter().chain(&SMALL).find(|(suffix, _)| *suffix == &quantity[digits..]);
+    known.map(|(_, factor)| number * factor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +101,24 @@ mod tests {
         }
         for text in ["", "Gi", "1X", "-1", "1e99P", "9999999P"] {
             assert_eq!(bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_read_as_kubernetes_reads_them() {
+        for (text, expected) in [
+            ("2", 2.0),
+            ("0.5", 0.5),
+            ("500m", 0.5),
+            ("1e9", 1e9),
+            ("1E3", 1e3),
+            ("2E", 2e18),
+            ("1Ki", 1024.0),
+        ] {
+            assert_eq!(amount(text), Some(expected), "{text}");
+        }
+        for text in ["", "m", "1x", "-1", "inf"] {
+            assert_eq!(amount(text), None, "{text}");
         }
     }
 

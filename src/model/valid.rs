@@ -6,10 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use thiserror::Error;
 
-use super::{PoolKey, bytes};
+use super::{PoolKey, amount, bytes};
 use crate::api::v1alpha1::{
-    Bootstrap, BootstrapSql, ClusteringMode, Database, Fate, KeyRef, LoadBalancing, MAX_NODES, PgPool,
-    PgPoolSpec, PodMetadata, Proxy, Resources, Storage, Timings, User, annotations,
+    Amount, Bootstrap, BootstrapSql, ClusteringMode, Database, Fate, KeyRef, LoadBalancing, MAX_NODES,
+    PgPool, PgPoolSpec, PodMetadata, Proxy, Resources, Storage, Timings, User, annotations,
 };
 use crate::names;
 
@@ -159,6 +159,8 @@ impl ValidPool {
         let databases = databases(spec, &logins).unwrap_or_else(|e| note(&mut problems, e));
         let sql = sql(spec).unwrap_or_else(|e| note(&mut problems, e));
         check_counts(spec, &mut problems);
+        check_requests("spec.resources", spec.resources.as_ref(), &mut problems);
+        check_requests("spec.proxy.resources", spec.proxy.resources.as_ref(), &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -272,6 +274,24 @@ fn seconds(span: std::time::Duration) -> i64 {
 fn requests(pool: &PgPool) -> BTreeMap<String, String> {
     let given = |name: &str| pool.annotations().get(name).map(|value| (name.to_owned(), value.clone()));
     annotations::REQUESTS.iter().filter_map(|name| given(name)).collect()
+}
+
+/// No pod may ask for more than it may use. No rule of the API server says so: CEL can't read a quantity that is written as a
+/// number with a fraction.
+fn check_requests(field: &str, resources: Option<&Resources>, problems: &mut Vec<InvalidSpec>) {
+    let Some(Resources { requests, limits }) = resources else { return };
+    for (name, Amount(request)) in requests {
+        let Some(Amount(limit)) = limits.get(name) else { continue };
+        // 0.3 and 300m are the same, but for the last bit.
+        let more =
+            amount(request).zip(amount(limit)).is_some_and(|(asked, most)| asked > most * (1.0 + 1e-9));
+        if more {
+            let text = format!(
+                "{request} is more than {field}.limits.{name}, {limit}: no pod may ask for more than it may use"
+            );
+            problems.push(invalid(format!("{field}.requests.{name}"), text));
+        }
+    }
 }
 
 /// The archive takes at most what the spec says, or a quarter of the volume.

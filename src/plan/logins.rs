@@ -56,7 +56,9 @@ fn keep_in_step(draft: &mut Draft<'_>, login: &Login, seen: &LoginSeen) {
 /// The primary is told once for each start of the operator and each change.
 fn ensure(draft: &mut Draft<'_>, logins: Vec<(Login, Sensitive)>, sql: Option<Sensitive>) {
     let errors = draft.plan.memory.ensure_errors.join("; ");
-    draft.warn("roles", "RolesNotMade", (!errors.is_empty()).then_some(errors));
+    let told = (!errors.is_empty())
+        .then(|| format!("{errors}; it is tried again: correct the spec, or what is in the way"));
+    draft.warn("roles", "RolesNotMade", told);
     // The owner comes first: without it there is nothing to hang the databases on.
     let owner = draft.pool.logins.first().map(|login| &login.role);
     if logins.first().map(|(login, _)| &login.role) != owner {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
-use super::{AT_ONCE, Action, Happening, requests};
+use super::{AT_ONCE, Action, Happening, UNDER_WAY, requests};
 use crate::api::v1alpha1::{CopyKind, MembershipSpec, annotations};
 use crate::names::BOOTSTRAP;
 
@@ -75,8 +75,10 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     let MembershipSpec { pool_uid, bootstrap, adopts, .. } = membership.spec.clone();
     let wanted = spec(draft, Made { pool_uid, bootstrap, adopts }, &draft.attach);
     if wanted != membership.spec {
+        // A definition of an earlier release drops what it doesn't know: that must not be written without a pause.
+        let known = MembershipSpec { keep_wal_since: wanted.keep_wal_since, ..membership.spec.clone() };
+        draft.requeue(if known == wanted { UNDER_WAY } else { AT_ONCE });
         draft.act(Action::UpdateMembership(wanted));
-        draft.requeue(AT_ONCE);
     }
 }
 

@@ -3,13 +3,13 @@
 //! Standbys are restarted in place, the highest index first. Then the primary hands over: its PostgreSQL starts anew as a
 //! standby's, and no client waits for that. A limit such as `max_connections` that becomes lower does so on the primary first,
 //! in place, since no standby may have less of it; only after that the standbys show that they have a restart to do, too.
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
 use super::rest::{can_spare_one, serves, unrest};
 use super::{Happening, UNDER_WAY, switchover};
 use crate::api::v1alpha1::Restart;
-use crate::messages::Role;
+use crate::messages::{NodeReport, Role};
 use crate::model::Restarted;
 
 /// How often in a row the same parameters may ask for a restart of the same node.
@@ -25,7 +25,10 @@ const STOPPED: &str = "RestartStopped";
 pub(super) fn plan(draft: &mut Draft<'_>) {
     note_spec(draft);
     let pending: Vec<u8> = draft.wished().filter(|index| !parameters(draft, *index).is_empty()).collect();
-    draft.plan.memory.restarts.retain(|index, _| pending.contains(index));
+    let now = draft.seen.now;
+    // A start clears what a node asks for until it has looked again.
+    let counts = |last: Timestamp| now.duration_since(last) < STALE;
+    draft.plan.memory.restarts.retain(|index, restarted| pending.contains(index) || counts(restarted.last));
     if let Some(going) = under_way(draft) {
         draft.changing("Restarting", format!("PostgreSQL of node {} is being restarted", going.node));
         draft.restart = Some(going);
@@ -110,8 +113,17 @@ fn of_primary(draft: &Draft<'_>, node: u8) -> Step {
     if since.is_none_or(|since| draft.seen.now.duration_since(since) < SAID) {
         return Step::Wait(node, "a standby may have to be before it".to_owned());
     }
-    if draft.report(node).is_some_and(|report| !report.lowered_limits.is_empty()) {
+    // An agent of an earlier release says neither, and limits that a handover lowers come back with the next primary.
+    let in_place =
+        |report: &NodeReport| !report.lowered_limits.is_empty() || report.loaded_parameters.is_none();
+    if draft.report(node).is_some_and(in_place) {
         return Step::InPlace(node);
+    }
+    if count(draft, node) >= ENOUGH {
+        return Step::Stop(
+            node,
+            format!("{ENOUGH} handovers failed; restart=now, or switchover=K at a quiet hour"),
+        );
     }
     if let Err(why) = can_spare_one(draft) {
         return Step::Stop(node, why);
@@ -162,6 +174,7 @@ fn await_old_primary(draft: &mut Draft<'_>) {
 /// The old primary starts its PostgreSQL anew by itself: with the parameters as they are then.
 fn hand_over(draft: &mut Draft<'_>, to: u8) {
     let Some(from) = draft.record().map(|record| record.primary) else { return };
+    note_restart(draft, from);
     let names = parameters(draft, from).join(", ");
     let why = format!("PostgreSQL of node {from} is to be restarted, for {names}");
     switchover::begin(draft, to, &why, false);
@@ -169,21 +182,26 @@ fn hand_over(draft: &mut Draft<'_>, to: u8) {
     draft.changing("Restarting", format!("node {from} hands over to node {to}: {why}"));
 }
 
+/// How often in a row the node's PostgreSQL was to be restarted for what it asks for.
+fn count(draft: &Draft<'_>, node: u8) -> u32 {
+    let before = draft.plan.memory.restarts.get(&node);
+    before.filter(|before| before.parameters == parameters(draft, node)).map_or(0, |before| before.count)
+}
+
+fn note_restart(draft: &mut Draft<'_>, node: u8) {
+    let (parameters, count, last) = (parameters(draft, node), count(draft, node) + 1, draft.seen.now);
+    draft.plan.memory.restarts.insert(node, Restarted { parameters, count, last });
+}
+
 fn begin(draft: &mut Draft<'_>, node: u8) {
-    let list = parameters(draft, node);
     let Some(boot) = draft.report(node).map(|report| report.boot.clone()) else { return };
-    let count = match draft.plan.memory.restarts.get(&node) {
-        Some(before) if before.parameters == list => before.count,
-        _ => 0,
-    };
-    let names = list.join(", ");
+    let (names, count) = (parameters(draft, node).join(", "), count(draft, node));
     if count >= ENOUGH {
         let text = format!("node {node} still asks for a restart after {count} ({names}): look at its log");
         draft.stuck(STOPPED, text);
         return;
     }
-    let now = draft.seen.now;
-    draft.plan.memory.restarts.insert(node, Restarted { parameters: list, count: count + 1, last: now });
+    note_restart(draft, node);
     let text = format!("PostgreSQL of node {node} is restarted in place, for {names}");
     draft.tell(Happening::normal("PostgresRestarts", text.clone()));
     draft.changing("Restarting", text);

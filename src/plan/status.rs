@@ -213,7 +213,8 @@ fn tell_node(draft: &mut Draft<'_>, index: u8) {
     draft.warn(&format!("archive/{index}"), "ArchiveError", archive);
     let refused = report.refused_parameters.as_ref();
     let refused = refused.map(|said| {
-        format!("{node}: PostgreSQL refuses spec.postgres.parameters, and those before stay in use: {said}")
+        format!("{node}: PostgreSQL refuses spec.postgres.parameters, and those before stay in use; correct or remove what it names: \
+                 {said}")
     });
     draft.warn(&format!("parameters/{index}"), "ParametersRefused", refused);
     let full = nearly_full(report).then(|| {

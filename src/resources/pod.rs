@@ -52,9 +52,10 @@ fn log_env(runtime: &Runtime) -> Option<EnvVar> {
     (format != LogFormat::default()).then(|| env(names::LOG_FORMAT, format.as_str()))
 }
 
-/// What every pod of the pool carries: the user's labels and annotations, and over them the operator's labels.
+/// What every pod of the pool carries: the user's labels and annotations, and over them the operator's labels. Fronts don't carry
+/// the user's labels: what keeps nodes apart by them would keep fronts from the nodes' machines, too.
 pub(super) fn pod_metadata(pool: &ValidPool, part: Part) -> ObjectMeta {
-    let mut labels = pool.pod_metadata.labels.clone();
+    let mut labels = if part == Part::Proxy { BTreeMap::new() } else { pool.pod_metadata.labels.clone() };
     labels.extend(object_labels(pool, part));
     ObjectMeta {
         labels: Some(labels),

@@ -1,4 +1,5 @@
 //! Manifests of PgPool: right ones, and each mistake with its message.
+use pgpool_operator::api::v1alpha1::PgPool;
 use serde_json::{Value, json};
 
 use super::bad_pools::{BAD, BAD_NAMES};
@@ -18,6 +19,10 @@ const GOOD: &[(&str, &str)] = &[
     (
         "cpu-as-number",
         "{nodes: 2, storage: {size: 1Gi}, resources: {requests: {cpu: 1, memory: 512Mi}, limits: {memory: 1e9}}}",
+    ),
+    (
+        "numbers-of-any-size",
+        "{nodes: 2, storage: {size: 1Gi}, resources: {requests: {memory: 4294967296}, limits: {memory: 9007199254740993}}}",
     ),
     (
         "cpu-as-text",
@@ -69,7 +74,13 @@ const GOOD: &[(&str, &str)] = &[
 pub async fn check(cluster: &Cluster, report: &mut Report) {
     for (case, spec) in GOOD {
         let got = cluster.try_create("pgpools", &pool(case, spec)).await;
-        report.accepted(case, got);
+        if let Some(stored) = report.accepted(case, got) {
+            // One that it couldn't read would hide all others from the operator.
+            report.holds(
+                &format!("{case}, read by the operator"),
+                serde_json::from_value::<PgPool>(stored).is_ok(),
+            );
+        }
     }
     for (case, spec, message) in BAD {
         let got = cluster.try_create("pgpools", &pool(case, spec)).await;

@@ -200,7 +200,8 @@ pub async fn quotas(world: &World) -> Outcome {
     .await?;
     let pool = json!({
         "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool", "metadata": metadata("narrow"),
-        "spec": {"nodes": 1, "image": IMAGE, "storage": {"size": "1Gi", "whenDeleted": "Delete"}},
+        "spec": {"nodes": 1, "image": IMAGE, "storage": {"size": "1Gi", "whenDeleted": "Delete"},
+                 "bootstrap": {"provider": "builtin"}},
     });
     world.apply(&pool).await?;
     let told = until("the pool to say what is wrong", WHOLE, || async {
@@ -213,6 +214,10 @@ pub async fn quotas(world: &World) -> Outcome {
     println!("    {told}");
     here(&["delete", "resourcequota", "none"]).await?;
     here(&["wait", "--for=condition=Ready", "pgpool", "narrow", "--timeout=100s"]).await?;
+    let ask = "SELECT datlocprovider FROM pg_database WHERE datname = 'app'";
+    let asked = ["exec", "narrow-0-0", "-c", "postgres", "--", "psql", "-XAtc", ask];
+    let provider = here(&asked).await?;
+    ensure(provider == "b", || format!("PostgreSQL's own locales were asked for: {provider}"))?;
     here(&["delete", "pgpool", "narrow", "--timeout=100s"]).await?;
     world.kubectl(&["delete", "namespace", NARROW, "--timeout=100s"]).await.map(drop)
 }

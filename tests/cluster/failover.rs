@@ -2,10 +2,11 @@
 //! whole again without a hand.
 use std::time::Duration;
 
-use pgpool_operator::api::v1alpha1::{Phase, Record};
+use pgpool_operator::api::v1alpha1::{PgPoolStatus, Phase, Record};
 use pgpool_operator::names;
 use rustix::process::Signal;
 
+use super::faults::every_pod_deleted;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::processes::{
     agent, another_agent, another_postmaster, kill_agent, kill_postgres, postmaster, signal, startup_process,
@@ -13,7 +14,7 @@ use super::processes::{
 };
 use super::witness::Witness;
 use super::world::{POOL, World, until};
-use super::{changes, front, load, machines, sessions};
+use super::{front, load, machines, sessions};
 
 /// How long a primary doesn't reach the API.
 const WITHOUT_API: Duration = Duration::from_secs(20);
@@ -49,7 +50,8 @@ pub async fn standby(world: &World) -> Outcome<u8> {
 
 /// The primary's Postgres is killed. A session that had a transaction open is told what has become of it.
 pub async fn postgres_killed(world: &World) -> Outcome {
-    let old = primary(world).await?;
+    let before = world.record().await?;
+    let old = before.primary;
     front::open(world, "killed", "BEGIN; SELECT 'ready';", "COMMIT;").await?;
     kill_postgres(world, old).await?;
     taken_over(world, old).await?;
@@ -57,7 +59,15 @@ pub async fn postgres_killed(world: &World) -> Outcome {
     let told = front::says(world, "killed", "HINT").await?;
     println!("    {}", told.lines().filter(|line| line.contains("HINT")).collect::<String>());
     ensure(told.contains("may have been committed or not"), || told.clone())?;
-    load::unharmed(world).await
+    load::unharmed(world).await?;
+    // By the word of its agent, and not by silence.
+    let newer = |status: &PgPoolStatus| {
+        status.last_failover.as_ref().is_some_and(|last| last.timeline > before.timeline)
+    };
+    let last = world.when("the story of the failover", TAKEN_OVER, newer).await?.last_failover;
+    ensure(last.as_ref().is_some_and(|last| last.reason.contains("its Postgres has ended")), || {
+        format!("{last:?}")
+    })
 }
 
 /// The primary's pod is deleted by force. Its address goes with it, so the others learn nothing until `grace` has passed: by then
@@ -275,9 +285,7 @@ pub async fn all_at_once_and_one_for_good(world: &World) -> Outcome {
 
 /// All pods of nodes are deleted by force at once.
 pub async fn all_at_once(world: &World) -> Outcome {
-    let (nodes, pods) = (super::pool::selector("node"), changes::uids(world).await?);
-    world.here(&["delete", "pod", "--force", "--grace-period=0", "-l", &nodes]).await?;
-    until("other pods of all nodes", TAKEN_OVER, || world.other_pods(&pods)).await?;
+    every_pod_deleted(world).await?;
     load::goes_on(world).await?;
     load::unharmed(world).await
 }

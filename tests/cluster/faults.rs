@@ -1,4 +1,5 @@
 //! What breaks by itself, under load. After each the pool is whole again without a hand.
+use kube::ResourceExt as _;
 use pgpool_operator::names;
 
 use super::harness::{Failure, Outcome, ensure};
@@ -67,6 +68,8 @@ async fn asked_for(world: &World) -> Outcome {
     load::goes_on(world).await?;
     let status = world.status().await?;
     ensure(attached(&status) == [0, 1] && status.recovery.is_none(), || told(&status))?;
+    let unproved = world.ask("attach", "2").await?;
+    ensure(!unproved.accepted && unproved.message.contains("use recover=2"), || format!("{unproved:?}"))?;
     world.ask_for("recover", "2").await
 }
 
@@ -144,13 +147,25 @@ pub async fn volume_replaced(world: &World) -> Outcome {
     replaced(world, async |_| world.ask_for("replace-volume", "1").await).await
 }
 
+/// Deletes every pod of the pool by force, fronts and nodes, and waits until others are there.
+pub async fn every_pod_deleted(world: &World) -> Outcome {
+    let (pods, fronts) = (changes::uids(world).await?, world.alive("proxy").await?);
+    let all = format!("{}={POOL}", names::LABEL_POOL);
+    world.here(&["delete", "pod", "--force", "--grace-period=0", "-l", &all]).await?;
+    until("other pods of all nodes", WHOLE, || world.other_pods(&pods)).await?;
+    until("other fronts", WHOLE, || async {
+        let now = world.alive("proxy").await?;
+        let old = now.iter().filter(|pod| fronts.iter().any(|front| front.uid() == pod.uid())).count();
+        ensure(!now.is_empty() && old == 0, || format!("{old} of {} fronts are old ones", now.len()))
+    })
+    .await
+}
+
 /// All pods of the pool at once, one node being detached by wish: it stays so, the others serve.
 pub async fn all_pods_deleted(world: &World) -> Outcome {
     world.ask_for("detach", "2").await?;
     let left = world.when("node 2 to leave", WHOLE, |status| attached(status) == [0, 1]).await?;
-    let (nodes, pods) = (super::pool::selector("node"), changes::uids(world).await?);
-    world.here(&["delete", "pod", "--force", "--grace-period=0", "-l", &nodes]).await?;
-    until("other pods of all nodes", WHOLE, || world.other_pods(&pods)).await?;
+    every_pod_deleted(world).await?;
     load::goes_on(world).await?;
     let status = world
         .when("nodes 0 and 1 to serve", WHOLE, |status| {

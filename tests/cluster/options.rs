@@ -136,8 +136,8 @@ async fn by_postgres(world: &World) -> Outcome {
     Ok(())
 }
 
-/// Whether the pod is where the pool shall be, and has its labels.
-fn placed(pod: &Pod) -> Outcome {
+/// Whether the pod is where the pool shall be, and has its annotations; and its labels, where it is a node's.
+fn placed(pod: &Pod, of_node: bool) -> Outcome {
     let spec = pod.spec.clone().unwrap_or_default();
     let tolerated = spec.tolerations.unwrap_or_default();
     ensure(tolerated.iter().any(|t| t.key.as_deref() == Some("databases")), || format!("{tolerated:?}"))?;
@@ -145,7 +145,7 @@ fn placed(pod: &Pod) -> Outcome {
     ensure(selector.contains_key("kubernetes.io/os"), || format!("{selector:?}"))?;
     let (labels, notes) = (pod.metadata.labels.as_ref(), pod.metadata.annotations.as_ref());
     let team = labels.and_then(|labels| labels.get("example.com/team"));
-    ensure(team.is_some_and(|team| team == "databases"), || format!("{labels:?}"))?;
+    ensure(team.is_some_and(|team| team == "databases") == of_node, || format!("{labels:?}"))?;
     let page = notes.and_then(|notes| notes.get("example.com/page"));
     ensure(page.is_some_and(|page| page == "yes"), || format!("{notes:?}"))
 }
@@ -155,7 +155,7 @@ async fn by_kubernetes(world: &World) -> Outcome {
     let pods: Api<Pod> = Api::namespaced(world.client.clone(), SPACE);
     for index in 0..2 {
         let pod = pods.get(&names::node_pod(POOL, index)).await?;
-        placed(&pod)?;
+        placed(&pod, true)?;
         let spec = pod.spec.unwrap_or_default();
         let spread = spec.topology_spread_constraints.unwrap_or_default();
         ensure(spread.len() == 1 && spread[0].max_skew == 2, || format!("{spread:?}"))?;
@@ -166,7 +166,7 @@ async fn by_kubernetes(world: &World) -> Outcome {
     let fronts = format!("{}={POOL},{}=proxy", names::LABEL_POOL, names::LABEL_PART);
     let fronts = pods.list(&ListParams::default().labels(&fronts)).await?.items;
     ensure(!fronts.is_empty(), || "there is no front".to_owned())?;
-    fronts.iter().try_for_each(placed)?;
+    fronts.iter().try_for_each(|pod| placed(pod, false))?;
     let services: Api<Service> = Api::namespaced(world.client.clone(), SPACE);
     for name in [POOL.to_owned(), names::read_service(POOL)] {
         let service = services.get(&name).await?;

@@ -269,16 +269,6 @@ pub const BAD: &[(&str, &str, &str)] = &[
         "spec.resources.requests.cpu in body should match",
     ),
     (
-        "more-memory-than-allowed",
-        "{nodes: 3, storage: {size: 1Gi}, resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}}",
-        "spec.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits",
-    ),
-    (
-        "more-processors-than-allowed",
-        "{nodes: 3, storage: {size: 1Gi}, proxy: {resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}}",
-        "spec.proxy.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits",
-    ),
-    (
         "label-of-two-words",
         "{nodes: 3, storage: {size: 1Gi}, podMetadata: {labels: {team: two words}}}",
         "spec.podMetadata.labels.team in body should match",

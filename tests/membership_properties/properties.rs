@@ -48,6 +48,11 @@ fn sound(view: &PrimaryView, action: &Action) -> Result<(), TestCaseError> {
         Action::CommitNonce(m) => {
             prop_assert!(view.names.holds(m) && !view.record.attached.contains(m));
         }
+        // Nobody else lets a session go that waits by the list before (PostgreSQL source, `SyncRepWaitForLSN`).
+        Action::Nudge | Action::Wait(Why::Settled) => {
+            let old = view.oldest_waiter.zip(view.loaded).is_some_and(|(waiter, loaded)| waiter < loaded);
+            prop_assert_eq!(old, matches!(action, Action::Nudge));
+        }
         _ => {}
     }
     Ok(())

@@ -23,7 +23,7 @@ pub use front::{LoadBalancing, Proxy, ProxyService, ServiceType, Tls, TlsValidit
 pub use membership::{Member, MembershipSpec, PgPoolMembership, Phase, Record, Restart, Switchover, Timings};
 pub use pgpool::{ClusteringMode, PgPool, PgPoolSpec, PullPolicy};
 pub use postgres::Postgres;
-pub use scheduling::{PodMetadata, Resources};
+pub use scheduling::{Amount, PodMetadata, Resources};
 pub use status::{
     AnsweredRequest, CopyKind, FailedRecoveries, Health, LastFailover, LastRecovery, MembershipView,
     NodeRecovery, NodeState, NodeStatus, PgPoolStatus, RecoveryStage, RecoveryStatus, RequestAnswer,

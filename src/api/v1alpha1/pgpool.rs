@@ -36,8 +36,6 @@ use super::{
 #[x_kube(
     validation = Rule::new("self.failure.minAttached <= self.nodes").message("spec.failure.minAttached: can't be more than spec.nodes"),
     validation = Rule::new("!has(self.walArchive.maxSize) || !isQuantity(self.storage.size) || quantity(self.walArchive.maxSize).add(quantity(self.walArchive.maxSize)).compareTo(quantity(self.storage.size)) <= 0").message("spec.walArchive.maxSize: at most half of spec.storage.size; the data and its WAL need the rest"),
-    validation = Rule::new("!has(self.resources) || !has(self.resources.requests) || !has(self.resources.limits) || ['cpu', 'memory', 'ephemeral-storage'].all(k, !(k in self.resources.requests) || !(k in self.resources.limits) || quantity(string(self.resources.requests[k])).compareTo(quantity(string(self.resources.limits[k]))) <= 0)").message("spec.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits"),
-    validation = Rule::new("!has(self.proxy.resources) || !has(self.proxy.resources.requests) || !has(self.proxy.resources.limits) || ['cpu', 'memory', 'ephemeral-storage'].all(k, !(k in self.proxy.resources.requests) || !(k in self.proxy.resources.limits) || quantity(string(self.proxy.resources.requests[k])).compareTo(quantity(string(self.proxy.resources.limits[k]))) <= 0)").message("spec.proxy.resources: requests of cpu, memory and ephemeral-storage can't be more than the limits"),
     validation = Rule::new("self.loadBalancing.weights.all(k, k.matches('^(0|[1-9][0-9]?)$') && int(k) < self.nodes)").message("spec.loadBalancing.weights: the keys are indices of nodes, 0 to spec.nodes - 1"),
     validation = Rule::new("!has(self.databases) || self.databases.all(d, d.owner == self.bootstrap.owner || (has(self.users) && self.users.exists(u, u.name == d.owner)))").message("spec.databases.owner: name spec.bootstrap.owner or a role of spec.users"),
     validation = Rule::new("!has(self.users) || self.users.all(u, self.users.exists_one(o, o.name == u.name))").message("spec.users: each name stands once"),
@@ -122,8 +120,8 @@ pub struct PgPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class: Option<String>,
-    /// Labels and annotations put on the pool's pods: nodes, fronts and recovery Jobs. Their label `pgpool-operator.dev/part`
-    /// tells them apart.
+    /// Labels put on the pods of nodes and recovery Jobs, and annotations put on those of fronts as well. Labels of one's own would
+    /// have fronts meet constraints that select nodes.
     #[serde(default)]
     #[x_kube(
         validation = Rule::new("self.labels.all(k, !k.startsWith('pgpool-operator.dev/')) && self.annotations.all(k, !k.startsWith('pgpool-operator.dev/'))").message("spec.podMetadata: names that begin with pgpool-operator.dev/ belong to the operator"),

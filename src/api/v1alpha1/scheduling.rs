@@ -2,9 +2,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// CPU and memory of a container.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
@@ -13,18 +12,18 @@ pub struct Resources {
     /// What the scheduler sets aside.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
-    pub requests: BTreeMap<String, IntOrString>,
+    pub requests: BTreeMap<String, Amount>,
     /// What the container may use at most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
-    pub limits: BTreeMap<String, IntOrString>,
+    pub limits: BTreeMap<String, Amount>,
 }
 
 impl Resources {
     /// As the API of pods wants it.
     pub fn to_requirements(&self) -> k8s_openapi::api::core::v1::ResourceRequirements {
-        let list = |map: &BTreeMap<String, IntOrString>| {
-            (!map.is_empty()).then(|| map.iter().map(|(k, v)| (k.clone(), Quantity(text(v)))).collect())
+        let list = |map: &BTreeMap<String, Amount>| {
+            (!map.is_empty()).then(|| map.iter().map(|(k, v)| (k.clone(), Quantity(v.0.clone()))).collect())
         };
         k8s_openapi::api::core::v1::ResourceRequirements {
             requests: list(&self.requests),
@@ -34,10 +33,26 @@ impl Resources {
     }
 }
 
-fn text(value: &IntOrString) -> String {
-    match value {
-        IntOrString::Int(number) => number.to_string(),
-        IntOrString::String(text) => text.clone(),
+/// A quantity. The API server takes numbers of any size, and fractions that come out even, for whole numbers: one that couldn't be
+/// read would hide all pools from the operator.
+#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct Amount(pub String);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Whole(i64),
+            Number(f64),
+            Text(String),
+        }
+        Ok(Self(match Written::deserialize(deserializer)? {
+            Written::Whole(number) => number.to_string(),
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        }))
     }
 }
 

@@ -45,8 +45,9 @@ struct Stage {
 type Work = fn(&Stage) -> Result<()>;
 
 /// Before the other examples; each begins where the one before it has come to.
-const STEPS: [(&str, Work); 4] = [
+const STEPS: [(&str, Work); 5] = [
     ("from_nothing_to_a_pool", from_nothing),
+    ("its_cluster_tells_of_itself_and_can_be_reached", reached),
     ("again_it_picks_up", again),
     ("down_by_context_leaves_the_cluster", down_by_context),
     ("by_context_it_builds_no_cluster", by_context),
@@ -116,6 +117,18 @@ fn from_nothing(stage: &Stage) -> Result<()> {
     };
     let shown = run::captured(&mut run::command(program(), words.split_whitespace()))?;
     need(shown.contains("3/3"), format!("cargo xtask {words} says: {shown}"))
+}
+
+/// The cluster says what runs, and a command of the host reaches a Service by its name.
+fn reached(_: &Stage) -> Result<()> {
+    let mut status = run::command(program(), ["cluster", "status", "--name", CLUSTER]);
+    let shown = run::captured(&mut status)?;
+    let are_told =
+        ["kube-apiserver", "kubelet", "n1", "n2", "n3", "Ready"].iter().all(|word| shown.contains(word));
+    need(are_told, format!("cluster status says: {shown}"))?;
+    let connect = "exec 3<>/dev/tcp/demo.demo.svc.cluster.local/5432";
+    let words = ["cluster", "exec", "--name", CLUSTER, "--", "timeout", "10", "bash", "-c", connect];
+    run::captured(&mut run::command(program(), words)).map(drop)
 }
 
 /// Nothing is made anew.

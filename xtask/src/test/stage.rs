@@ -143,6 +143,8 @@ fn failures(play: &Play) -> Vec<(Name, Tally)> {
 
 /// What the nodes of the clusters need besides what belongs to each cluster, the first release's image among it or not.
 fn images(first_release: bool) -> Result<Vec<Image>> {
+    // Now: a compiler beside the clusters would take the processors from them.
+    steps::compile_for_clusters()?;
     step("images of the tests", || {
         let programs = Programs::build()?;
         let mut own = images::of_the_checkout(&programs, Form::WithoutRoot, Profile::Dev)?;

@@ -16,7 +16,7 @@ use crate::cargo::{self, OPTIMISED, SELECTION};
 use crate::cluster::Cluster;
 use crate::error::{Error, OnFile, Result, refused};
 use crate::programs::{self, LINEARIZABLE, Programs};
-use crate::progress::{print, say};
+use crate::progress::{print, say, step};
 use crate::{host, interrupt, paths, release, run};
 
 /// Tests of one program that run at once: many of them wait most of the time.
@@ -72,6 +72,13 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
         test.env("PGPOOL_FIRST_RELEASE", release::sources()?);
     }
     counted(&mut test, &part.label)
+}
+
+/// Compiles the test programs that [`run_inside`] runs.
+pub fn compile_for_clusters() -> Result<()> {
+    let mut build = cargo::command("test");
+    build.args(SELECTION).args(OPTIMISED).args(["--no-run", "--test", "api", "--test", "cluster"]);
+    step("test programs for clusters", || run::visible(&mut build))
 }
 
 /// A command that counts as one.
