@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn kept_since(seconds: i64) -> Policy {
-        Policy { retention_seconds: Some(25), max_bytes: Some(30 * MEBI), keep_since: Some(after(seconds)) }
+        Policy { retention_seconds: Some(25), max_bytes: Some(50 * MEBI), keep_since: Some(after(seconds)) }
     }
 
     #[test]
@@ -126,6 +126,14 @@ mod tests {
         assert_eq!(gone(&kept_since(200), WIDE), [10, 20, 30, 40, 50, 60, 70], "nothing is kept");
         assert_eq!(gone(&kept_since(40), WIDE), [10, 20, 30], "from its beginning on");
         assert_eq!(gone(&kept_since(0), WIDE), NONE);
+    }
+
+    #[test]
+    fn no_more_than_twice_the_size_is_kept() {
+        let policy = |mebi: u64| Policy { max_bytes: Some(mebi * MEBI), ..kept_since(0) };
+        assert_eq!(gone(&policy(50), WIDE), NONE);
+        assert_eq!(gone(&policy(49), WIDE), [10]);
+        assert_eq!(gone(&policy(30), WIDE), [10, 20, 30, 40]);
     }
 
     #[test]
