@@ -123,8 +123,9 @@ fn from_nothing(stage: &Stage) -> Result<()> {
 fn reached(_: &Stage) -> Result<()> {
     let mut status = run::command(program(), ["cluster", "status", "--name", CLUSTER]);
     let shown = run::captured(&mut status)?;
-    let are_told =
-        ["apiserver pid", "kubelet pid", "n1 ", "n2 ", "n3 ", " Ready "].iter().all(|word| shown.contains(word));
+    let are_told = ["apiserver pid", "kubelet pid", "n1 ", "n2 ", "n3 ", " Ready "]
+        .iter()
+        .all(|word| shown.contains(word));
     need(are_told, format!("cluster status says: {shown}"))?;
     let connect = "exec 3<>/dev/tcp/demo.demo.svc.cluster.local/5432";
     let words = ["cluster", "exec", "--name", CLUSTER, "--", "timeout", "10", "bash", "-c", connect];
