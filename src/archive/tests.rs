@@ -310,8 +310,12 @@ async fn a_node_takes_wal_from_itself_or_from_another() {
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("RECOVERYXLOG")), "{left:?}");
     }
     let (proxy, _dir) = authority.identity("u/proxy", &[]);
-    let client = Client::with_book(proxy, book);
+    let client = Client::with_book(proxy, book.clone());
     let error =
         client.download(host, 5480, &format!("/v1/wal/{}", theirs.name()), LIMIT, &mut Vec::new()).await;
     assert!(matches!(error, Err(LinkError::Status { status: 403, .. })), "fronts get no WAL: {error:?}");
+    let (job, _dir) = authority.identity("u/recovery", &[]);
+    let (client, mut got) = (Client::with_book(job, book), Vec::new());
+    client.download(host, 5480, &format!("/v1/wal/{}", theirs.name()), LIMIT, &mut got).await.unwrap();
+    assert_eq!(got, other, "recovery Jobs do");
 }

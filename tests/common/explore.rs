@@ -50,7 +50,11 @@ pub fn holds<M: Explored>(title: &str, model: M, most: usize, situations: &[&str
     println!("{row}");
     is_sound(title, &checker);
     occur(title, &checker, situations);
-    assert!(full() || DOCS.contains(&row), "docs/membership.md has another number of states: {row}");
+    // One that was stopped has come as far as its threads came.
+    assert!(
+        (full() && stopped) || DOCS.contains(&row),
+        "docs/membership.md has another number of states: {row}"
+    );
 }
 
 /// No property is broken.
