@@ -11,12 +11,12 @@ use futures::future::{try_join, try_join_all};
 use pgpool_operator::api::v1alpha1::Phase;
 use pgpool_operator::names;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
 use super::harness::{Failure, Outcome, ensure, failed};
+use super::inside::entered;
 use super::pool::WHOLE;
-use super::processes::postmaster;
 use super::world::{World, until};
 
 /// Longest time for a comparison.
@@ -151,24 +151,9 @@ struct Session {
 }
 
 impl Session {
-    /// From the host, where a process in the container's mounts costs a tenth of the way by kubectl and kubelet.
     async fn open(world: &World, node: u8) -> Outcome<Self> {
-        let postmaster = postmaster(world, node).await?;
-        let psql = std::fs::read_link(format!("/proc/{postmaster}/exe"))?.with_file_name("psql");
-        let (process, user) = (postmaster.to_string(), names::NODE_UID.to_string());
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &process, "-m", "-S", &user, "-G", &user, "--"]).arg(psql);
-        command.args([
-            "-XAtqw",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-h",
-            names::SOCKET_DIR,
-            "-U",
-            "postgres",
-            "-d",
-            "app",
-        ]);
+        let pod = world.pods().get(&names::node_pod(world.pool, node)).await?;
+        let mut command = entered(&pod, &["psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", "app"])?;
         command.env("PGOPTIONS", BOUNDS).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
