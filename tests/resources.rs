@@ -296,6 +296,14 @@ fn specs_that_cannot_work_are_refused_with_the_field_and_what_to_do() {
         (json!({"storage": {"size": "1Gi"}, "walArchive": {"maxSize": "900Mi"}}), "spec.walArchive.maxSize"),
         (json!({"storage": {"size": "1Gi"}, "recovery": {"bandwidth": "1Ki"}}), "spec.recovery.bandwidth"),
         (json!({"storage": {"size": "1Gi"}, "failure": {"minAttached": 4}}), "spec.failure.minAttached"),
+        (
+            json!({"storage": {"size": "1Gi"}, "resources": {"requests": {"memory": 4_294_967_296_u64}, "limits": {"memory": "1Gi"}}}),
+            "spec.resources.requests.memory",
+        ),
+        (
+            json!({"storage": {"size": "1Gi"}, "proxy": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}}),
+            "spec.proxy.resources.requests.cpu",
+        ),
         (json!({"storage": {"size": "1Gi"}, "users": [{"name": "Big"}]}), "spec.users[Big].secret"),
         (
             json!({"storage": {"size": "1Gi"}, "users": [{"name": "a_b"}, {"name": "a-b"}]}),
