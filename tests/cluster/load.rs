@@ -356,15 +356,11 @@ async fn check(journal: &Path, dumps: &[PathBuf]) -> Outcome<Value> {
     report(&checker()?, &args).await
 }
 
-/// The checker was built with the tests, beside them.
+/// The checker of the journals, which `cargo xtask test cluster` builds and names.
 fn checker() -> Outcome<String> {
-    let own = std::env::current_exe()?;
-    let found =
-        own.ancestors().skip(1).take(2).map(|dir| dir.join("pgpool-workload")).find(|path| path.is_file());
-    found.map(|path| path.display().to_string()).ok_or_else(|| {
+    std::env::var("PGPOOL_WORKLOAD").map_err(|_| {
         Failure(
-            "pgpool-workload isn't built: cargo build -p pgpool-workload, or cargo xtask test cluster"
-                .to_owned(),
+            "PGPOOL_WORKLOAD names no program: the load is checked by cargo xtask test cluster".to_owned(),
         )
     })
 }

@@ -62,12 +62,21 @@ pub fn build_programs(profile: Profile) -> Result<Vec<(String, PathBuf)>> {
     built(cargo.args(SELECTION).arg("--bins"))
 }
 
+/// Builds the programs of [`SELECTION`] with [`Profile::Dev`]; gives the file of one of them.
+pub fn build_program(program: &str) -> Result<PathBuf> {
+    one_of(build_programs(Profile::Dev)?, program)
+}
+
 /// Builds a program of other sources of this workspace as they build it with [`Profile::Dev`], in a target folder of its
 /// own; gives its file.
 pub fn build_elsewhere(sources: &Path, target: &Path, program: &str) -> Result<PathBuf> {
     let mut cargo = command("build");
     cargo.args(SELECTION).args(["--locked", "--bin", program, "--target-dir"]).arg(target);
-    match built(cargo.current_dir(sources))?.into_iter().find(|(name, _)| name == program) {
+    one_of(built(cargo.current_dir(sources))?, program)
+}
+
+fn one_of(built: Vec<(String, PathBuf)>, program: &str) -> Result<PathBuf> {
+    match built.into_iter().find(|(name, _)| name == program) {
         Some((_, path)) => Ok(path),
         None => refused(format!("cargo built no program named {program}")),
     }

@@ -25,6 +25,8 @@ const AT_ONCE: &str = "6";
 const INSIDE: [&str; 2] = ["api", "cluster"];
 /// Integration tests that mostly wait, as those of the library do: they run beside those that need the processors.
 const WAITING: [&str; 1] = ["selftest"];
+/// Writes, reads and checks; tests of a cluster run it on the machine too.
+const WORKLOAD: &str = "pgpool-workload";
 const CHART: &str = "charts/pgpool-operator";
 /// The chart's alerts, as a plain file, and what fires when.
 const RULES: [&str; 2] = ["charts/pgpool-operator/files/rules.yaml", "tests/prometheus/alerts.yaml"];
@@ -65,6 +67,7 @@ pub fn run_inside(part: &Part, cluster: &Cluster) -> Result<Tally> {
     test.env("PGPOOL_XTASK", xtask).env("PGPOOL_CLUSTER", cluster.name());
     test.env("PGPOOL_AUDIT", cluster.audit_log()).env("PGPOOL_DISKS", cluster.disks());
     test.env("PGPOOL_LINEARIZABLE", Programs::build()?.path(LINEARIZABLE)?);
+    test.env("PGPOOL_WORKLOAD", cargo::build_program(WORKLOAD)?);
     if part.wants(OBSERVE) {
         test.env("PGPOOL_PROMETHEUS", programs::prometheus()?);
     }
