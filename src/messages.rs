@@ -156,6 +156,9 @@ pub struct NodeReport {
     /// Its weight for sessions that read, against the other nodes' (`spec.loadBalancing`).
     #[serde(default = "usual_weight")]
     pub weight: u32,
+    /// How many nodes the pool has, as the node last heard; none where it hasn't yet.
+    #[serde(default)]
+    pub nodes: Option<u8>,
     /// Age in milliseconds of the oldest commit that it hasn't applied.
     pub lag_ms: Option<u64>,
     /// Whether it may follow without a copy.

@@ -90,6 +90,7 @@ fn report() -> NodeReport {
         timeline: Some(2),
         lsn: Some(50_331_744),
         weight: 3,
+        nodes: Some(3),
         lag_ms: Some(12),
         join: Join::NeedsCopy("past the fork".into()),
         message: "primary in office".into(),

@@ -375,7 +375,11 @@ impl Node {
             return Ok(());
         }
         self.refuse_no_more()?;
-        self.shared.lock().balance.clone_from(&object.spec.load_balancing);
+        {
+            let mut inner = self.shared.lock();
+            inner.balance.clone_from(&object.spec.load_balancing);
+            inner.nodes = Some(object.spec.nodes);
+        }
         if let Some(record) = &object.status {
             self.volume.note_epoch(&self.pool_uid, record.epoch)?;
             let mut inner = self.shared.lock();

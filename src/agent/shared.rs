@@ -51,6 +51,8 @@ pub struct Inner {
     pub told: Told,
     /// How reads shall be spread.
     pub balance: LoadBalancing,
+    /// How many nodes the pool shall have; none before the object was read.
+    pub nodes: Option<u8>,
     /// This node's copy of the data.
     pub member: Option<Member>,
     /// The database system that this copy is of, and that of the primary, as its last beat has it.
@@ -95,6 +97,7 @@ impl Shared {
             record: None,
             told: Told::default(),
             balance: LoadBalancing::default(),
+            nodes: None,
             member: None,
             system_id: None,
             primary_system_id: None,
@@ -221,6 +224,7 @@ impl Inner {
         }
         report.open &= !self.ending;
         report.weight = self.balance.weight(report.index, report.role == Role::Primary);
+        report.nodes = self.nodes;
         report.seen = self.seen();
         report
     }

@@ -174,7 +174,8 @@ fn what_a_recovery_may_need_is_dropped_neither_by_the_agent_nor_for_the_next_fil
         place.put(&segment(number), &[0; 100]).unwrap();
         place.date(&segment(number), 10 * number);
     }
-    let policy = Policy { retention_seconds: Some(5), max_bytes: Some(0), keep_since: Some(after(20)) };
+    let one = fs::metadata(place.path(&segment(1))).unwrap().len();
+    let policy = Policy { retention_seconds: Some(5), max_bytes: Some(2 * one), keep_since: Some(after(20)) };
     place.store.set_policy(&policy).unwrap();
     assert_eq!(place.store.policy().unwrap(), policy);
     // Where the tests' own volume is nearly full, it goes all the same.

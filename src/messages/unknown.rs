@@ -22,6 +22,7 @@ impl NodeReport {
             timeline: None,
             lsn: None,
             weight: 1,
+            nodes: None,
             lag_ms: None,
             join: Join::Unknown,
             message: "starting".into(),

@@ -9,6 +9,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::node::NodeError;
 use crate::{
+    api::v1alpha1::MAX_NODES,
     link::{Client, LinkError},
     messages::{LoginAnswer, LoginQuestion},
     names,
@@ -23,15 +24,16 @@ const AT_ONCE: usize = 8;
 /// Asks by connections of its own, so that a crowd of logins delays no question for a lease.
 pub struct Desk {
     link: Client,
+    /// By node.
     turns: Vec<Semaphore>,
     /// Why nodes took no login, the last time.
     said: Mutex<BTreeMap<u8, String>>,
 }
 
 impl Desk {
-    /// Of nodes 0 to `nodes` - 1.
-    pub fn new(link: Client, nodes: u8) -> Self {
-        let turns = (0..nodes).map(|_| Semaphore::new(AT_ONCE)).collect();
+    /// Asks by connections like those of `link`.
+    pub fn new(link: Client) -> Self {
+        let turns = (0..MAX_NODES).map(|_| Semaphore::new(AT_ONCE)).collect();
         Self { link, turns, said: Mutex::default() }
     }
 

@@ -34,7 +34,7 @@ pub struct Agent {
     pub host: String,
     /// The pool that it must belong to.
     pub pool_uid: String,
-    /// Host names of all nodes, by index.
+    /// Host names of all nodes that there may be, by index.
     pub hosts: Arc<[String]>,
     /// Sessions that it may not know to be over.
     pub abandoned: Arc<Abandoned>,
@@ -55,11 +55,12 @@ enum FeedError {
 }
 
 impl Agent {
-    /// Follows the agent for ever.
+    /// Follows the agent for as long as the pool has that node, and again when it has it again.
     pub async fn follow(self, hub: Arc<Hub>, client: Client) {
+        let mut nodes = hub.nodes();
         let mut pause = PAUSES.0;
         let mut last = String::new();
-        loop {
+        while nodes.wait_for(|nodes| self.index < *nodes).await.is_ok() {
             let (heard, error) = Box::pin(self.listen(&hub, &client)).await;
             if heard {
                 pause = PAUSES.0;

@@ -17,12 +17,15 @@ use super::{
     table::Table,
 };
 use crate::{
+    api::v1alpha1::MAX_NODES,
     clock::{self, Moment},
     messages::NodeReport,
 };
 
 /// While no node was heard for so long, the front calls itself not ready.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Time for the nodes that are looked for, before one more is: node 0 is always there, but may be down.
+const SEARCH: Duration = Duration::from_millis(100);
 /// The longest sleep of the sweeper, lest a suspended machine's clocks drift apart unseen.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -32,6 +35,8 @@ pub struct Hub {
     changed: watch::Sender<()>,
     /// A lease ends earlier than the sweeper thinks.
     hastened: Notify,
+    /// How many nodes the pool has, as one of them last said; before that, how many are looked for.
+    nodes: watch::Sender<u8>,
     /// Counters and gauges.
     pub metrics: Metrics,
 }
@@ -94,12 +99,12 @@ impl Drop for Seat {
 }
 
 impl Hub {
-    /// The state of a front that knows nothing yet of nodes 0 to `nodes` - 1.
-    pub fn new(nodes: u8) -> Arc<Self> {
+    /// The state of a front that knows nothing yet.
+    pub fn new() -> Arc<Self> {
         let shared = Shared {
-            table: Table::new(nodes),
+            table: Table::new(MAX_NODES),
             tenures: HashMap::new(),
-            busy: vec![0; usize::from(nodes)],
+            busy: vec![0; usize::from(MAX_NODES)],
             turn: 0,
             heard: None,
             draining: false,
@@ -109,7 +114,8 @@ impl Hub {
             shared: Mutex::new(shared),
             changed: watch::Sender::new(()),
             hastened: Notify::new(),
-            metrics: Metrics::new(nodes),
+            nodes: watch::Sender::new(1),
+            metrics: Metrics::new(),
         })
     }
 
@@ -119,6 +125,9 @@ impl Hub {
 
     /// Takes a line of a node's stream.
     pub fn told(&self, index: u8, report: &NodeReport) {
+        if let Some(nodes) = report.nodes {
+            self.nodes.send_if_modified(|known| std::mem::replace(known, nodes) != nodes);
+        }
         self.change(index, |shared, now| shared.table.told(index, report, now));
     }
 
@@ -139,6 +148,9 @@ impl Hub {
         let changed = before != after;
         let hastened = next.is_some_and(|next| next < shared.planned);
         drop(shared);
+        if before.is_none() && after.is_some() {
+            self.metrics.know_node(index);
+        }
         // Nodes say many times a second that nothing is new, and a thousand clients may be waiting.
         if changed {
             self.changed.send_replace(());
@@ -152,6 +164,28 @@ impl Hub {
     /// Wakes at each change of what nodes serve, from now on.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// How many nodes are to be followed.
+    pub fn nodes(&self) -> watch::Receiver<u8> {
+        self.nodes.subscribe()
+    }
+
+    /// Looks for one node more after each pause, until one says how many there are.
+    pub async fn search(&self) {
+        let mut nodes = self.nodes();
+        for more in 2..=MAX_NODES {
+            // Marks as seen what was looked for last.
+            nodes.borrow_and_update();
+            if tokio::time::timeout(SEARCH, nodes.changed()).await.is_ok() {
+                return;
+            }
+            self.nodes.send_if_modified(|known| {
+                let further = *known < more;
+                *known = more.max(*known);
+                further
+            });
+        }
     }
 
     /// A place for a new session, on none of the nodes in `tried`.
@@ -262,12 +296,36 @@ mod tests {
 
     #[test]
     fn a_front_is_ready_once_a_node_was_heard_until_it_is_shut_down() {
-        let hub = Hub::new(2);
+        let hub = Hub::new();
         assert_eq!(hub.not_ready(), Some("no node was heard yet"));
         // Whatever it says: also one that serves nobody shows that nodes can be heard.
         hub.told(1, &report(1, Role::Stopped, 3, 0));
         assert_eq!(hub.not_ready(), None);
         hub.drain();
         assert_eq!(hub.not_ready(), Some("shutting down"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_are_looked_for_one_by_one_until_one_says_how_many_there_are() {
+        let hub = Hub::new();
+        let mut nodes = hub.nodes();
+        let looking = hub.clone();
+        let search = tokio::spawn(async move { looking.search().await });
+        assert_eq!(*nodes.borrow_and_update(), 1);
+        for looked_for in [2, 3] {
+            nodes.changed().await.unwrap();
+            assert_eq!(*nodes.borrow_and_update(), looked_for);
+        }
+        let says = |nodes| NodeReport { nodes, ..report(2, Role::Standby, 3, 0) };
+        hub.told(2, &says(None));
+        nodes.changed().await.unwrap();
+        assert_eq!(*nodes.borrow_and_update(), 4, "an older agent doesn't say it");
+        hub.told(2, &says(Some(5)));
+        search.await.unwrap();
+        assert_eq!(*nodes.borrow_and_update(), 5);
+        hub.told(2, &says(Some(3)));
+        assert_eq!(*nodes.borrow_and_update(), 3, "fewer");
+        hub.told(2, &says(None));
+        assert!(!nodes.has_changed().unwrap());
     }
 }

@@ -199,9 +199,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet, of a pool of so many nodes. What there may be is told from the start as 0: of a series that begins
-    /// with 1 a rate would miss that one.
-    pub fn new(nodes: u8) -> Self {
+    /// Nothing counted yet. What there may be is told from the start as 0: of a series that begins with 1 a rate would miss that
+    /// one.
+    pub fn new() -> Self {
         let mut registry = Registry::default();
         let metrics = Self {
             registry: Mutex::default(),
@@ -224,7 +224,6 @@ impl Metrics {
         metrics.register(&mut registry);
         for kind in [Kind::Primary, Kind::Read] {
             metrics.know_route(kind);
-            (0..nodes).for_each(|node| metrics.know_place(kind, node));
         }
         Self { registry: Mutex::new(registry), ..metrics }
     }
@@ -255,6 +254,11 @@ impl Metrics {
         for reason in Reason::ALL {
             know(&self.refused, &Cause { route, reason: reason.word() });
         }
+    }
+
+    /// A node is there, to which something may happen.
+    pub(super) fn know_node(&self, node: u8) {
+        [Kind::Primary, Kind::Read].into_iter().for_each(|kind| self.know_place(kind, node));
     }
 
     fn know_place(&self, kind: Kind, node: u8) {
@@ -355,7 +359,9 @@ mod tests {
 
     #[test]
     fn every_entry_is_told_from_the_start_and_nothing_else() {
-        let text = Metrics::new(2).text(&moments());
+        let metrics = Metrics::new();
+        metrics.know_node(1);
+        let text = metrics.text(&moments());
         let all: BTreeSet<&str> = front::ALL.iter().map(|entry| entry.name).collect();
         assert_eq!(told(&text, front::ALL), all);
         for line in [
@@ -375,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_login_is_counted_by_how_long_it_took() {
-        let metrics = Metrics::new(1);
+        let metrics = Metrics::new();
         metrics.logged_in(Kind::Read, Duration::from_millis(30));
         metrics.refused(Kind::Primary, Reason::Password);
         let text = metrics.text(&moments());

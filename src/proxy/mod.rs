@@ -62,6 +62,7 @@ use self::{
     metrics::Reason, peers::Peers, places::Places, route::Kind, session::Limits, threads::Threads,
 };
 use crate::{
+    api::v1alpha1::MAX_NODES,
     link::{Book, Client, Identity, LinkError, bind},
     names::{self, PoolArgs},
 };
@@ -87,9 +88,6 @@ pub struct Args {
     /// The pool.
     #[command(flatten)]
     pub of: PoolArgs,
-    /// How many nodes it has.
-    #[arg(long, env = "PGPOOL_NODES", value_parser = clap::value_parser!(u8).range(1..=15))]
-    pub nodes: u8,
     /// Clients that are served at once, both ports together.
     #[arg(long, env = "PGPOOL_MAX_CONNECTIONS", default_value_t = 1000)]
     pub max_connections: u32,
@@ -217,8 +215,8 @@ impl Front {
             book,
             peers,
             certificate,
-            hub: Hub::new(args.nodes),
-            desk: Desk::new(link.apart(), args.nodes),
+            hub: Hub::new(),
+            desk: Desk::new(link.apart()),
             link,
             limits,
             max_connections: args.max_connections,
@@ -248,13 +246,15 @@ impl Front {
         quit: impl Future<Output = ()>,
     ) {
         let mut tasks = JoinSet::new();
-        let hosts: Arc<[String]> = (0..args.nodes).map(|index| self.host(index)).collect();
+        let hosts: Arc<[String]> = (0..MAX_NODES).map(|index| self.host(index)).collect();
         for (index, host) in (0..).zip(hosts.iter().cloned()) {
             let (pool_uid, abandoned) = (args.of.uid.clone(), self.abandoned.clone());
             let asks = self.intervals.asks;
             let agent = Agent { index, host, pool_uid, hosts: hosts.clone(), abandoned, asks };
             tasks.spawn(agent.follow(self.hub.clone(), self.link.clone()));
         }
+        let hub = self.hub.clone();
+        tasks.spawn(async move { hub.search().await });
         let hub = self.hub.clone();
         tasks.spawn(async move { hub.sweep().await });
         let front = self.clone();

@@ -9,7 +9,7 @@ use super::labels::{Part, metadata, selector};
 use super::manifest::{BuildError, fingerprint_of};
 use super::pod::{
     Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env,
-    placement, pod_metadata, pod_security, pool_env, probe, some, spread,
+    nodes_env, placement, pod_metadata, pod_security, pool_env, probe, some, spread,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -154,6 +154,7 @@ fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &Node
     });
     let mut list = pool_env(pool, runtime, pool_uid);
     list.extend([
+        nodes_env(pool),
         env("PGPOOL_INDEX", order.index.to_string()),
         env("PGPOOL_STORAGE_BYTES", order.storage_bytes.to_string()),
         env("PGPOOL_INITDB", initdb.to_string()),

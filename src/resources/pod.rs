@@ -40,10 +40,14 @@ pub(super) fn pool_env(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> V
         env("PGPOOL_POOL", pool.name()),
         env("PGPOOL_NAMESPACE", pool.namespace()),
         env("PGPOOL_UID", pool_uid),
-        env("PGPOOL_NODES", pool.nodes.to_string()),
     ];
     list.extend(log_env(runtime));
     list
+}
+
+/// Where archived WAL is looked for. Fronts hear from the nodes how many there are, and aren't restarted when that changes.
+pub(super) fn nodes_env(pool: &ValidPool) -> EnvVar {
+    env("PGPOOL_NODES", pool.nodes.to_string())
 }
 
 /// How to log, where that isn't the usual way.

@@ -12,6 +12,7 @@ use pgpool_operator::api::v1alpha1::{Phase, Record};
 use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
+use super::front::figures;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install;
 use super::load;
@@ -375,12 +376,29 @@ async fn each(world: &World, sql: &str) -> Outcome<Vec<String>> {
     Ok(said)
 }
 
-/// A node less, and one more again.
+/// A node less, and one more again. Fronts hear of both from the nodes, and stay.
 pub async fn scale(world: &World) -> Outcome {
+    let fronts = fronts(world).await?;
     patch(world, r#"{"nodes":2}"#).await?;
     world.when("two nodes", ROLLED, |status| attached(status) == [0, 1] && status.nodes.len() == 2).await?;
     load::goes_on(world).await?;
     patch(world, r#"{"nodes":3}"#).await?;
     world.whole(ROLLED).await?;
+    until("each front sends readers to three nodes", ROLLED, || async {
+        let readers = figures(world, "pgpool_front_serving_nodes{route=\"read\"}").await?;
+        ensure(readers == [3.0, 3.0], || format!("{readers:?}"))
+    })
+    .await?;
+    let after = self::fronts(world).await?;
+    ensure(fronts == after, || format!("the fronts {fronts:?} became {after:?}"))?;
     load::unharmed(world).await
+}
+
+/// The fronts' containers: another one is another start.
+async fn fronts(world: &World) -> Outcome<Vec<String>> {
+    let pods = world.alive("proxy").await?;
+    let containers = pods.iter().flat_map(|pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()));
+    let mut ids: Vec<String> = containers.filter_map(|container| container.container_id.clone()).collect();
+    ids.sort_unstable();
+    Ok(ids)
 }

@@ -156,7 +156,12 @@ pub async fn proved(world: &World) -> Outcome {
 
 /// How many barriers the fronts have made.
 async fn barriers(world: &World) -> Outcome<f64> {
-    let mut sum = 0.0;
+    Ok(figures(world, "pgpool_front_barriers_total").await?.iter().sum())
+}
+
+/// What the metrics of each front say, in the order of their pods: the sum of the lines that begin so.
+pub async fn figures(world: &World, beginning: &str) -> Outcome<Vec<f64>> {
+    let mut all = Vec::new();
     for pod in world.alive("proxy").await? {
         let ask = format!(
             "exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
@@ -165,10 +170,10 @@ async fn barriers(world: &World) -> Outcome<f64> {
         let network = format!("--net=/proc/{}/ns/net", first_of(&pod)?);
         let told = call("nsenter", &[&network, "--", "bash", "-c", &ask], None).await?;
         ensure(told.contains("pgpool_front_"), || format!("{}: {told}", pod.name_any()))?;
-        let figures = told.lines().filter(|line| line.starts_with("pgpool_front_barriers_total"));
-        sum += figures.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+        let figures = told.lines().filter(|line| line.starts_with(beginning));
+        all.push(figures.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>());
     }
-    Ok(sum)
+    Ok(all)
 }
 
 /// A front that is stopped serves what has begun for a while, ends what has nothing under way, tells both why, and what isn't done in

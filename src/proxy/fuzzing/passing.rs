@@ -37,7 +37,7 @@ pub const OF_NODES: &[u8] = b"RK23CdcGHWDIEVvnNAtS1sZT";
 /// Longest message that PostgreSQL takes, its length counted.
 const LONGEST: usize = 0x3fff_ffff + 4;
 
-static TRAFFIC: LazyLock<Traffic> = LazyLock::new(|| Metrics::new(1).traffic(Kind::Primary, 0));
+static TRAFFIC: LazyLock<Traffic> = LazyLock::new(|| Metrics::new().traffic(Kind::Primary, 0));
 
 /// The bytes of both sides.
 #[derive(Clone, Debug, Default)]

@@ -17,7 +17,7 @@ pub fn peers(bytes: &[u8]) {
     if let Ok(answer) = serde_json::from_slice::<LoginAnswer>(bytes) {
         let _ = answer.verifier.parse::<Verifier>();
     }
-    let hub = Hub::new(3);
+    let hub = Hub::new();
     let mut input = Input(bytes);
     let asked = input.byte();
     // A few lines, each of which may be a report.

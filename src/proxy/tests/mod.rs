@@ -91,13 +91,13 @@ impl Site {
         for (index, role) in (0..).zip(roles) {
             let host = format!("rain-{index}-0.rain-nodes.weather.svc");
             let (node, agent, postgres) = Node::start(&authority, &host, index, *role).await;
+            node.says.send_modify(|report| report.nodes = u8::try_from(roles.len()).ok());
             agents.insert(host.clone(), agent);
             postgreses.insert(host, postgres);
             nodes.push(node);
         }
         let args = Args {
             of: PoolArgs { pool: "rain".into(), namespace: "weather".into(), uid: "u".into() },
-            nodes: u8::try_from(roles.len()).unwrap(),
             max_connections,
             max_connections_per_user,
         };
