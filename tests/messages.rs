@@ -124,15 +124,19 @@ fn report() -> NodeReport {
         loaded_parameters: Some("0123456789abcdef".into()),
         unsafe_settings: vec!["ALTER ROLE picker RESET synchronous_commit".into()],
         refused_handover: Some(RefusedHandover { id: "s1".into(), why: "no standby is attached".into() }),
-        office: Some(OfficeReport {
-            timeline: 2,
-            from: 0,
-            reason: "node 0 is gone".into(),
-            detection_ms: 1,
-            election_ms: 2,
-            promotion_ms: 3,
-            opening_ms: Some(4),
-        }),
+        office: Some(office()),
+    }
+}
+
+fn office() -> OfficeReport {
+    OfficeReport {
+        timeline: 2,
+        from: 0,
+        reason: "node 0 is gone".into(),
+        detection_ms: 1,
+        election_ms: 2,
+        promotion_ms: 3,
+        opening_ms: Some(4),
     }
 }
 

@@ -258,7 +258,9 @@ impl Metrics {
 
     /// A node is there, to which something may happen.
     pub(super) fn know_node(&self, node: u8) {
-        [Kind::Primary, Kind::Read].into_iter().for_each(|kind| self.know_place(kind, node));
+        for kind in [Kind::Primary, Kind::Read] {
+            self.know_place(kind, node);
+        }
     }
 
     fn know_place(&self, kind: Kind, node: u8) {

@@ -397,7 +397,8 @@ pub async fn scale(world: &World) -> Outcome {
 /// The fronts' containers: another one is another start.
 async fn fronts(world: &World) -> Outcome<Vec<String>> {
     let pods = world.alive("proxy").await?;
-    let containers = pods.iter().flat_map(|pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()));
+    let containers =
+        pods.iter().flat_map(|pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()));
     let mut ids: Vec<String> = containers.filter_map(|container| container.container_id.clone()).collect();
     ids.sort_unstable();
     Ok(ids)

@@ -290,6 +290,7 @@ impl World {
             timeline: Some(1),
             lsn: Some(0x300_0000),
             weight: 1,
+            nodes: None,
             lag_ms: None,
             join,
             message: String::new(),
