@@ -75,7 +75,15 @@ fn order() -> NodeOrder {
 }
 
 fn job() -> JobOrder {
-    JobOrder { id: "0badcafe".to_owned(), node: 1, donor: 0, epoch: 7, may_destroy: false, placed: false }
+    JobOrder {
+        id: "0badcafe".to_owned(),
+        node: 1,
+        donor: 0,
+        epoch: 7,
+        may_destroy: false,
+        placed: false,
+        apart: false,
+    }
 }
 
 /// The mark by which a pod is known that has to be made anew.
@@ -258,6 +266,18 @@ fn workloads() {
     let placed = r::recovery_job(&full(), &runtime(), UID, &JobOrder { placed: true, ..job() });
     let pod = placed.spec.unwrap().template.spec.unwrap();
     assert!(pod.topology_spread_constraints.is_none() && pod.node_selector.is_some());
+}
+
+#[test]
+fn where_the_others_have_a_machine_each_a_job_waits_for_one() {
+    let mut pool = full();
+    pool.topology_spread = None;
+    let spread = |apart| {
+        let job = r::recovery_job(&pool, &runtime(), UID, &JobOrder { apart, ..job() });
+        job.spec.unwrap().template.spec.unwrap().topology_spread_constraints.unwrap()
+    };
+    assert_eq!(spread(true)[0].min_domains, Some(i32::from(pool.nodes)));
+    assert_eq!(spread(false)[0].min_domains, None);
 }
 
 #[test]

@@ -472,6 +472,9 @@ impl Node {
     /// Says what a person must do.
     pub(super) fn call_person(&self, message: &str) {
         let mut inner = self.shared.lock();
+        if !inner.report.needs_person || inner.report.message != message {
+            tracing::error!(why = message, "a person must act");
+        }
         message.clone_into(&mut inner.report.message);
         inner.report.needs_person = true;
     }

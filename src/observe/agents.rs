@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
 use thiserror::Error;
+use tokio::time::sleep;
 
+use crate::api::v1alpha1::Member;
+use crate::clock;
 use crate::link::{Client, Identity, LinkError};
 use crate::messages::{EnsureRoles, Ensured, NodeReport};
 use crate::model::{PoolKey, ValidPool};
@@ -17,6 +21,11 @@ use crate::names;
 
 /// How long an agent may take for its report.
 const REPORT: Duration = Duration::from_secs(1);
+/// How long an attached node is asked again and again by an operator that has just come: a network policy may take a moment to
+/// let a new pod through, and a pool that nobody was heard of would be called unavailable.
+const FIRST: Duration = Duration::from_secs(5);
+/// Pause between two of these tries.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How long the primary may take for roles, databases and the bootstrap SQL.
 const ENSURE: Duration = Duration::from_secs(120);
 
@@ -65,6 +74,8 @@ pub enum AgentsError {
 struct Known {
     version: String,
     client: Arc<Client>,
+    /// Whether its attached nodes were asked by this operator before.
+    met: bool,
 }
 
 /// Clients by pool. Certificates are kept in files of a directory of the operator's own.
@@ -98,7 +109,7 @@ impl Agents {
         } else {
             let identity = Identity::load(&dir)
                 .map_err(|source| AgentsError::Identity { pool: key.clone(), source: Box::new(source) })?;
-            known.insert(key.clone(), Known { version, client: Arc::new(Client::new(identity)) });
+            known.insert(key.clone(), Known { version, client: Arc::new(Client::new(identity)), met: false });
         }
         Ok(())
     }
@@ -118,8 +129,41 @@ impl Agents {
             .ok_or_else(|| AgentsError::Unknown { pool: key.clone() })
     }
 
+    /// What the agents of these nodes say, or why they could not be asked; with the addresses of their pods.
+    pub async fn reports(
+        &self,
+        pool: &ValidPool,
+        pool_uid: &str,
+        asked: &[(u8, IpAddr)],
+        attached: &[Member],
+    ) -> Vec<Result<NodeReport, String>> {
+        let met = self.meet(&pool.key, !attached.is_empty());
+        let end = clock::now().after(FIRST);
+        let answers = asked.iter().map(|&(index, address)| async move {
+            let patient = !met && attached.iter().any(|member| member.index == index);
+            loop {
+                let answer = self.report(pool, pool_uid, index, address).await;
+                if answer.is_ok() || !patient || clock::now() >= end {
+                    return answer;
+                }
+                sleep(FIRST_PAUSE).await;
+            }
+        });
+        join_all(answers).await
+    }
+
+    /// Whether the pool's attached nodes were asked before; `now` they are.
+    fn meet(&self, key: &PoolKey, now: bool) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_mut(key).is_some_and(|known| {
+            let before = known.met;
+            known.met |= now;
+            before
+        })
+    }
+
     /// What the agent of a node says, or why it could not be asked. Its pod has this address.
-    pub async fn report(
+    async fn report(
         &self,
         pool: &ValidPool,
         pool_uid: &str,

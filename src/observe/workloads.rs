@@ -52,7 +52,7 @@ pub(super) fn pod(pool: &ValidPool, lists: &Lists, index: u8) -> Option<PodSeen>
         deleting: pod.metadata.deletion_timestamp.is_some(),
         address: status.and_then(|status| status.pod_ip.clone()),
         ready: is("Ready", "True"),
-        trouble: trouble(pod).map(|text| with_class(pool, text)),
+        trouble: trouble(pod).map(|text| with_field(pool, text)),
         unschedulable: is("PodScheduled", "False"),
         template: pod.annotations().get(ANNOTATION_TEMPLATE).cloned(),
     })
@@ -72,11 +72,15 @@ fn trouble(pod: &Pod) -> Option<String> {
     init.iter().chain(main).find_map(waiting)
 }
 
-/// A pod that waits for its volume names no storage class: the spec's is added, where a person can mend it.
-fn with_class(pool: &ValidPool, text: String) -> String {
+/// Where a person can mend it, of which Kubernetes says nothing: the storage class of a volume that is waited for, and the wish for a
+/// machine of its own.
+fn with_field(pool: &ValidPool, text: String) -> String {
     match &pool.storage.storage_class_name {
         Some(class) if text.contains("PersistentVolumeClaim") => {
             format!("{text} Its claim asks for storage class {class}: see spec.storage.storageClassName")
+        }
+        _ if text.contains("topology spread") && pool.topology_spread.is_none() => {
+            format!("{text} Each node of a pool wants a Kubernetes node of its own: see spec.topologySpread")
         }
         _ => text,
     }

@@ -240,15 +240,21 @@ pub(super) fn probe(path: &str, period: i32, failures: i32) -> Probe {
 /// The spread of nodes: the spec's, or each on a Kubernetes node of its own. Recovery Jobs don't count: a node's pod is
 /// made beside its Job.
 pub(super) fn spread(pool: &ValidPool) -> Vec<TopologySpreadConstraint> {
-    spread_of(pool, &parts(pool, &["node"]))
+    spread_of(pool, &parts(pool, &["node"]), None)
 }
 
-/// The spread of a recovery Job among the nodes: it may be the first to use the volume, and so chooses its place.
-pub(super) fn job_spread(pool: &ValidPool) -> Vec<TopologySpreadConstraint> {
-    spread_of(pool, &parts(pool, &["node", "recovery"]))
+/// The spread of a recovery Job among the nodes: it may be the first to use the volume, and so chooses its place. `apart` it
+/// waits for a machine: while one is missing, two nodes may share another, but a volume of a machine's own disk would keep the node
+/// there, where its pod may not run once there is one more (Kubernetes documentation, "Pod Topology Spread Constraints", `minDomains`).
+pub(super) fn job_spread(pool: &ValidPool, apart: bool) -> Vec<TopologySpreadConstraint> {
+    spread_of(pool, &parts(pool, &["node", "recovery"]), apart.then(|| i32::from(pool.nodes)))
 }
 
-fn spread_of(pool: &ValidPool, pods: &LabelSelector) -> Vec<TopologySpreadConstraint> {
+fn spread_of(
+    pool: &ValidPool,
+    pods: &LabelSelector,
+    min_domains: Option<i32>,
+) -> Vec<TopologySpreadConstraint> {
     match &pool.topology_spread {
         Some(list) => list
             .iter()
@@ -259,6 +265,7 @@ fn spread_of(pool: &ValidPool, pods: &LabelSelector) -> Vec<TopologySpreadConstr
             .collect(),
         None => vec![TopologySpreadConstraint {
             max_skew: 1,
+            min_domains,
             topology_key: "kubernetes.io/hostname".to_owned(),
             when_unsatisfiable: "DoNotSchedule".to_owned(),
             label_selector: Some(pods.clone()),

@@ -36,6 +36,8 @@ pub struct JobOrder {
     pub may_destroy: bool,
     /// Whether the volume says where it runs: beside the node's pod, which no spread would allow.
     pub placed: bool,
+    /// Whether it may go to no machine that has another node of the pool, however many machines there are.
+    pub apart: bool,
 }
 
 /// The id of the new copy of the data: follows from the recovery's, so that every pass knows it.
@@ -68,7 +70,8 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrde
     let mut volumes = data_volumes(pool, names::part_tls_secret(pool.name(), "recovery"));
     volumes.push(claim_volume(names::claim(pool.name(), order.node)));
     let mut place = node_placement(pool, runtime);
-    place.topology_spread_constraints = if order.placed { None } else { some(&job_spread(pool)) };
+    place.topology_spread_constraints =
+        if order.placed { None } else { some(&job_spread(pool, order.apart)) };
     PodSpec {
         restart_policy: Some("Never".to_owned()),
         init_containers: Some(vec![bootstrap_container(runtime)]),
