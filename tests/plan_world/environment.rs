@@ -8,6 +8,9 @@ use pgpool_operator::names;
 
 use super::{Data, NAMESPACE, POOL, World};
 
+/// Machines of the cluster: some pools have more nodes.
+const MACHINES: u8 = 3;
+
 /// Something that goes wrong, or that somebody wants.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -93,6 +96,7 @@ impl World {
         let pod = PodSeen {
             uid: format!("pod-{}", self.counter),
             address: Some("10.0.0.1".to_owned()),
+            kubernetes_node: Some(format!("n{}", index % MACHINES)),
             ready: !bad,
             trouble: bad.then(|| format!("the image {image} can't be pulled: see spec.image")),
             template: template["metadata"]["annotations"]["pgpool-operator.dev/template"]
