@@ -50,6 +50,8 @@ pub const HEALTH_PORT: u16 = 5481;
 
 /// Name of the Postgres container.
 pub const POSTGRES_CONTAINER: &str = "postgres";
+/// The highest number of nodes in a pool; also the bound of every list of nodes in the schemas.
+pub const MAX_NODES: u8 = 15;
 /// Index of the node that makes the first copy of the data.
 pub const BOOTSTRAP: u8 = 0;
 

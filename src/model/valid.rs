@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::{PoolKey, amount, bytes};
 use crate::api::v1alpha1::{
-    Amount, Bootstrap, BootstrapSql, ClusteringMode, Database, Fate, KeyRef, LoadBalancing, MAX_NODES,
-    PgPool, PgPoolSpec, PodMetadata, Proxy, Resources, Storage, Timings, User, annotations,
+    Amount, Bootstrap, BootstrapSql, ClusteringMode, Database, Fate, KeyRef, LoadBalancing, PgPool,
+    PgPoolSpec, PodMetadata, Proxy, Resources, Storage, Timings, User, annotations,
 };
 use crate::names;
 
@@ -214,7 +214,7 @@ impl ValidPool {
             when_deleted: pool.spec.storage.when_deleted,
             when_scaled: pool.spec.storage.when_scaled,
         };
-        let nodes = pool.spec.nodes.clamp(1, MAX_NODES);
+        let nodes = pool.spec.nodes.clamp(1, names::MAX_NODES);
         let spec: PgPoolSpec =
             serde_json::from_value(serde_json::json!({"nodes": nodes, "storage": storage}))
                 .map_err(|error| vec![invalid("spec", error.to_string())])?;
@@ -418,7 +418,7 @@ fn sql(spec: &PgPoolSpec) -> Result<Option<SqlSource>, InvalidSpec> {
 }
 
 fn check_counts(spec: &PgPoolSpec, problems: &mut Vec<InvalidSpec>) {
-    if spec.nodes == 0 || spec.nodes > MAX_NODES {
+    if spec.nodes == 0 || spec.nodes > names::MAX_NODES {
         problems.push(invalid("spec.nodes", "must be between 1 and 15"));
     }
     if spec.failure.min_attached > spec.nodes {

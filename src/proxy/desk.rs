@@ -9,10 +9,9 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::node::NodeError;
 use crate::{
-    api::v1alpha1::MAX_NODES,
     link::{Client, LinkError},
     messages::{LoginAnswer, LoginQuestion},
-    names,
+    names::{self, MAX_NODES},
 };
 
 /// Time for an answer of a node's agent.

@@ -17,9 +17,9 @@ use super::{
     table::Table,
 };
 use crate::{
-    api::v1alpha1::MAX_NODES,
     clock::{self, Moment},
     messages::NodeReport,
+    names::MAX_NODES,
 };
 
 /// While no node was heard for so long, the front calls itself not ready.

@@ -62,9 +62,8 @@ use self::{
     metrics::Reason, peers::Peers, places::Places, route::Kind, session::Limits, threads::Threads,
 };
 use crate::{
-    api::v1alpha1::MAX_NODES,
     link::{Book, Client, Identity, LinkError, bind},
-    names::{self, PoolArgs},
+    names::{self, MAX_NODES, PoolArgs},
 };
 
 /// Sessions get this long to end by themselves when the front is shut down.

@@ -33,5 +33,3 @@ pub use storage::{Fate, Storage, WalArchive};
 
 /// The API group of both resources.
 pub const GROUP: &str = "pgpool-operator.dev";
-/// The highest number of nodes in a pool; also the bound of every list of nodes in the schemas.
-pub const MAX_NODES: u8 = 15;
