@@ -12,8 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use thiserror::Error;
 use tokio::time::sleep;
 
-use crate::api::v1alpha1::Member;
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::link::{Client, Identity, LinkError};
 use crate::messages::{EnsureRoles, Ensured, NodeReport};
 use crate::model::{PoolKey, ValidPool};
@@ -21,8 +20,8 @@ use crate::names;
 
 /// How long an agent may take for its report.
 const REPORT: Duration = Duration::from_secs(1);
-/// How long an attached node is asked again and again by an operator that has just come: a network policy may take a moment to
-/// let a new pod through, and a pool that nobody was heard of would be called unavailable.
+/// For so long after its start an operator asks a node again that doesn't answer: a network policy may take a moment to let a new
+/// pod through, and a pool of which nobody is heard would be called unavailable.
 const FIRST: Duration = Duration::from_secs(5);
 /// Pause between two of these tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -74,20 +73,20 @@ pub enum AgentsError {
 struct Known {
     version: String,
     client: Arc<Client>,
-    /// Whether its attached nodes were asked by this operator before.
-    met: bool,
 }
 
 /// Clients by pool. Certificates are kept in files of a directory of the operator's own.
 pub struct Agents {
     dir: PathBuf,
+    /// Until then nodes are asked again.
+    patient: Moment,
     known: Mutex<BTreeMap<PoolKey, Known>>,
 }
 
 impl Agents {
-    /// Keeps certificates under `dir`.
+    /// Keeps certificates under `dir`. Made at the operator's start.
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, known: Mutex::default() }
+        Self { dir, patient: clock::now().after(FIRST), known: Mutex::default() }
     }
 
     /// Takes in the operator's certificate for a pool, if it is another than before.
@@ -109,7 +108,7 @@ impl Agents {
         } else {
             let identity = Identity::load(&dir)
                 .map_err(|source| AgentsError::Identity { pool: key.clone(), source: Box::new(source) })?;
-            known.insert(key.clone(), Known { version, client: Arc::new(Client::new(identity)), met: false });
+            known.insert(key.clone(), Known { version, client: Arc::new(Client::new(identity)) });
         }
         Ok(())
     }
@@ -135,31 +134,18 @@ impl Agents {
         pool: &ValidPool,
         pool_uid: &str,
         asked: &[(u8, IpAddr)],
-        attached: &[Member],
     ) -> Vec<Result<NodeReport, String>> {
-        let met = self.meet(&pool.key, !attached.is_empty());
-        let end = clock::now().after(FIRST);
+        let patient = || !pool.deleting && !pool.suspend && clock::now() < self.patient;
         let answers = asked.iter().map(|&(index, address)| async move {
-            let patient = !met && attached.iter().any(|member| member.index == index);
             loop {
                 let answer = self.report(pool, pool_uid, index, address).await;
-                if answer.is_ok() || !patient || clock::now() >= end {
+                if answer.is_ok() || !patient() {
                     return answer;
                 }
                 sleep(FIRST_PAUSE).await;
             }
         });
         join_all(answers).await
-    }
-
-    /// Whether the pool's attached nodes were asked before; `now` they are.
-    fn meet(&self, key: &PoolKey, now: bool) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get_mut(key).is_some_and(|known| {
-            let before = known.met;
-            known.met |= now;
-            before
-        })
     }
 
     /// What the agent of a node says, or why it could not be asked. Its pod has this address.

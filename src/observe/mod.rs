@@ -17,7 +17,7 @@ use kube::Client;
 use rand::Rng as _;
 use thiserror::Error;
 
-use crate::api::v1alpha1::{Member, PgPool, PgPoolMembership, Record};
+use crate::api::v1alpha1::{PgPool, PgPoolMembership, Record};
 use crate::model::{MembershipSeen, Memory, NodeSeen, Observed, ValidPool};
 use crate::names;
 
@@ -69,8 +69,7 @@ pub async fn observe(
     if let (Some(uid), Some(secret)) =
         (&pool_uid, lists.secret(&names::part_tls_secret(pool.name(), "operator")))
     {
-        let attached = record.map_or(&[][..], |record| &record.attached);
-        reports(agents, pool, uid, secret, attached, &mut nodes).await?;
+        reports(agents, pool, uid, secret, &mut nodes).await?;
     }
     Ok(Observed {
         membership: membership.map(|membership| MembershipSeen {
@@ -78,7 +77,7 @@ pub async fn observe(
             spec: membership.spec,
             record: membership.status,
         }),
-        jobs: workloads::jobs(&lists),
+        jobs: workloads::jobs(pool, &lists),
         proxy: workloads::proxy(pool, &lists),
         live: lists.live(pool),
         claims: claims::all(&lists),
@@ -128,14 +127,13 @@ async fn reports(
     pool: &ValidPool,
     pool_uid: &str,
     secret: &k8s_openapi::api::core::v1::Secret,
-    attached: &[Member],
     nodes: &mut BTreeMap<u8, NodeSeen>,
 ) -> Result<(), ObserveError> {
     agents.learn(&pool.key, secret)?;
     let at = |seen: &NodeSeen| seen.pod.as_ref().and_then(|pod| pod.address.as_ref()?.parse().ok());
     let asked: Vec<(u8, IpAddr)> =
         nodes.iter().filter_map(|(index, seen)| Some((*index, at(seen)?))).collect();
-    let answers = agents.reports(pool, pool_uid, &asked, attached).await;
+    let answers = agents.reports(pool, pool_uid, &asked).await;
     for ((index, _), answer) in asked.into_iter().zip(answers) {
         if let Some(seen) = nodes.get_mut(&index) {
             seen.report = Some(answer);

@@ -105,7 +105,7 @@ pub(super) fn proxy(pool: &ValidPool, lists: &Lists) -> Option<DeploymentSeen> {
     Some(DeploymentSeen { ready })
 }
 
-pub(super) fn jobs(lists: &Lists) -> BTreeMap<String, JobSeen> {
+pub(super) fn jobs(pool: &ValidPool, lists: &Lists) -> BTreeMap<String, JobSeen> {
     lists
         .jobs
         .iter()
@@ -125,7 +125,7 @@ pub(super) fn jobs(lists: &Lists) -> BTreeMap<String, JobSeen> {
                 deleting: job.metadata.deletion_timestamp.is_some(),
                 outcome: outcome(job, pod),
                 bytes: pod.and_then(last_words).map_or(0, |words| words.bytes),
-                trouble: pod.and_then(trouble),
+                trouble: pod.and_then(trouble).map(|text| with_field(pool, text)),
             };
             Some((job.name_any(), seen))
         })

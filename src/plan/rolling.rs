@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 use super::draft::Draft;
 use super::rest::{can_spare_one, other_major, serves, unrest};
 use super::{Action, Happening, UNDER_WAY, restart, switchover};
+use crate::api::v1alpha1::Record;
 use crate::messages::Role;
 use crate::names;
 use crate::resources::ANNOTATION_TEMPLATE;
@@ -24,7 +25,9 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
     let back: Vec<u8> =
         draft.plan.memory.rolled.iter().copied().filter(|index| is_back(draft, *index)).collect();
     draft.plan.memory.rolled.retain(|index| !back.contains(index));
-    let outdated: Vec<u8> = (0..draft.pool.nodes).rev().filter(|index| is_outdated(draft, *index)).collect();
+    let nodes = draft.seen.nodes.keys().rev().copied();
+    let outdated: Vec<u8> =
+        nodes.filter(|index| is_rolled(draft, *index) && is_outdated(draft, *index)).collect();
     if outdated.is_empty() && draft.plan.memory.rolled.is_empty() {
         finish(draft);
         restart::plan(draft);
@@ -125,6 +128,13 @@ fn broken(draft: &Draft<'_>, index: u8) -> Option<String> {
     }
     let trouble = draft.node(index)?.pod.as_ref()?.trouble.as_ref();
     trouble.map(|trouble| format!("node {index}: {trouble}")).or_else(|| other_major(draft, index))
+}
+
+/// A node that is being removed is left as it is, but not where it has the only data: with a pod that can't work, such as one of an
+/// image that was meanwhile taken back, nobody could ever take over from it.
+fn is_rolled(draft: &Draft<'_>, index: u8) -> bool {
+    let only = |record: &Record| record.attached.len() == 1 && draft.is_attached(index);
+    index < draft.pool.nodes || draft.record().is_some_and(only)
 }
 
 /// Whether the node's pod is another than the StatefulSet would make now.

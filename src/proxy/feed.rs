@@ -19,6 +19,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(5);
 /// Pauses before a stream is begun anew.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Pause between two looks for a node that the pool doesn't have.
+const BEYOND: Duration = Duration::from_secs(30);
 /// Leases are asked for a few times within their length, within these bounds.
 pub const ASKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// Between two tries to have sessions ended that were left.
@@ -55,19 +57,24 @@ enum FeedError {
 }
 
 impl Agent {
-    /// Follows the agent for as long as the pool has that node, and again when it has it again.
+    /// Follows the agent for ever. Of a node that the pool doesn't have, as far as is known, nothing is said.
     pub async fn follow(self, hub: Arc<Hub>, client: Client) {
         let mut nodes = hub.nodes();
         let mut pause = PAUSES.0;
         let mut last = String::new();
-        while nodes.wait_for(|nodes| self.index < *nodes).await.is_ok() {
+        loop {
+            // Who said how many nodes there are may be behind.
+            let _ = timeout(BEYOND, nodes.wait_for(|count| self.index < count.nodes)).await;
             let (heard, error) = Box::pin(self.listen(&hub, &client)).await;
             if heard {
                 pause = PAUSES.0;
                 last.clear();
             }
             let text = error.to_string();
-            if text != last {
+            let count = *nodes.borrow();
+            // Node 0 is always there; of others it is to be heard.
+            let is_there = self.index == 0 || (count.told && self.index < count.nodes);
+            if is_there && text != last {
                 tracing::warn!(node = self.index, error = text, "a node isn't heard");
                 last = text;
             }

@@ -24,7 +24,7 @@ use crate::{
 
 /// While no node was heard for so long, the front calls itself not ready.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Time for the nodes that are looked for, before one more is: node 0 is always there, but may be down.
+/// Time for the nodes that are looked for, before one more is: node 0 is always there, but may be down. It doubles each time.
 const SEARCH: Duration = Duration::from_millis(100);
 /// The longest sleep of the sweeper, lest a suspended machine's clocks drift apart unseen.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -35,10 +35,30 @@ pub struct Hub {
     changed: watch::Sender<()>,
     /// A lease ends earlier than the sweeper thinks.
     hastened: Notify,
-    /// How many nodes the pool has, as one of them last said; before that, how many are looked for.
-    nodes: watch::Sender<u8>,
+    nodes: watch::Sender<Count>,
     /// Counters and gauges.
     pub metrics: Metrics,
+}
+
+/// How many nodes the pool has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// So many are followed.
+    pub nodes: u8,
+    /// A node has said it; before that, so many are looked for.
+    pub told: bool,
+}
+
+impl Count {
+    /// With the word of a node, which knows of itself and of its standbys even where it is older and doesn't say it.
+    fn with(self, report: &NodeReport) -> Self {
+        let known = report.replicas.iter().map(|replica| replica.index).fold(report.index, u8::max);
+        let known = known.saturating_add(1).min(MAX_NODES);
+        match report.nodes {
+            Some(nodes) => Self { nodes: nodes.clamp(known, MAX_NODES), told: true },
+            None => Self { nodes: self.nodes.max(known), ..self },
+        }
+    }
 }
 
 struct Shared {
@@ -114,7 +134,7 @@ impl Hub {
             shared: Mutex::new(shared),
             changed: watch::Sender::new(()),
             hastened: Notify::new(),
-            nodes: watch::Sender::new(1),
+            nodes: watch::Sender::new(Count { nodes: 1, told: false }),
             metrics: Metrics::new(),
         })
     }
@@ -125,9 +145,10 @@ impl Hub {
 
     /// Takes a line of a node's stream.
     pub fn told(&self, index: u8, report: &NodeReport) {
-        if let Some(nodes) = report.nodes {
-            self.nodes.send_if_modified(|known| std::mem::replace(known, nodes) != nodes);
-        }
+        self.nodes.send_if_modified(|count| {
+            let next = count.with(report);
+            std::mem::replace(count, next) != next
+        });
         self.change(index, |shared, now| shared.table.told(index, report, now));
     }
 
@@ -167,24 +188,26 @@ impl Hub {
     }
 
     /// How many nodes are to be followed.
-    pub fn nodes(&self) -> watch::Receiver<u8> {
+    pub fn nodes(&self) -> watch::Receiver<Count> {
         self.nodes.subscribe()
     }
 
     /// Looks for one node more after each pause, until one says how many there are.
     pub async fn search(&self) {
         let mut nodes = self.nodes();
+        let mut pause = SEARCH;
         for more in 2..=MAX_NODES {
-            // Marks as seen what was looked for last.
-            nodes.borrow_and_update();
-            if tokio::time::timeout(SEARCH, nodes.changed()).await.is_ok() {
+            if tokio::time::timeout(pause, nodes.wait_for(|count| count.told)).await.is_ok() {
                 return;
             }
-            self.nodes.send_if_modified(|known| {
-                let further = *known < more;
-                *known = more.max(*known);
+            self.nodes.send_if_modified(|count| {
+                let further = !count.told && count.nodes < more;
+                if further {
+                    count.nodes = more;
+                }
                 further
             });
+            pause *= 2;
         }
     }
 
@@ -311,21 +334,27 @@ mod tests {
         let mut nodes = hub.nodes();
         let looking = hub.clone();
         let search = tokio::spawn(async move { looking.search().await });
-        assert_eq!(*nodes.borrow_and_update(), 1);
+        let count = |nodes, told| Count { nodes, told };
+        assert_eq!(*nodes.borrow_and_update(), count(1, false));
         for looked_for in [2, 3] {
             nodes.changed().await.unwrap();
-            assert_eq!(*nodes.borrow_and_update(), looked_for);
+            assert_eq!(*nodes.borrow_and_update(), count(looked_for, false));
         }
-        let says = |nodes| NodeReport { nodes, ..report(2, Role::Standby, 3, 0) };
-        hub.told(2, &says(None));
-        nodes.changed().await.unwrap();
-        assert_eq!(*nodes.borrow_and_update(), 4, "an older agent doesn't say it");
-        hub.told(2, &says(Some(9)));
+        let says = |index, nodes| NodeReport { nodes, ..report(index, Role::Standby, 3, 0) };
+        hub.told(4, &says(4, None));
+        assert_eq!(
+            *nodes.borrow_and_update(),
+            count(5, false),
+            "an older agent doesn't say it, but is there"
+        );
+        hub.told(2, &says(2, Some(9)));
         search.await.unwrap();
-        assert_eq!(*nodes.borrow_and_update(), 9);
-        hub.told(2, &says(Some(3)));
-        assert_eq!(*nodes.borrow_and_update(), 3, "fewer");
-        hub.told(2, &says(None));
+        assert_eq!(*nodes.borrow_and_update(), count(9, true));
+        hub.told(2, &says(2, Some(3)));
+        assert_eq!(*nodes.borrow_and_update(), count(3, true), "fewer");
+        hub.told(2, &says(2, None));
         assert!(!nodes.has_changed().unwrap());
+        hub.told(3, &says(3, Some(3)));
+        assert_eq!(*nodes.borrow_and_update(), count(4, true), "it is still there itself");
     }
 }

@@ -1,6 +1,4 @@
 //! Carries plans out in the world, and watches that no rule is broken.
-use std::collections::BTreeSet;
-
 use jiff::SignedDuration;
 use pgpool_operator::api::v1alpha1::{MembershipSpec, annotations};
 use pgpool_operator::model::{
@@ -127,12 +125,6 @@ impl World {
                 let there = self.pods.contains_key(&order.node);
                 if (runs && !self.is_unused(order.node)) || (there && !self.local) {
                     self.broken.push(format!("node {} is copied over while its pod runs", order.node));
-                }
-                let others = self.pods.iter().filter(|(index, _)| **index != order.node);
-                let machines: Vec<_> = others.filter_map(|(_, pod)| pod.kubernetes_node.as_ref()).collect();
-                let different: BTreeSet<_> = machines.iter().collect();
-                if order.apart != (machines.len() > 1 && machines.len() == different.len()) {
-                    self.broken.push(format!("node {} is copied beside {machines:?}", order.node));
                 }
                 if order.donor == order.node {
                     self.broken.push(format!("node {} is its own donor", order.node));

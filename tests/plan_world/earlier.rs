@@ -346,3 +346,30 @@ fn what_cannot_be_gone_on_with_is_refused_and_nothing_begins() {
     }
     assert_eq!(degraded(&world).0, "OldVolumesFound");
 }
+
+#[test]
+fn who_has_the_only_data_gets_a_pod_that_can_work_though_it_is_to_be_removed() {
+    let mut world = left_by_a_pool(None);
+    world.suffer(&Fault::Asks(annotations::RELEASE, "2".to_owned()));
+    for _ in 0..60 {
+        if world.record().is_none() {
+            world.live_on(1);
+        }
+    }
+    assert!(world.is_attached(2), "{:?}", world.record());
+    world.suffer(&Fault::Nodes(2));
+    world.suffer(&Fault::Image("18.0"));
+    let (seen, made) = world.plan();
+    world.carry_out(&seen, &made, usize::MAX);
+    world.suffer(&Fault::PodDies(2));
+    for _ in 0..20 {
+        world.live_on(1);
+    }
+    let told = |world: &World| world.record().unwrap().attached.iter().map(|m| m.index).collect::<Vec<_>>();
+    assert_eq!(told(&world), [2], "another major version can't read its data");
+    world.suffer(&Fault::Image("16.9"));
+    for _ in 0..300 {
+        world.live_on(5);
+    }
+    assert_eq!(told(&world), [0, 1], "{:?}", world.status.conditions);
+}

@@ -242,3 +242,32 @@ fn a_pool_at_rest_stays_at_rest_however_much_time_goes_by() {
         world.memory = made.memory;
     }
 }
+
+#[test]
+fn who_had_a_machine_of_its_own_waits_for_one_once_its_volume_is_lost() {
+    // Whether volumes are on machines' disks, and who has lost one.
+    for (local, lost, apart) in [(true, vec![1], true), (true, vec![1, 2], false), (false, vec![1], false)] {
+        let mut world = made(3);
+        world.local = local;
+        world.claims.values_mut().for_each(|claim| claim.on_one_machine = local);
+        for node in &lost {
+            world.suffer(&Fault::Silent(*node));
+            world.suffer(&Fault::VolumeLost(*node));
+        }
+        for _ in 0..60 {
+            if world.status.recovery.is_none() {
+                world.live_on(1);
+            }
+        }
+        let recovery = world.status.recovery.clone().unwrap();
+        assert_eq!((recovery.node, recovery.apart), (1, apart), "{local} {lost:?} {}", recovery.reason);
+    }
+    // A first copy goes wherever Kubernetes lets it.
+    let mut world = World::new(3);
+    world.local = true;
+    for _ in 0..200 {
+        world.live_on(1);
+        assert!(!world.status.recovery.as_ref().is_some_and(|recovery| recovery.apart));
+    }
+    assert_eq!(world.status.phase, Some(Health::Ready));
+}

@@ -270,6 +270,10 @@ pub struct RecoveryStatus {
     /// True once the data that stood there may be destroyed: written before it is.
     #[serde(default)]
     pub may_destroy: bool,
+    /// True where the copy goes to no machine that has another node of the pool, and waits for one: the node had a machine of its own,
+    /// and its volume was on that machine's disk.
+    #[serde(default)]
+    pub apart: bool,
 }
 
 /// A switchover under way.

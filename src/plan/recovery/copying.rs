@@ -1,6 +1,4 @@
 //! Stage 1: claim, donor, Job, progress; and when the volume passes from the pod to the Job and back.
-use std::collections::BTreeSet;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::donor;
@@ -193,18 +191,8 @@ fn create(draft: &mut Draft<'_>, recovery: &RecoveryStatus) {
         epoch: record.epoch,
         may_destroy: recovery.may_destroy && others,
         placed: is_on_one_machine(draft, recovery.node),
-        apart: others_are_apart(draft, recovery.node),
+        apart: recovery.apart,
     }));
-}
-
-/// Whether the other nodes of the pool have a machine each, as far as one of their number can tell: two that share one say that there
-/// are too few.
-fn others_are_apart(draft: &Draft<'_>, node: u8) -> bool {
-    let others = draft.seen.nodes.iter().filter(|(index, _)| **index != node);
-    let machines: Vec<&String> =
-        others.filter_map(|(_, seen)| seen.pod.as_ref()?.kubernetes_node.as_ref()).collect();
-    let different: BTreeSet<&String> = machines.iter().copied().collect();
-    machines.len() > 1 && different.len() == machines.len()
 }
 
 /// Bytes and rate, as the donor tells them by the name of the Job.

@@ -26,7 +26,7 @@ use super::draft::Draft;
 use super::{AT_ONCE, Action, Happening, UNDER_WAY};
 use crate::api::v1alpha1::{CopyKind, LastRecovery, RecoveryStage, RecoveryStatus};
 use crate::messages::Join;
-use crate::model::Backoff;
+use crate::model::{Backoff, NodeSeen};
 use crate::names;
 use crate::resources::incarnation;
 use step::{Facts, Next};
@@ -53,9 +53,24 @@ pub(super) fn begin(draft: &mut Draft<'_>, node: u8, reason: &str, may_destroy: 
         stage_since: now,
         attempt,
         may_destroy,
+        apart: had_a_machine_of_its_own(draft, node, reason),
     });
     draft.tell(Happening::normal("RecoveryStarted", format!("recovery of node {node}: {reason}")));
     draft.requeue(AT_ONCE);
+}
+
+/// Whether the node's volume, which is lost or given up, was on the disk of a machine that had no other node of the pool. A new one
+/// on the disk of a machine that has would keep the node there, where its pod may not run once there is a machine more.
+fn had_a_machine_of_its_own(draft: &Draft<'_>, node: u8, reason: &str) -> bool {
+    let is_lost = |seen: &NodeSeen| seen.claim.as_ref().is_some_and(|c| c.on_one_machine && c.lost.is_some());
+    let place = |seen: &NodeSeen| seen.pod.as_ref().and_then(|pod| pod.kubernetes_node.clone());
+    let Some(seen) = draft.node(node) else { return false };
+    let own = place(seen);
+    let given_up = reason == GIVEN_UP && seen.claim.as_ref().is_some_and(|claim| claim.on_one_machine);
+    // A machine that is gone has taken the volumes of all that were there, and mostly their pods.
+    let goes = is_lost(seen) || (given_up && own.is_some());
+    let mut others = draft.seen.nodes.iter().filter(|(index, _)| **index != node).map(|(_, seen)| seen);
+    goes && !others.any(|other| is_lost(other) || (own.is_some() && place(other) == own))
 }
 
 /// What earlier operators have seen fail; asked before anything is decided.

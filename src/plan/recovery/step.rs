@@ -241,6 +241,7 @@ mod tests {
             stage_since: at(0),
             attempt: 0,
             may_destroy: false,
+            apart: false,
         }
     }
 
