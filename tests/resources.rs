@@ -269,7 +269,7 @@ fn workloads() {
 }
 
 #[test]
-fn where_the_others_have_a_machine_each_a_job_waits_for_one() {
+fn a_job_that_is_kept_apart_counts_machines_that_are_missing() {
     let mut pool = full();
     pool.topology_spread = None;
     let spread = |apart| {

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::names;
-use crate::names::MAX_NODES;
+use crate::names::{self, MAX_NODES};
 
 /// What the file of a node depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]

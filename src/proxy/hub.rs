@@ -35,6 +35,7 @@ pub struct Hub {
     changed: watch::Sender<()>,
     /// A lease ends earlier than the sweeper thinks.
     hastened: Notify,
+    /// How many nodes are followed, and whether one has said that there are so many.
     nodes: watch::Sender<Count>,
     /// Counters and gauges.
     pub metrics: Metrics,
@@ -122,7 +123,7 @@ impl Hub {
     /// The state of a front that knows nothing yet.
     pub fn new() -> Arc<Self> {
         let shared = Shared {
-            table: Table::new(MAX_NODES),
+            table: Table::new(),
             tenures: HashMap::new(),
             busy: vec![0; usize::from(MAX_NODES)],
             turn: 0,

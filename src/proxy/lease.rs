@@ -157,7 +157,7 @@ mod tests {
 
     /// A primary of epoch 3 and a standby, both under a lease until 2000.
     fn pool() -> Table {
-        let mut table = Table::new(2);
+        let mut table = Table::new();
         for (index, role) in [(0, Role::Primary), (1, Role::Standby)] {
             let said = report(index, role, 3, 2000);
             table.told(index, &said, at(0));

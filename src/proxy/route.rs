@@ -89,7 +89,7 @@ mod tests {
     const KINDS: [Kind; 2] = [Kind::Primary, Kind::Read];
 
     fn pool(nodes: &[(Role, i64, bool, u64)]) -> Table {
-        let mut table = Table::new(15);
+        let mut table = Table::new();
         for (index, (role, epoch, open, lease)) in (0..).zip(nodes) {
             let mut said = report(index, *role, *epoch, *lease);
             said.open = *open;
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(pick(&table, Kind::Primary, 0), None, "shut");
         let table = pool(&[(Role::Primary, 5, true, 1000), standby]);
         assert_eq!(pick(&table, Kind::Primary, 0), None, "its lease is over");
-        let mut table = Table::new(1);
+        let mut table = Table::new();
         let mut leaving = report(0, Role::Primary, 5, 2000);
         leaving.draining = true;
         table.told(0, &leaving, Moment::ZERO);
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn weights_share_out_the_sessions() {
         let node = (Role::Standby, 5, true, 2000);
-        let mut table = Table::new(4);
+        let mut table = Table::new();
         for (index, weight) in (0..).zip([1, 3, 0, 2]) {
             let mut said = report(index, node.0, node.1, node.3);
             said.weight = weight;

@@ -2,6 +2,7 @@
 use crate::{
     clock::Moment,
     messages::{NodeReport, Role},
+    names::MAX_NODES,
 };
 
 /// What a node last said of itself.
@@ -26,15 +27,15 @@ pub struct Entry {
 /// The nodes by index. Facts come from the stream of each node, in order; a lease only from an answer to
 /// a question, and counts from the sending of the question. A line of a stream may have been under way
 /// for any length of time, so it never lengthens a lease.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Table {
     entries: Vec<Option<Entry>>,
 }
 
 impl Table {
-    /// A table for nodes 0 to `nodes` - 1, of which nothing is known.
-    pub fn new(nodes: u8) -> Self {
-        Self { entries: vec![None; usize::from(nodes)] }
+    /// A table of all nodes that there may be, of which nothing is known.
+    pub fn new() -> Self {
+        Self { entries: vec![None; usize::from(MAX_NODES)] }
     }
 
     /// What is known of a node.
@@ -112,7 +113,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_line_never_lengthens_a_lease_and_an_answer_counts_from_the_question() {
-        let mut table = Table::new(1);
+        let mut table = Table::new();
         let node = report(0, Role::Standby, 3, 2000);
         table.answered(0, &node, at(0));
         assert_eq!(table.get(0), None, "an answer before the first line says nothing");
@@ -131,7 +132,7 @@ pub(super) mod tests {
         let open = report(0, Role::Standby, 3, 2000);
         let mut shut = open.clone();
         shut.open = false;
-        let mut table = Table::new(1);
+        let mut table = Table::new();
         table.told(0, &open, at(0));
         table.answered(0, &open, at(0));
         table.told(0, &shut, at(10));
