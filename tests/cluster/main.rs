@@ -71,7 +71,7 @@ const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2 * 3600);
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
     let Some(steps) = scenario(wishes.act.as_deref()) else {
-        println!("there is no act {:?}: recovery, failover and chaos are", wishes.act);
+        println!("there is no act {:?}: recovery, failover, changes, lifecycle and chaos are", wishes.act);
         return ExitCode::FAILURE;
     };
     if wishes.list {
@@ -117,7 +117,8 @@ fn groundwork(name: &'static str, work: Work) -> Step {
     Step { groundwork: true, ..step(name, work) }
 }
 
-/// The steps of an act, or of the first two on one cluster. Each act has a pool under load, which is judged at its end.
+/// The steps of an act, or of all but the last on one cluster. Each act but `lifecycle` has a pool under load, which is judged at its
+/// end.
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
@@ -134,14 +135,13 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([rights(), restored(), ending()])
             .collect(),
         Some("recovery") => {
-            let then = [mistakes(), judgement(), others(), rights(), ending()];
-            quiet.into_iter().chain(recovery).chain(then).collect()
+            vec![beginning(), loaded(), requests(), judgement(), others(), rights()]
         }
-        Some("failover") => [beginning(), shown(), loaded()]
-            .into_iter()
-            .chain(failover)
-            .chain([logs(), judgement(), wishes()])
-            .collect(),
+        Some("failover") => vec![beginning(), loaded(), failures(), judgement()],
+        Some("changes") => {
+            vec![beginning(), shown(), loaded(), changes(), mistakes(), logs(), judgement()]
+        }
+        Some("lifecycle") => vec![beginning(), services(), wishes(), ending()],
         Some("chaos") => {
             let judgement = judgement().into_iter().map(|step| Step { limit: JUDGEMENT_LIMIT, ..step });
             vec![beginning(), chaos(), judgement.collect()]

@@ -53,7 +53,7 @@ const HELD: [(&str, &str, &[&str]); 7] = [
     ("pgpool-operator.dev", "update", &["pgpoolmemberships/status"]),
     // Where the API server enforces it, who makes an object that holds up the end of its owner must hold this.
     ("pgpool-operator.dev", "update", &["pgpools/finalizers"]),
-    // A roll, which is in the other act.
+    // A roll, which is in another act.
     ("", "delete", &["pods"]),
     // What a later operator makes no more is swept.
     ("", "delete", &["configmaps", "services", "serviceaccounts"]),

@@ -24,6 +24,10 @@ pub const SPACE: &str = "demo";
 const READY: Duration = Duration::from_secs(900);
 /// How often the pool is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long helm waits for the operator.
+const INSTALLED: Duration = Duration::from_secs(300);
+/// Selects what helm knows of a release that it is at work on.
+const PENDING: &str = "status in (pending-install,pending-upgrade,pending-rollback)";
 
 /// Where the demonstration runs.
 pub enum Target {
@@ -125,9 +129,11 @@ pub fn up(target: &Target, profile: Option<Profile>) -> Result<()> {
 
 /// Installs the operator by its chart, or brings it up to date.
 pub fn install(target: &Target, fresh_image: bool) -> Result<()> {
+    forget_broken_off(target)?;
     let mut helm = target.helm()?;
     helm.args(["upgrade", "--install", RELEASE]).arg(paths::checkout().join(CHART));
-    helm.args(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "5m"]);
+    let limit = format!("{}s", INSTALLED.as_secs());
+    helm.args(["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", &limit]);
     for value in
         ["image.repository=localhost/pgpool-operator", "image.tag=dev", "image.pullPolicy=IfNotPresent"]
     {
@@ -149,6 +155,44 @@ pub fn install(target: &Target, fresh_image: bool) -> Result<()> {
         run::captured(restart.args(["--selector", &format!("app.kubernetes.io/instance={RELEASE}")]))?;
     }
     Ok(())
+}
+
+/// Helm refuses a release for good while it takes another helm to be at work on it, also one that was killed. What that one has made
+/// stays, and is taken over. On a cluster of others it may well be at work: it has the time that ours have.
+fn forget_broken_off(target: &Target) -> Result<()> {
+    let limit = match target {
+        Target::Embedded(_) => Duration::ZERO,
+        Target::Context(_) => INSTALLED,
+    };
+    let selector = format!("owner=helm,name={RELEASE},{PENDING}");
+    let pending = |verb: &str| {
+        let mut kubectl = target.kubectl()?;
+        kubectl.args(["--namespace", SYSTEM, verb, "secrets", "--output=name", "--selector", &selector]);
+        run::captured(&mut kubectl)
+    };
+    let watch = Stopwatch::start();
+    let mut is_told = false;
+    until_every(LOOK, "the end of another helm", limit + READY, || {
+        let left = pending("get")?;
+        if left.trim().is_empty() {
+            return Ok(Ok(()));
+        }
+        if watch.over(limit) {
+            say(format!(
+                "an earlier start of the operator was broken off, and is taken over ({})",
+                left.trim()
+            ));
+            return pending("delete").map(|_| Ok(()));
+        }
+        if !is_told {
+            say(format!(
+                "helm is at work on release {RELEASE}, or was killed at it: waiting for its end, or for {} s",
+                limit.as_secs()
+            ));
+            is_told = true;
+        }
+        Ok(Err(left))
+    })
 }
 
 fn wait(target: &Target, watch: Stopwatch) -> Result<()> {

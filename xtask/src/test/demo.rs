@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use super::tally::Tally;
@@ -31,6 +33,8 @@ const NOWHERE: &str = "nowhere";
 const RELEASE: &str = "pgpool-operator";
 const SYSTEM: &str = "pgpool-system";
 const SPACE: &str = "demo";
+/// How long helm may take until it has noted what it is at.
+const PENDING: Duration = Duration::from_secs(60);
 /// How long the kernel may take to let go of what has ended.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -45,8 +49,10 @@ struct Stage {
 type Work = fn(&Stage) -> Result<()>;
 
 /// Before the other examples; each begins where the one before it has come to.
-const STEPS: [(&str, Work); 5] = [
-    ("from_nothing_to_a_pool", from_nothing),
+const STEPS: [(&str, Work); 7] = [
+    ("killed_while_its_cluster_starts", killed_early),
+    ("killed_while_its_operator_starts", killed_later),
+    ("over_what_was_left_to_a_pool", to_a_pool),
     ("its_cluster_tells_of_itself_and_can_be_reached", reached),
     ("again_it_picks_up", again),
     ("down_by_context_leaves_the_cluster", down_by_context),
@@ -102,8 +108,31 @@ fn need(good: bool, why: impl Into<String>) -> Result<()> {
     if good { Ok(()) } else { refused(why) }
 }
 
-/// From nothing to a pool, with visible progress, and what to type next.
-fn from_nothing(stage: &Stage) -> Result<()> {
+/// Killed with all that it has started when its cluster is there by half: machines run, and stay.
+fn killed_early(stage: &Stage) -> Result<()> {
+    killed(&stage.cluster, |line| Ok(line.starts_with("✓ API server ")))?;
+    need(!traces::machines(CLUSTER)?.is_empty(), "nothing of a cluster was there yet")?;
+    need(!stage.cluster.finished().exists(), "its cluster was finished already")
+}
+
+/// Killed while helm waits for the operator, of which helm takes note in the cluster.
+fn killed_later(stage: &Stage) -> Result<()> {
+    let are_loaded = |line: &str| line.starts_with("✓ images into the nodes ");
+    let selector = format!("--selector=owner=helm,name={RELEASE},status=pending-install");
+    let words = ["--namespace", SYSTEM, "get", "secrets", &selector];
+    let is_pending = || {
+        until("helm at work", PENDING, || {
+            let found = object(&stage.cluster, &words)?;
+            let is_there = found["items"].as_array().is_some_and(|items| !items.is_empty());
+            Ok(if is_there { Ok(()) } else { Err("no release that helm is at work on".to_owned()) })
+        })
+    };
+    killed(&stage.cluster, |line| if are_loaded(line) { is_pending().map(|()| true) } else { Ok(false) })?;
+    is_pending()
+}
+
+/// From what there is to a pool, with visible progress, and what to type next.
+fn to_a_pool(stage: &Stage) -> Result<()> {
     let said = embedded(&[])?;
     need(
         said.iter().any(|line| line.ends_with(" Ready, 3/3 attached")),
@@ -288,8 +317,40 @@ fn contexts(kubeconfig: &str) -> Result<String> {
     Ok(config.to_string())
 }
 
+/// `cargo xtask demo`, killed with all programs that it has started once a line of it is met.
+fn killed(cluster: &Cluster, is_met: impl Fn(&str) -> Result<bool>) -> Result<()> {
+    let mut met = false;
+    let mut command = run::command(program(), ["demo", "--name", cluster.name()]);
+    command.process_group(0);
+    let ended = heard(command, |line| {
+        met = is_met(line)?;
+        Ok(if met { Then::Kill } else { Then::GoOn })
+    })?;
+    need(met, format!("it ended with {} before it could be killed", run::told(ended)))
+}
+
 /// Runs a command and hands on each line of what it says; gives all of them. It must succeed.
-fn said(mut command: Command) -> Result<Vec<String>> {
+fn said(command: Command) -> Result<Vec<String>> {
+    let (mut said, shown) = (Vec::new(), run::shown(&command));
+    let status = heard(command, |line| {
+        said.push(line.to_owned());
+        Ok(Then::GoOn)
+    })?;
+    if status.success() {
+        return Ok(said);
+    }
+    Err(Error::Ended { status: run::told(status), command: shown, output: String::new() })
+}
+
+/// What becomes of a command once it has said a line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Kill,
+}
+
+/// Runs a command and hands on each line of what it says, until it ends or is killed, then with its process group where it leads one.
+fn heard(mut command: Command, mut each: impl FnMut(&str) -> Result<Then>) -> Result<ExitStatus> {
     let shown = run::shown(&command);
     say(format!("   {shown}"));
     let failed = |source| Error::Start { command: shown.clone(), source };
@@ -299,17 +360,24 @@ fn said(mut command: Command) -> Result<Vec<String>> {
     // Its ends of the pipe: with them in here there would be no end of the lines.
     drop(command);
     let mut child = child.map_err(failed)?;
-    let mut said = Vec::new();
-    for line in BufReader::new(lines).lines() {
-        let line = line.map_err(failed)?;
-        say(format!("   │ {line}"));
-        said.push(line);
+    let mut work = || {
+        for line in BufReader::new(lines).lines() {
+            let line = line.map_err(failed)?;
+            say(format!("   │ {line}"));
+            if each(&line)? == Then::Kill {
+                return Ok(Then::Kill);
+            }
+        }
+        Ok(Then::GoOn)
+    };
+    let then = work();
+    if !matches!(then, Ok(Then::GoOn)) {
+        // Each may have ended by itself.
+        let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+        let _ = child.kill();
     }
     let status = child.wait().map_err(failed)?;
-    if status.success() {
-        return Ok(said);
-    }
-    Err(Error::Ended { status: run::told(status), command: shown, output: String::new() })
+    then.map(|_| status)
 }
 
 #[cfg(test)]
@@ -322,6 +390,28 @@ mod tests {
         assert_eq!(lines, ["one", "two", "three"]);
         let error = said(run::command("sh", ["-c", "exit 3"])).unwrap_err().to_string();
         assert!(error.contains("exit 3") && error.contains("code 3"), "{error}");
+    }
+
+    #[test]
+    fn a_command_is_killed_with_what_it_has_started() {
+        let long = || {
+            let mut command = run::command("sh", ["-c", "sleep 60 & echo $!; wait"]);
+            command.process_group(0);
+            command
+        };
+        let mut pid = String::new();
+        let status = heard(long(), |line| {
+            pid = line.to_owned();
+            Ok(Then::Kill)
+        });
+        assert_eq!(run::told(status.unwrap()), "signal 9");
+        let stat = format!("/proc/{pid}/stat");
+        let has_ended = || match fs::read_to_string(&stat) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        until("its end", SETTLED, || Ok(if has_ended() { Ok(()) } else { Err(stat.clone()) })).unwrap();
+        assert!(heard(long(), |_| refused("no")).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The tests that need clusters: two clusters side by side, since most of the time of their tests is waiting.
+//! The tests that need clusters: a cluster for each act, side by side, since much of the time of their tests is waiting.
 
 use std::thread;
 
@@ -14,12 +14,13 @@ use crate::interrupt;
 use crate::programs::{self, Programs};
 use crate::progress::{say, step};
 
-/// The cluster of the tests, and of all of them that are chosen by name.
+/// The cluster of the tests that are chosen by name.
 const FIRST: &str = "test";
-/// The cluster beside it.
-const SECOND: &str = "test-2";
+/// That of the act which is over first: it has time for what else needs a cluster.
+const LAST: &str = "test-4";
 /// The acts of the cluster test (`tests/cluster/main.rs`), by the cluster that each runs on.
-const ACTS: [(&str, &str); 2] = [(FIRST, "recovery"), (SECOND, "failover")];
+const ACTS: [(&str, &str); 4] =
+    [(FIRST, "recovery"), ("test-2", "failover"), ("test-3", "changes"), (LAST, "lifecycle")];
 
 /// The step of the cluster test that needs drivers from the registries.
 const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
@@ -100,7 +101,7 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
 
 /// The clusters that another run may have left; the demonstration's may have been kept a moment ago.
 fn left_over(keep: bool) -> Vec<&'static str> {
-    [FIRST, SECOND].into_iter().chain((!keep).then_some(demo::CLUSTER)).collect()
+    ACTS.into_iter().map(|(cluster, _)| cluster).chain((!keep).then_some(demo::CLUSTER)).collect()
 }
 
 /// Plays on a fresh cluster that goes afterwards whatever happened; gives the sum.
@@ -122,19 +123,22 @@ fn plays(chosen: &[Chosen]) -> Vec<Play> {
         words: words.iter().map(|word| (*word).to_owned()).chain(chosen.filters.iter().cloned()).collect(),
         label: label.to_owned(),
     };
-    let play = |cluster, over_remains| Play { cluster, over_remains, volumes: None, parts: Vec::new() };
-    let (mut first, mut second) = (play(FIRST, false), play(SECOND, true));
-    for chosen in chosen {
-        if chosen.part != Name::Cluster || !chosen.filters.is_empty() {
-            first.parts.push(part(chosen, &[], ""));
-            continue;
-        }
-        for (cluster, act) in ACTS {
-            let play = if cluster == FIRST { &mut first } else { &mut second };
-            play.parts.push(part(chosen, &["--act", act], &format!("{act:<8} │ ")));
+    let whole = |chosen: &&Chosen| chosen.part == Name::Cluster && chosen.filters.is_empty();
+    let beside = if chosen.iter().any(|chosen| whole(&chosen)) { LAST } else { FIRST };
+    let others = chosen.iter().filter(|chosen| !whole(chosen)).map(|chosen| (beside, part(chosen, &[], "")));
+    let acts = chosen.iter().filter(whole).flat_map(|chosen| {
+        ACTS.map(|(cluster, act)| (cluster, part(chosen, &["--act", act], &format!("{act:<9} │ "))))
+    });
+    let mut plays: Vec<Play> = Vec::new();
+    for (cluster, part) in others.chain(acts) {
+        match plays.iter_mut().find(|play| play.cluster == cluster) {
+            Some(play) => play.parts.push(part),
+            None => {
+                plays.push(Play { cluster, over_remains: cluster == LAST, volumes: None, parts: vec![part] })
+            }
         }
     }
-    [first, second].into_iter().filter(|play| !play.parts.is_empty()).collect()
+    plays
 }
 
 fn failures(play: &Play) -> Vec<(Name, Tally)> {
@@ -240,14 +244,21 @@ mod tests {
 
     #[test]
     fn the_acts_of_the_whole_test_run_side_by_side() {
-        let all = shown(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]);
-        assert_eq!(all, ["test: api, cluster --act recovery", "test-2: cluster --act failover"]);
+        let mut all = shown(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]);
+        all.sort();
+        let acts = [
+            "test-2: cluster --act failover",
+            "test-3: cluster --act changes",
+            "test-4: api, cluster --act lifecycle",
+            "test: cluster --act recovery",
+        ];
+        assert_eq!(all, acts);
     }
 
     #[test]
     fn what_was_kept_a_moment_ago_stays() {
-        assert_eq!(left_over(false), ["test", "test-2", "test-demo"]);
-        assert_eq!(left_over(true), ["test", "test-2"]);
+        assert_eq!(left_over(false), ["test", "test-2", "test-3", "test-4", "test-demo"]);
+        assert_eq!(left_over(true), ["test", "test-2", "test-3", "test-4"]);
     }
 
     #[test]
@@ -271,6 +282,7 @@ mod tests {
     fn tests_that_are_named_run_on_one_cluster() {
         assert_eq!(shown(&[chosen(Name::Cluster, &["scale", "fence"])]), ["test: cluster scale fence"]);
         assert_eq!(shown(&[chosen(Name::Api, &["pools"])]), ["test: api pools"]);
+        assert_eq!(shown(&[chosen(Name::Api, &[])]), ["test: api"]);
         assert!(shown(&[]).is_empty());
     }
 }
