@@ -1,4 +1,4 @@
-//! Tries tokio-postgres through a connection that the environment names. Each case prints a line of what it saw: by the front
+//! Tries tokio-postgres and sqlx through a connection that the environment names. Each case prints a line of what it saw: by the front
 //! it has to be the same as at the primary itself.
 
 mod flows;
@@ -6,6 +6,7 @@ mod logins;
 mod session;
 mod statements;
 mod tls;
+mod with_sqlx;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use serde_json::Value;
 
 use session::{Failure, Place};
 
+const TOKIO: &str = "tokio-postgres";
+const SQLX: &str = "sqlx";
 /// Longest time for a case.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -22,37 +25,48 @@ async fn main() -> ExitCode {
     let place = match Place::of_environment() {
         Ok(place) => place,
         Err(failure) => {
-            println!("FAILED tokio-postgres: {failure}");
+            println!("FAILED {TOKIO}: {failure}");
             return ExitCode::FAILURE;
         }
     };
     let good = [
-        check("logins", logins::all(&place)).await,
-        check("session", logins::told(&place)).await,
-        check("prepared", statements::prepared(&place)).await,
-        check("transactions", statements::transactions(&place)).await,
-        check("errors", statements::errors(&place)).await,
-        check("notices", statements::notices(&place)).await,
-        check("copy", flows::copied(&place)).await,
-        check("large", flows::large(&place)).await,
-        check("pipeline", flows::pipelined(&place)).await,
-        check("portal", flows::fetched(&place)).await,
-        check("cancel", flows::cancelled(&place)).await,
-        check("notifications", flows::notified(&place)).await,
-        check("end", statements::end(&place)).await,
+        check(TOKIO, "logins", logins::all(&place)).await,
+        check(TOKIO, "session", logins::told(&place)).await,
+        check(TOKIO, "prepared", statements::prepared(&place)).await,
+        check(TOKIO, "transactions", statements::transactions(&place)).await,
+        check(TOKIO, "errors", statements::errors(&place)).await,
+        check(TOKIO, "notices", statements::notices(&place)).await,
+        check(TOKIO, "copy", flows::copied(&place)).await,
+        check(TOKIO, "large", flows::large(&place)).await,
+        check(TOKIO, "pipeline", flows::pipelined(&place)).await,
+        check(TOKIO, "portal", flows::fetched(&place)).await,
+        check(TOKIO, "cancel", flows::cancelled(&place)).await,
+        check(TOKIO, "notifications", flows::notified(&place)).await,
+        check(TOKIO, "end", statements::end(&place)).await,
+        check(SQLX, "logins", with_sqlx::logins(&place)).await,
+        check(SQLX, "session", with_sqlx::session()).await,
+        check(SQLX, "prepared", with_sqlx::prepared()).await,
+        check(SQLX, "transactions", with_sqlx::transactions()).await,
+        check(SQLX, "errors", with_sqlx::errors()).await,
+        check(SQLX, "copy", with_sqlx::copied()).await,
+        check(SQLX, "large", with_sqlx::large()).await,
+        check(SQLX, "abandoned", with_sqlx::abandoned()).await,
+        check(SQLX, "notifications", with_sqlx::notified()).await,
+        check(SQLX, "pool", with_sqlx::pooled()).await,
+        check(SQLX, "end", with_sqlx::end()).await,
     ];
     if good.into_iter().all(|good| good) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn check(name: &str, work: impl Future<Output = Result<Value, Failure>>) -> bool {
+async fn check(driver: &str, name: &str, work: impl Future<Output = Result<Value, Failure>>) -> bool {
     let failure = match tokio::time::timeout(LIMIT, work).await {
         Ok(Ok(saw)) => {
-            println!("ok tokio-postgres {name}: {saw}");
+            println!("ok {driver} {name}: {saw}");
             return true;
         }
         Ok(Err(failure)) => failure.to_string(),
         Err(_) => format!("no end within {} s", LIMIT.as_secs()),
     };
-    println!("FAILED tokio-postgres {name}: {failure}");
+    println!("FAILED {driver} {name}: {failure}");
     false
 }

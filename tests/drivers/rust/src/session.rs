@@ -31,9 +31,12 @@ pub enum Failure {
     /// A name can't be looked up.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The driver, or a server by it.
+    /// tokio-postgres, or a server by it.
     #[error("{0}: {0:?}")]
     Driver(#[from] tokio_postgres::Error),
+    /// sqlx, or a server by it.
+    #[error("{0}")]
+    Sqlx(#[from] sqlx::Error),
     /// Something else was seen than a case can go on with.
     #[error("{0}")]
     Seen(String),

@@ -6,7 +6,7 @@ use tokio_postgres::AsyncMessage;
 use crate::session::{Failure, Place, failing, fields};
 
 /// Each fails in another way; the table has a row.
-const WRONG: [&str; 4] = [
+pub const WRONG: [&str; 4] = [
     "SELECT * FROM no_such_table",
     "INSERT INTO drv_rust VALUES (1)",
     "SELECT 1 / 0",
