@@ -76,10 +76,8 @@ impl World {
             }
             (false, true) if primary == i => n.upstream = None,
             (false, true) => n.upstream = Some(api.primary),
-            // Never attached, it follows unseen by clients.
-            (false, false) if !was_member && before.timeline == api.timeline => {
-                n.upstream = Some(api.primary).filter(|_| !api.electing);
-            }
+            // Detached, as long as the timeline is the same: it follows unseen by clients, in an election too.
+            (false, false) if before.timeline == api.timeline => n.upstream = Some(api.primary),
             _ => Self::stop(n),
         }
     }

@@ -97,6 +97,11 @@ impl Model for World {
             Property::sometimes(OUTSIDE, |w: &World, s: &State| {
                 (0..w.nodes).any(|i| s.readable(i) && s.api.attached[i] == 0)
             }),
+            // It is the first change of the record, so no election has left the node out.
+            Property::sometimes(REMOVED, |w: &World, s: &State| {
+                let removed = |i: usize| s.wished[i] && s.api.attached[i] == 0;
+                s.api.epoch == 2 && !s.api.electing && (0..w.attached).any(removed)
+            }),
             Property::sometimes(NAMED, |w: &World, s: &State| {
                 let last = w.nodes - 1;
                 s.left.switches < w.left.switches && s.api.serving(last) && s.nodes[last].open
@@ -169,6 +174,7 @@ const SECOND: &str = "a second primary has acknowledged";
 const THIRD: &str = "a commit has been acknowledged after two promotions";
 const AGAIN: &str = "the old primary is attached again";
 const NAMED: &str = "the named successor is open";
+const REMOVED: &str = "a silent node was removed";
 const OUTSIDE: &str = "a node outside the record may be read";
 
 /// Node 1 takes office over itself and node 2.

@@ -107,7 +107,7 @@ fn removal_for_silence_and_an_election() {
     );
     let mut world = leased(pick(2, 3), 4, Budget { ticks: 1, ..budget() });
     world.removes = true;
-    holds(name, world, &[SECOND]);
+    holds(name, world, &[SECOND, REMOVED]);
 }
 
 #[test]

@@ -165,14 +165,16 @@ impl World {
         u32::from(self.lease) * 1000 - 20
     }
 
-    pub fn wish(&self, s: &State) -> Wish {
-        let attach = (0..self.nodes).filter(|&k| s.wished[k]).map(index);
+    /// What is wished, to whoever knows that record. Where nodes aren't added, whoever was removed isn't wished any more.
+    pub fn wish(&self, s: &State, known: &Rec) -> Wish {
+        let wished = |k: &usize| s.wished[*k] && (self.changes || known.attached[*k] != 0);
+        let attach = (0..self.nodes).filter(wished).map(index);
         Wish {
             attach: attach.collect(),
             nodes: index(self.nodes),
             min_attached: 1,
             timings: self.timings(),
-            suspend: !self.changes,
+            suspend: !(self.changes || self.removes),
         }
     }
 
@@ -187,7 +189,7 @@ impl World {
     }
 
     pub fn spec(&self, s: &State) -> MembershipSpec {
-        let wish = self.wish(s);
+        let wish = self.wish(s, &s.api);
         MembershipSpec {
             pool_uid: String::new(),
             clustering_mode: ClusteringMode::StreamingReplication,
@@ -259,7 +261,7 @@ impl World {
             me: member(me, n.copy),
             record: record(&n.view),
             read_at: if o.read_since_start { NOW } else { Moment::ZERO },
-            wish: self.wish(s),
+            wish: self.wish(s, &n.view),
             names: self.names(n),
             loaded: Some(at(o.started)),
             gate_seen: true,

@@ -73,7 +73,7 @@ pub struct World {
     pub late: bool,
     /// Nodes are added, and removed by wish.
     pub changes: bool,
-    /// Nodes are removed for their silence.
+    /// Nodes are removed for their silence; without `changes` they stay out.
     pub removes: bool,
     pub max_epoch: u8,
     pub max_wal: u8,

@@ -1,4 +1,5 @@
 //! What holds of every election and of every taking of office.
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use pgpool_operator::api::v1alpha1::{Member, Phase, Record};
@@ -32,14 +33,17 @@ fn serving(attached: &[bool]) -> Record {
 }
 
 prop_compose! {
-    fn vote(index: u8)(epoch in 7..10i64, copy in 1..3u8, office in any::<bool>(), timeline in 2..4u32, lsn in 0..4u64, age in 0..3000u64) -> Heard {
+    fn vote(index: u8)(
+        epoch in 7..10i64, copy in 1..3u8, office in any::<bool>(), timeline in 2..4u32, lsn in 0..4u64,
+        gated_ms in 0..3u64, age in 0..3000u64,
+    ) -> Heard {
         let standing = match (index, office) {
             (0, true) => Standing::InOffice,
             (0, false) => Standing::Stopped,
             _ => Standing::Standby,
         };
         let incarnation = member(index, copy).incarnation;
-        let vote = Vote { pool_uid: String::new(), epoch, index, incarnation, standing, timeline, lsn, gated_ms: 0 };
+        let vote = Vote { pool_uid: String::new(), epoch, index, incarnation, standing, timeline, lsn, gated_ms };
         Heard { vote, at: ago(age) }
     }
 }
@@ -79,19 +83,25 @@ proptest! {
 
     #[test]
     fn with_all_votes_exactly_one_chooses_at_once(
-        attached in prop::collection::vec(any::<bool>(), 4), lsns in prop::collection::vec(0..4u64, 4), alive in any::<bool>(),
+        attached in prop::collection::vec(any::<bool>(), 4), lsns in prop::collection::vec(0..4u64, 4),
+        gates in prop::collection::vec(0..3u64, 4), alive in any::<bool>(),
     ) {
         let record = depose(&serving(&attached), None, false, "").unwrap();
         prop_assume!(alive || record.attached.len() > 1);
         let votes: Vec<Heard> = record.attached.iter().filter(|m| m.index != 0 || alive).map(|m| {
             let standing = if m.index == 0 { Standing::InOffice } else { Standing::Standby };
-            let (index, incarnation, lsn) = (m.index, m.incarnation.clone(), lsns[usize::from(m.index)]);
-            let vote = Vote { pool_uid: String::new(), epoch: 8, index, incarnation, standing, timeline: 3, lsn, gated_ms: 0 };
+            let (index, incarnation) = (m.index, m.incarnation.clone());
+            let (lsn, gated_ms) = (lsns[usize::from(index)], gates[usize::from(index)]);
+            let vote = Vote { pool_uid: String::new(), epoch: 8, index, incarnation, standing, timeline: 3, lsn, gated_ms };
             Heard { vote, at: NOW }
         }).collect();
         let chosen: Vec<Record> = record.attached.iter().filter_map(|m| chosen(&record, m, &votes, 0)).collect();
         prop_assert_eq!(chosen.len(), 1);
-        prop_assert_eq!(chosen[0].primary == 0, alive);
+        // Of those that are as far, the one that can open first.
+        let rank = |index: &u8| (Reverse(lsns[usize::from(*index)]), gates[usize::from(*index)], *index);
+        let standbys = record.attached.iter().map(|m| m.index).filter(|index| *index != 0);
+        let best = if alive { Some(0) } else { standbys.min_by_key(rank) };
+        prop_assert_eq!(Some(chosen[0].primary), best);
     }
 
     /// The wait covers what each office before could last grant; to have answered more never shortens it.

@@ -6,7 +6,9 @@ use pgpool_operator::clock::Moment;
 use pgpool_operator::membership::joining::TableCheck;
 use pgpool_operator::membership::lease::{Contact, ReadLease, waited};
 use pgpool_operator::membership::names::Names;
-use pgpool_operator::membership::primary::{Action, Compared, Growth, Other, PrimaryView, Why, grants, next};
+use pgpool_operator::membership::primary::{
+    Action, Compared, Growth, Other, PrimaryView, Why, grants, next, refused_detaches,
+};
 use pgpool_operator::membership::record::check;
 use pgpool_operator::messages::{Answer, Beat, Join, Replica, Role, Stamp};
 use proptest::prelude::*;
@@ -118,7 +120,44 @@ fn sound_record(view: &PrimaryView, new: &Record) -> Result<(), TestCaseError> {
         prop_assert!(read, "the nonce was not read on it");
     }
     prop_assert!(!view.wish.suspend || new.attached.len() >= old.len(), "suspended, and yet removed");
+    sound_removal(view, new)
+}
+
+/// Removal for a failure is never refused; a wish takes as many as `minAttached` lets go, the highest indices first (R15).
+fn sound_removal(view: &PrimaryView, new: &Record) -> Result<(), TestCaseError> {
+    if view.attached_others().all(|m| new.attached.contains(m)) {
+        return Ok(());
+    }
+    for m in view.attached_others().filter(|m| !is_well(view, m)) {
+        prop_assert!(!new.attached.contains(m), "{m:?} is kept though it has failed");
+    }
+    let (stay, go): (Vec<&Member>, Vec<&Member>) =
+        view.attached_others().filter(|m| is_well(view, m)).partition(|m| new.attached.contains(m));
+    let least = usize::from(view.wish.min_attached).max(1);
+    prop_assert!(go.is_empty() || new.attached.len() >= least, "a wish left {:?}", new.attached);
+    prop_assert!(go.iter().all(|m| !view.wish.attach.contains(&m.index)), "{go:?} were wished");
+    let refused: Vec<&Member> = stay.into_iter().filter(|m| !view.wish.attach.contains(&m.index)).collect();
+    prop_assert!(refused.is_empty() || new.attached.len() <= least, "{refused:?} could have gone");
+    for m in refused {
+        prop_assert!(go.iter().all(|gone| gone.index > m.index), "{go:?} went before {m:?}");
+    }
     Ok(())
+}
+
+/// Whether nothing but a wish is a reason to remove the node.
+fn is_well(view: &PrimaryView, m: &Member) -> bool {
+    let other = &view.others[&m.index];
+    let answered_well = other.contact.answer.as_ref().is_none_or(|a| {
+        let usable = !matches!(a.join, Join::NeedsCopy(_));
+        a.incarnation.as_ref() == Some(&m.incarnation) && !a.leaving && usable
+    });
+    let lately = |at: Option<Moment>| {
+        let since = at.unwrap_or(view.started).max(view.started);
+        NOW.since(since) <= view.wish.timings.detach_after()
+    };
+    let streams = replica(view, m).is_some() || lately(other.connected);
+    let keeps_up = other.lag.is_none_or(|lag| lag <= view.wish.timings.detach_lag());
+    answered_well && lately(other.contact.counted) && streams && keeps_up
 }
 
 /// Does what an action asks for, in a pool where nothing else happens.
@@ -259,6 +298,39 @@ proptest! {
             carry_out(&mut view, action);
         }
         prop_assert!(false, "not settled: {:?}", next(&view));
+    }
+
+    /// From a whole pool: those that aren't wished leave, the highest indices first, until `minAttached` are left; it is said
+    /// of each of the others that it is refused.
+    #[test]
+    fn wished_detaches_stop_at_min_attached(
+        view in view(), wished in prop::collection::vec(any::<bool>(), usize::from(NODES)), min_attached in 0..=NODES,
+    ) {
+        let mut view = view;
+        heal(&mut view);
+        let settled = |view: &mut PrimaryView| (0..ENOUGH).find_map(|_| match next(view) {
+            Action::Wait(why) => Some(why),
+            action => {
+                carry_out(view, action);
+                None
+            }
+        });
+        prop_assert_eq!(settled(&mut view), Some(Why::Settled));
+        view.wish.attach = (0..NODES).filter(|i| *i == 0 || wished[usize::from(*i)]).collect();
+        view.wish.min_attached = min_attached;
+        let unwished: Vec<u8> = (0..NODES).filter(|i| !view.wish.attach.contains(i)).collect();
+        let leave = unwished.len().min(usize::from(NODES - min_attached.max(1)));
+        let (kept, gone) = unwished.split_at(unwished.len() - leave);
+        let refused: Vec<Why> = kept.iter().map(|index| Why::TooFew { index: *index, min: min_attached }).collect();
+        let action = next(&view);
+        sound(&view, &action)?;
+        prop_assert_eq!(matches!(action, Action::WriteRecord(_)), leave > 0);
+        prop_assert_eq!(settled(&mut view), Some(refused.first().cloned().unwrap_or(Why::Settled)));
+        prop_assert_eq!(refused_detaches(&view), refused);
+        for index in 0..NODES {
+            let attached = view.record.attached.iter().any(|m| m.index == index);
+            prop_assert_eq!(attached, !gone.contains(&index), "node {}", index);
+        }
     }
 
     #[test]

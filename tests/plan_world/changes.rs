@@ -8,7 +8,17 @@ use super::environment::Fault;
 
 /// Passes until nothing is left to do; tells the pods that were deleted and the primaries that were.
 fn settle(world: &mut World) -> (Vec<String>, Vec<u8>) {
-    let (mut pods, mut primaries) = (Vec::new(), Vec::new());
+    let (deleted, primaries) = deletions(world);
+    (of_kind("Pod", &deleted), primaries)
+}
+
+fn of_kind(kind: &str, deleted: &[(&'static str, String)]) -> Vec<String> {
+    deleted.iter().filter(|(other, _)| *other == kind).map(|(_, name)| name.clone()).collect()
+}
+
+/// Passes until nothing is left to do; tells what was deleted, by kind and name, and the primaries that were.
+fn deletions(world: &mut World) -> (Vec<(&'static str, String)>, Vec<u8>) {
+    let (mut deleted, mut primaries) = (Vec::new(), Vec::new());
     for _ in 0..200 {
         let (seen, made) = world.plan();
         let primary = world.record().map_or(0, |record| record.primary);
@@ -16,8 +26,8 @@ fn settle(world: &mut World) -> (Vec<String>, Vec<u8>) {
             primaries.push(primary);
         }
         for action in &made.actions {
-            if let Action::Delete { kind: "Pod", name, .. } = action {
-                pods.push(name.clone());
+            if let Action::Delete { kind, name, .. } = action {
+                deleted.push((*kind, name.clone()));
             }
         }
         world.carry_out(&seen, &made, usize::MAX);
@@ -27,7 +37,7 @@ fn settle(world: &mut World) -> (Vec<String>, Vec<u8>) {
     assert!(world.broken.is_empty(), "{:?}", world.broken);
     let (_, made) = world.plan();
     assert!(made.is_empty(), "{:?} {:?}", made.apply, made.actions);
-    (pods, primaries)
+    (deleted, primaries)
 }
 
 fn made(nodes: u8) -> World {
@@ -309,7 +319,8 @@ fn a_pool_grows_and_shrinks_and_keeps_or_deletes_volumes() {
         assert!(ask(&mut world, annotations::SWITCHOVER, "3").0);
         settle(&mut world);
         world.suffer(&Fault::Nodes(2));
-        let (_, primaries) = settle(&mut world);
+        let (deleted, primaries) = deletions(&mut world);
+        assert_eq!(of_kind("StatefulSet", &deleted), ["orchard-3", "orchard-2"], "the highest index first");
         assert_eq!(primaries.len(), 2, "the primary was beyond the spec and handed over: {primaries:?}");
         assert_eq!(world.status.attached.as_deref(), Some("2/2"));
         assert_eq!(world.sets().into_keys().collect::<Vec<_>>(), [0, 1]);

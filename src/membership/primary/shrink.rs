@@ -125,3 +125,117 @@ pub(super) fn waits_for(view: &PrimaryView, rules: Rules) -> Option<Why> {
     });
     lease.chain(refused_detaches(view)).next()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::v1alpha1::{Phase, Record, Timings};
+    use crate::clock::Moment;
+    use crate::membership::lease::Contact;
+    use crate::membership::names::Names;
+    use crate::membership::primary::{Other, Wish, next};
+
+    const NOW: Moment = Moment::from_millis(100_000);
+
+    fn member(index: u8) -> Member {
+        Member { index, incarnation: format!("copy{index}") }
+    }
+
+    /// Nodes 0, the primary, to 3 are attached and well.
+    fn wishing(attach: &[u8], min_attached: u8) -> PrimaryView {
+        let timings = Timings {
+            heartbeat_ms: 250,
+            detach_after_ms: 1500,
+            lease_ms: 2000,
+            grace_ms: 3000,
+            detach_lag_ms: 30_000,
+        };
+        let record = Record {
+            epoch: 7,
+            phase: Phase::Serving,
+            primary: 0,
+            attached: (0..4).map(member).collect(),
+            timeline: 3,
+            fork_lsn: "0/0".to_owned(),
+            successor: None,
+            stopped: false,
+            reason: String::new(),
+        };
+        let contact = Contact { counted: Some(NOW), ..Contact::default() };
+        let other = Other { contact, connected: Some(NOW), ..Other::default() };
+        PrimaryView {
+            now: NOW,
+            me: member(0),
+            read_at: NOW,
+            wish: Wish { attach: attach.to_vec(), nodes: 4, min_attached, timings, suspend: false },
+            names: Names::at_start(&record, 0, None, timings.lease_ms),
+            record,
+            loaded: Some(NOW),
+            gate_seen: true,
+            started: Moment::from_millis(1000),
+            flush_lsn: 50,
+            start_lsn: Some(50),
+            open: true,
+            handover: None,
+            oldest_waiter: None,
+            nudged: None,
+            growth: None,
+            replicas: Vec::new(),
+            others: (1..4).map(|index| (index, other.clone())).collect(),
+        }
+    }
+
+    fn with_silent(mut view: PrimaryView, index: u8) -> PrimaryView {
+        let other = view.others.entry(index).or_default();
+        other.contact.counted = Some(Moment::from_millis(NOW.as_millis() - 1501));
+        view
+    }
+
+    /// Who stays attached by the next step, and whose wished detach is refused.
+    fn outcome(view: &PrimaryView) -> (Vec<u8>, Vec<Why>) {
+        let record = match next(view) {
+            Action::WriteRecord(new) => new,
+            _ => view.record.clone(),
+        };
+        (record.attached.iter().map(|m| m.index).collect(), refused_detaches(view))
+    }
+
+    fn expect(view: &PrimaryView, stay: &[u8], refused: &[u8]) {
+        let min = view.wish.min_attached;
+        let refused: Vec<Why> = refused.iter().map(|index| Why::TooFew { index: *index, min }).collect();
+        assert_eq!(outcome(view), (stay.to_vec(), refused), "{:?}", view.wish);
+    }
+
+    #[test]
+    fn wished_detaches_stop_at_min_attached_and_the_highest_index_goes_first() {
+        expect(&wishing(&[0, 2, 3], 1), &[0, 2, 3], &[]);
+        expect(&wishing(&[0], 1), &[0], &[]);
+        expect(&wishing(&[0], 0), &[0], &[]);
+        expect(&wishing(&[0], 2), &[0, 1], &[1]);
+        expect(&wishing(&[0], 3), &[0, 1, 2], &[1, 2]);
+        expect(&wishing(&[0], 4), &[0, 1, 2, 3], &[1, 2, 3]);
+        expect(&wishing(&[0], 5), &[0, 1, 2, 3], &[1, 2, 3]);
+        expect(&wishing(&[0, 3], 3), &[0, 1, 3], &[1]);
+        expect(&wishing(&[0, 1, 2, 3], 5), &[0, 1, 2, 3], &[]);
+        assert_eq!(next(&wishing(&[0, 1], 4)), Action::Wait(Why::TooFew { index: 2, min: 4 }));
+    }
+
+    #[test]
+    fn removal_for_a_failure_is_never_refused_and_takes_from_what_there_is_to_spare() {
+        expect(&with_silent(wishing(&[0, 1, 2, 3], 4), 2), &[0, 1, 3], &[]);
+        expect(&with_silent(wishing(&[0, 1, 3], 4), 2), &[0, 1, 3], &[]);
+        expect(&with_silent(wishing(&[0, 2], 2), 2), &[0, 1], &[1]);
+        expect(&with_silent(wishing(&[0, 2], 3), 2), &[0, 1, 3], &[1, 3]);
+    }
+
+    #[test]
+    fn the_primary_is_not_detached_and_nobody_is_while_the_record_is_held() {
+        let mut view = wishing(&[1, 2, 3], 1);
+        let refused = Why::DetachPrimary { index: 0 };
+        assert_eq!(outcome(&view), (vec![0, 1, 2, 3], vec![refused.clone()]));
+        assert_eq!(next(&view), Action::Wait(refused));
+        view.wish.attach.clear();
+        view.wish.suspend = true;
+        assert_eq!(outcome(&view).0, [0, 1, 2, 3]);
+    }
+}
