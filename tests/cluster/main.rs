@@ -71,7 +71,10 @@ const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2 * 3600);
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
     let Some(steps) = scenario(wishes.act.as_deref()) else {
-        println!("there is no act {:?}: recovery, failover, changes, lifecycle and chaos are", wishes.act);
+        println!(
+            "there is no act {:?}: recovery, failover, machines, changes, lifecycle and chaos are",
+            wishes.act
+        );
         return ExitCode::FAILURE;
     };
     if wishes.list {
@@ -122,7 +125,7 @@ fn groundwork(name: &'static str, work: Work) -> Step {
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
-    let failover = [changes(), failures()];
+    let failover = [changes(), failures(), machines()];
     let parts: Vec<Vec<Step>> = match act {
         None => quiet
             .into_iter()
@@ -138,6 +141,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             vec![beginning(), loaded(), requests(), judgement(), others(), rights()]
         }
         Some("failover") => vec![beginning(), loaded(), failures(), judgement()],
+        Some("machines") => vec![beginning(), loaded(), machines(), judgement()],
         Some("changes") => {
             vec![beginning(), shown(), loaded(), changes(), mistakes(), logs(), judgement()]
         }
@@ -239,7 +243,7 @@ fn changes() -> Vec<Step> {
     ]
 }
 
-/// How nodes and machines are lost.
+/// How nodes are lost.
 fn failures() -> Vec<Step> {
     vec![
         step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),
@@ -261,6 +265,12 @@ fn failures() -> Vec<Step> {
             Box::pin(failover::chosen_postgres_killed(w))
         }),
         step("failover::all_pods_at_once", |w| Box::pin(failover::all_at_once(w))),
+    ]
+}
+
+/// How machines are lost, and the API server.
+fn machines() -> Vec<Step> {
+    vec![
         step("failover::all_at_once_and_one_for_good", |w| {
             Box::pin(failover::all_at_once_and_one_for_good(w))
         }),
