@@ -21,6 +21,7 @@ mod front;
 mod frozen;
 mod handover;
 mod harness;
+mod hold;
 mod inside;
 mod install;
 mod load;
@@ -227,6 +228,7 @@ fn requests() -> Vec<Step> {
 fn changes() -> Vec<Step> {
     vec![
         step("front::a_switchover_passes_unnoticed", |w| Box::pin(front::switchover_unnoticed(w))),
+        step("front::an_open_transaction_has_its_time", |w| Box::pin(hold::open_transaction(w))),
         step("front::the_promise_cannot_be_lowered", |w| Box::pin(front::promise_kept(w))),
         step("front::a_cancel_request_finds_its_session", |w| Box::pin(front::cancelled(w))),
         step("front::a_success_after_a_cancel_is_proved", |w| Box::pin(front::proved(w))),
@@ -257,6 +259,7 @@ fn failures() -> Vec<Step> {
         step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(frozen::standby_frozen(w))),
         step("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
         step("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
+        step("failover::a_standby_is_lost_in_the_hold", |w| Box::pin(hold::standby_lost(w))),
         step("failover::the_operator_is_away", |w| Box::pin(alone::operator_away(w))),
         step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
         step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
