@@ -14,6 +14,7 @@ mod changes;
 mod chaos;
 mod clients;
 mod compare;
+mod enough;
 mod etcd;
 mod failover;
 mod faults;
@@ -410,11 +411,12 @@ fn upgraded() -> Vec<Step> {
 fn wishes() -> Vec<Step> {
     vec![
         step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
-        step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
-        step("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
+        step("options::enough_nodes_are_kept", |w| Box::pin(enough::kept_enough(w))),
+        step("options::commits_wait_for_enough_nodes", |w| Box::pin(enough::too_few(w))),
         step("options::a_full_front_says_so", |w| Box::pin(options::full(w))),
         step("options::a_login_that_nobody_serves_is_told_why", |w| Box::pin(options::unserved(w))),
         step("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
+        step("options::a_restart_waits_for_a_node_to_spare", |w| Box::pin(enough::restart_waits(w))),
         step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
         step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
         step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),
