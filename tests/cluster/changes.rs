@@ -125,15 +125,15 @@ impl Before {
 async fn rolled(world: &World, before: &Before, change: impl Future<Output = Outcome>) -> Outcome {
     let seen = Mutex::new(Vec::new());
     // Every record, to the end of the roll.
-    let watch = world.when_record("no record at all", WATCHED, |record| {
+    let watch = Box::pin(world.when_record("no record at all", WATCHED, |record| {
         note(&seen, record);
         false
-    });
-    let roll = async {
+    }));
+    let roll = Box::pin(async {
         change.await?;
         until("every pod to be another", ROLLED, || world.other_pods(&before.pods)).await?;
         load::unharmed(world).await
-    };
+    });
     tokio::select! {
         rolled = roll => rolled?,
         lost = watch => return lost.map(drop),

@@ -52,7 +52,7 @@ pub async fn open_transaction(world: &World) -> Outcome {
 pub async fn standby_lost(world: &World) -> Outcome {
     for _ in 0..TRIES {
         let before = world.record().await?;
-        if lost(world, &before).await? {
+        if Box::pin(lost(world, &before)).await? {
             return as_app(world, POOL, "DROP TABLE held").await.map(drop);
         }
         println!("    the switchover was over before the standby was lost");
