@@ -268,10 +268,44 @@ async fn note_errors(
         shared.metrics.error(error.category());
         tracing::warn!(%error, pool = raw.name_any(), namespace = raw.namespace(), "not done");
     }
-    let fresh = Some((first.category(), first.to_string()));
-    if memory.last_error != fresh {
-        shared.events.publish(raw, &[Happening::warning(first.category(), first.to_string())]).await;
-        memory.last_error = fresh;
+    if let Some(news) = news(first, memory) {
+        shared.events.publish(raw, &[news]).await;
     }
     Some(AFTER_ERROR)
+}
+
+/// What is told of an error that the pass before didn't have; remembers it.
+fn news(error: &ApplyError, memory: &mut Memory) -> Option<Happening> {
+    let fresh = Some((error.category(), error.to_string()));
+    if memory.last_error == fresh {
+        return None;
+    }
+    memory.last_error = fresh;
+    let told = Happening::warning(error.category(), error.to_string());
+    Some(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::AgentsError;
+    use crate::plan::Severity;
+
+    #[test]
+    fn what_could_not_be_done_is_told_once_for_as_long_as_it_is_so() {
+        let pool = PoolKey { namespace: "birds".to_owned(), name: "heron".to_owned() };
+        let unreachable = ApplyError::from(AgentsError::Unknown { pool });
+        let unbuilt = ApplyError::from(BuildError::sample("Service", "heron-ro"));
+        let mut memory = Memory::default();
+        for (error, reason, words) in [
+            (&unreachable, "AgentUnreachable", "pool birds/heron: "),
+            (&unbuilt, "BuildFailed", "Service heron-ro: "),
+            (&unreachable, "AgentUnreachable", "no certificate"),
+        ] {
+            let told = news(error, &mut memory).unwrap();
+            assert_eq!((told.severity, told.reason), (Severity::Warning, reason));
+            assert!(told.note.contains(words), "{}", told.note);
+            assert_eq!(news(error, &mut memory), None, "{reason} is told once more");
+        }
+    }
 }

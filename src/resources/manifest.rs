@@ -19,6 +19,15 @@ pub struct BuildError {
     source: serde_json::Error,
 }
 
+#[cfg(test)]
+impl BuildError {
+    /// One for the tests of what is told of it: no object that the operator makes gives any.
+    pub(crate) fn sample(kind: &str, name: &str) -> Self {
+        let source = serde::ser::Error::custom("a test");
+        Self { kind: kind.to_owned(), name: name.to_owned(), source }
+    }
+}
+
 /// An object as it shall be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {

@@ -69,7 +69,22 @@ pub async fn refused_parameters(world: &World) -> Outcome {
         ensure(!conditions.contains("refuses"), || conditions.clone())
     })
     .await?;
+    refusals_are_told(world).await?;
     load::unharmed(world).await
+}
+
+/// An event of each node tells what PostgreSQL refused first: what follows without a pause needn't be told once more.
+async fn refusals_are_told(world: &World) -> Outcome {
+    until("events of what is refused", WHOLE, || async {
+        let events = world.events("ParametersRefused").await?;
+        for node in NODES {
+            let begins = format!("node {node}: PostgreSQL refuses spec.postgres.parameters");
+            let told = events.iter().any(|note| note.starts_with(&begins) && note.contains("work_mem"));
+            ensure(told, || format!("none of node {node}: {events:?}"))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// What only Kubernetes itself finds wrong in the pods that a spec asks for: the pool says it in its words, and its pods stay.

@@ -22,6 +22,8 @@ use super::world::{POOL, SPACE, World, until};
 
 /// Time for a change that takes each node in turn.
 const ROLLED: Duration = Duration::from_secs(300);
+/// Longer than all that follows such a change may take.
+const WATCHED: Duration = Duration::from_secs(900);
 /// Events of a primary that changed though nobody wished for it: their reason, and more of what selects them.
 const SURPRISES: &str = "PrimaryChanged,type=Warning";
 
@@ -97,39 +99,80 @@ pub async fn fence(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
-/// The pods of the nodes before a roll, and the copies of the data that stand on them.
+/// The record before a roll, the pods of the nodes, the copies of the data that stand on them, and what was told of rolls.
 struct Before {
+    record: Record,
     pods: BTreeMap<u8, String>,
     copies: BTreeMap<u8, String>,
+    begun: usize,
+    anew: BTreeMap<u8, usize>,
 }
 
 impl Before {
     async fn of(world: &World) -> Outcome<Self> {
-        Ok(Self { pods: uids(world).await?, copies: world.incarnations().await? })
+        Ok(Self {
+            record: world.record().await?,
+            pods: uids(world).await?,
+            copies: world.incarnations().await?,
+            begun: world.events("RollingStarted").await?.len(),
+            anew: made_anew(world).await?,
+        })
     }
 }
 
-/// Waits until every pod is another, that of the old primary last, and the pool is unharmed; nothing is copied.
-async fn rolled(world: &World, before: &Before) -> Outcome {
-    let old = primary(world).await?;
-    until("every pod to be another", ROLLED, || world.other_pods(&before.pods)).await?;
-    load::unharmed(world).await?;
+/// Makes a change that takes every pod. Waits until each is another, that of the old primary last, and the pool is unharmed. All the
+/// while at most one node was out, the primary handed over once, and nothing was copied.
+async fn rolled(world: &World, before: &Before, change: impl Future<Output = Outcome>) -> Outcome {
+    let seen = Mutex::new(Vec::new());
+    // Every record, to the end of the roll.
+    let watch = Box::pin(world.when_record("no record at all", WATCHED, |record| {
+        note(&seen, record);
+        false
+    }));
+    let roll = Box::pin(async {
+        change.await?;
+        until("every pod to be another", ROLLED, || world.other_pods(&before.pods)).await?;
+        load::unharmed(world).await
+    });
+    tokio::select! {
+        rolled = roll => rolled?,
+        lost = watch => return lost.map(drop),
+    }
+    one_handover(&before.record, &seen.into_inner().unwrap_or_default())?;
     world.same_copies(&before.copies).await?;
+    roll_is_told(world, before).await?;
     let mut made = BTreeMap::new();
     for node in NODES {
         made.insert(node, world.pods().get(&names::node_pod(POOL, node)).await?.creation_timestamp());
     }
-    let last = made.values().max();
+    let (old, last) = (before.record.primary, made.values().max());
     ensure(made.get(&old) == last, || {
         format!("node {old} was the primary, and its pod not the last: {made:?}")
     })
 }
 
+/// How often events told of each node that its pod is made anew.
+async fn made_anew(world: &World) -> Outcome<BTreeMap<u8, usize>> {
+    let events = world.events("NodeRestarts").await?;
+    let of = |node: u8| format!("the pod of node {node} is made anew");
+    Ok(NODES
+        .into_iter()
+        .map(|node| (node, events.iter().filter(|note| **note == of(node)).count()))
+        .collect())
+}
+
+/// Events tell that the roll began, and of each pod that it was made anew.
+async fn roll_is_told(world: &World, before: &Before) -> Outcome {
+    let (begun, anew) = (world.events("RollingStarted").await?, made_anew(world).await?);
+    ensure(begun.len() > before.begun, || format!("no event tells that it began: {begun:?}"))?;
+    let each = NODES.iter().all(|node| anew.get(node) > before.anew.get(node));
+    ensure(each, || format!("events of pods that are made anew: {:?} became {anew:?}", before.anew))
+}
+
 /// Every pod is made anew, one at a time; the pool goes on.
 pub async fn restart(world: &World) -> Outcome {
     let before = Before::of(world).await?;
-    world.ask_for("restart", "now").await?;
-    rolled(world, &before).await
+    rolled(world, &before, world.ask_for("restart", "now")).await
 }
 
 /// What the containers of a node's pod run: the init container's image, PostgreSQL's, and its request of memory.
@@ -146,9 +189,8 @@ async fn runs(world: &World, node: u8) -> Outcome<[String; 3]> {
 /// Another image and other resources reach every pod, one at a time.
 pub async fn image(world: &World) -> Outcome {
     let before = Before::of(world).await?;
-    patch(world, r#"{"image":"docker.io/library/postgres:17","resources":{"requests":{"memory":"96Mi"}}}"#)
-        .await?;
-    rolled(world, &before).await?;
+    let spec = r#"{"image":"docker.io/library/postgres:17","resources":{"requests":{"memory":"96Mi"}}}"#;
+    rolled(world, &before, patch(world, spec)).await?;
     for node in NODES {
         let [_, image, memory] = runs(world, node).await?;
         ensure(image == "docker.io/library/postgres:17" && memory == "96Mi", || format!("{image} {memory}"))?;
@@ -209,8 +251,7 @@ pub async fn operator(world: &World) -> Outcome {
         let before = Before::of(world).await?;
         let image = format!("image.tag={tag}");
         let values: Vec<&str> = secret.into_iter().chain([image.as_str()]).collect();
-        install::helm_with(world, &values).await?;
-        rolled(world, &before).await?;
+        rolled(world, &before, install::helm_with(world, &values)).await?;
         for node in NODES {
             let [agent, ..] = runs(world, node).await?;
             ensure(agent.ends_with(&format!(":{tag}")), || format!("node {node} has the agent of {agent}"))?;
@@ -381,6 +422,7 @@ pub async fn scale(world: &World) -> Outcome {
     let fronts = fronts(world).await?;
     patch(world, r#"{"nodes":2}"#).await?;
     world.when("two nodes", ROLLED, |status| attached(status) == [0, 1] && status.nodes.len() == 2).await?;
+    until("events of the node that goes", WHOLE, || removal_is_told(world, 2)).await?;
     load::goes_on(world).await?;
     patch(world, r#"{"nodes":3}"#).await?;
     world.whole(ROLLED).await?;
@@ -392,6 +434,17 @@ pub async fn scale(world: &World) -> Outcome {
     let after = self::fronts(world).await?;
     ensure(fronts == after, || format!("the fronts {fronts:?} became {after:?}"))?;
     load::unharmed(world).await
+}
+
+/// Events tell that a node leaves the pool, and that it was removed and what became of its volume.
+async fn removal_is_told(world: &World, node: u8) -> Outcome {
+    let leaves = format!("node {node} is beyond spec.nodes and leaves the pool");
+    let removed = format!("node {node} was removed; its volume stays (spec.storage.whenScaled is Retain)");
+    for (reason, words) in [("NodeLeaves", leaves), ("NodeRemoved", removed)] {
+        let told = world.events(reason).await?;
+        ensure(told.contains(&words), || format!("no event {reason} says {words:?}: {told:?}"))?;
+    }
+    Ok(())
 }
 
 /// The fronts' containers: another one is another start.

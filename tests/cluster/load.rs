@@ -32,7 +32,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 const CHECKED: Duration = Duration::from_secs(1800);
 /// How long porcupine may search: less than that.
 const SEARCHED: [&str; 2] = ["-limit", "25m"];
-/// How it writes and reads. Two such loads share two processors with two clusters: a login costs more than a hundred reads.
+/// How it writes and reads. Several such loads share two processors with their clusters: a login costs more than a hundred reads.
 const PACE: [&str; 14] = [
     "--writers",
     "4",

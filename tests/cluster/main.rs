@@ -14,6 +14,7 @@ mod changes;
 mod chaos;
 mod clients;
 mod compare;
+mod enough;
 mod etcd;
 mod failover;
 mod faults;
@@ -21,6 +22,7 @@ mod front;
 mod frozen;
 mod handover;
 mod harness;
+mod hold;
 mod inside;
 mod install;
 mod load;
@@ -71,7 +73,10 @@ const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2 * 3600);
 fn main() -> ExitCode {
     let wishes = Wishes::read(std::env::args().skip(1));
     let Some(steps) = scenario(wishes.act.as_deref()) else {
-        println!("there is no act {:?}: recovery, failover, changes, lifecycle and chaos are", wishes.act);
+        println!(
+            "there is no act {:?}: recovery, failover, machines, changes, lifecycle and chaos are",
+            wishes.act
+        );
         return ExitCode::FAILURE;
     };
     if wishes.list {
@@ -122,7 +127,7 @@ fn groundwork(name: &'static str, work: Work) -> Step {
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
     let quiet = [beginning(), services()];
     let recovery = [loaded(), requests()];
-    let failover = [changes(), failures()];
+    let failover = [changes(), failures(), machines()];
     let parts: Vec<Vec<Step>> = match act {
         None => quiet
             .into_iter()
@@ -138,6 +143,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             vec![beginning(), loaded(), requests(), judgement(), others(), rights()]
         }
         Some("failover") => vec![beginning(), loaded(), failures(), judgement()],
+        Some("machines") => vec![beginning(), loaded(), machines(), judgement()],
         Some("changes") => {
             vec![beginning(), shown(), loaded(), changes(), mistakes(), logs(), judgement()]
         }
@@ -223,6 +229,7 @@ fn requests() -> Vec<Step> {
 fn changes() -> Vec<Step> {
     vec![
         step("front::a_switchover_passes_unnoticed", |w| Box::pin(front::switchover_unnoticed(w))),
+        step("front::an_open_transaction_has_its_time", |w| Box::pin(hold::open_transaction(w))),
         step("front::the_promise_cannot_be_lowered", |w| Box::pin(front::promise_kept(w))),
         step("front::a_cancel_request_finds_its_session", |w| Box::pin(front::cancelled(w))),
         step("front::a_success_after_a_cancel_is_proved", |w| Box::pin(front::proved(w))),
@@ -239,7 +246,7 @@ fn changes() -> Vec<Step> {
     ]
 }
 
-/// How nodes and machines are lost.
+/// How nodes are lost.
 fn failures() -> Vec<Step> {
     vec![
         step("failover::the_primary's_postgres_is_killed", |w| Box::pin(failover::postgres_killed(w))),
@@ -253,6 +260,7 @@ fn failures() -> Vec<Step> {
         step("failover::a_standby_is_frozen_and_thaws", |w| Box::pin(frozen::standby_frozen(w))),
         step("failover::a_standby_that_lags_is_removed", |w| Box::pin(failover::standby_lags(w))),
         step("failover::a_switchover_is_given_up", |w| Box::pin(failover::switchover_given_up(w))),
+        step("failover::a_standby_is_lost_in_the_hold", |w| Box::pin(hold::standby_lost(w))),
         step("failover::the_operator_is_away", |w| Box::pin(alone::operator_away(w))),
         step("failover::two_nodes_within_a_second", |w| Box::pin(failover::two_killed(w))),
         step("failover::a_second_election", |w| Box::pin(failover::second_election(w))),
@@ -261,6 +269,12 @@ fn failures() -> Vec<Step> {
             Box::pin(failover::chosen_postgres_killed(w))
         }),
         step("failover::all_pods_at_once", |w| Box::pin(failover::all_at_once(w))),
+    ]
+}
+
+/// How machines are lost, and the API server.
+fn machines() -> Vec<Step> {
+    vec![
         step("failover::all_at_once_and_one_for_good", |w| {
             Box::pin(failover::all_at_once_and_one_for_good(w))
         }),
@@ -397,11 +411,12 @@ fn upgraded() -> Vec<Step> {
 fn wishes() -> Vec<Step> {
     vec![
         step("options::a_pool_is_as_it_was_asked_for", |w| Box::pin(options::granted(w))),
-        step("options::enough_nodes_are_kept", |w| Box::pin(options::kept_enough(w))),
-        step("options::commits_wait_for_enough_nodes", |w| Box::pin(options::too_few(w))),
+        step("options::enough_nodes_are_kept", |w| Box::pin(enough::kept_enough(w))),
+        step("options::commits_wait_for_enough_nodes", |w| Box::pin(enough::too_few(w))),
         step("options::a_full_front_says_so", |w| Box::pin(options::full(w))),
         step("options::a_login_that_nobody_serves_is_told_why", |w| Box::pin(options::unserved(w))),
         step("options::its_volumes_grow", |w| Box::pin(options::grown(w))),
+        step("options::a_restart_waits_for_a_node_to_spare", |w| Box::pin(enough::restart_waits(w))),
         step("options::a_node_that_goes_takes_its_volume", |w| Box::pin(options::shrunk(w))),
         step("options::a_suspended_pool_is_left_alone", |w| Box::pin(options::suspended(w))),
         step("options::its_end_leaves_nothing", |w| Box::pin(options::gone(w))),

@@ -16,7 +16,8 @@ use super::world::{World, until};
 
 /// Namespace of the pool.
 pub const SPACE: &str = "cluster-test-wishes";
-const POOL: &str = "wishes";
+/// Its name.
+pub const POOL: &str = "wishes";
 /// The class of its volumes, which lets them grow.
 pub const CLASS: &str = "cluster-test-growing";
 const CLIENT: &str = "reader";
@@ -25,9 +26,10 @@ const PASSWORD: &str = r#"it's "€5": \100%&?/@=#"#;
 /// A login waits for so long before a node answers again.
 const WAITS: Duration = Duration::from_secs(1);
 /// A change that must not come is waited for so long.
-const NOTHING: Duration = Duration::from_secs(4);
+pub const NOTHING: Duration = Duration::from_secs(4);
 
-async fn here(world: &World, args: &[&str]) -> Outcome<String> {
+/// Runs kubectl in the pool's namespace.
+pub async fn here(world: &World, args: &[&str]) -> Outcome<String> {
     world.kubectl(&[&["-n", SPACE], args].concat()).await
 }
 
@@ -210,6 +212,11 @@ async fn by_clients(world: &World) -> Outcome {
     Ok(())
 }
 
+/// What a client needs to log in as `report`, for [`log_in`].
+pub async fn secrets(world: &World) -> Outcome<String> {
+    Ok(format!("{}\n{}\n", authority(world).await?, password(world).await?))
+}
+
 /// The pool's authority, in base64.
 async fn authority(world: &World) -> Outcome<String> {
     let authority = format!("secret/{}", names::ca_secret(POOL));
@@ -223,7 +230,7 @@ async fn password(world: &World) -> Outcome<String> {
 }
 
 /// Runs a script in the client's pod in which `psql` finds the pool by its environment.
-async fn log_in(host: &str, user: &str, secrets: &str, script: &str) -> Outcome<String> {
+pub async fn log_in(host: &str, user: &str, secrets: &str, script: &str) -> Outcome<String> {
     // By standard input: neither certificate nor password is to stand in the arguments of a process.
     let script = format!(
         "read -r ca; echo $ca | base64 -d >/tmp/ca.crt; read -r p; PGPASSWORD=$(echo $p | base64 -d); \
@@ -234,36 +241,14 @@ async fn log_in(host: &str, user: &str, secrets: &str, script: &str) -> Outcome<
     super::world::call("kubectl", &words, Some(secrets)).await
 }
 
-/// What would leave fewer than `minAttached` nodes is refused.
-pub async fn kept_enough(world: &World) -> Outcome {
-    // After a failover, as on a busy machine, either of the two may be the primary.
-    let path = "jsonpath={.status.membership.primary}";
-    let primary: u8 = here(world, &["get", "pgpool", POOL, "-o", path]).await?.parse()?;
-    let standby = 1 - primary;
-    let asked = [("detach", standby), ("fence", standby), ("switchover", standby), ("detach", primary)];
-    for (name, node) in asked {
-        let annotation = format!("pgpool-operator.dev/{name}={node}");
-        here(world, &["annotate", "pgpool", POOL, &annotation]).await?;
-        let path = "jsonpath={.status.lastRequest.request}={.status.lastRequest.value} {.status.lastRequest.accepted} \
-                    {.status.lastRequest.message}";
-        until("an answer", WHOLE, || async {
-            let answer = here(world, &["get", "pgpool", POOL, "-o", path]).await?;
-            let refused =
-                answer.starts_with(&format!("{name}={node} false")) && answer.contains("minAttached");
-            ensure(refused, || answer.clone())
-        })
-        .await?;
-    }
-    Ok(())
-}
-
-async fn patched(world: &World, spec: &Value) -> Outcome {
+/// Changes the pool's spec.
+pub async fn patched(world: &World, spec: &Value) -> Outcome {
     let patch = json!({"spec": spec}).to_string();
     here(world, &["patch", "pgpool", POOL, "--type=merge", "-p", &patch]).await.map(drop)
 }
 
 /// Waits until the pool's condition Progressing or Degraded says so.
-async fn told(world: &World, condition: &str, words: &str) -> Outcome {
+pub async fn told(world: &World, condition: &str, words: &str) -> Outcome {
     let path = format!("jsonpath={{.status.conditions[?(@.type=='{condition}')]}}");
     until(words, WHOLE, || async {
         let now = here(world, &["get", "pgpool", POOL, "-o", &path]).await?;
@@ -272,31 +257,9 @@ async fn told(world: &World, condition: &str, words: &str) -> Outcome {
     .await
 }
 
-/// A node that fails is removed also where too few stay (R15): then commits wait, which is told, until it is back.
-pub async fn too_few(world: &World) -> Outcome {
-    let uid =
-        here(world, &["get", "pod", &names::node_pod(POOL, 1), "-o", "jsonpath={.metadata.uid}"]).await?;
-    let frozen = freeze_pod(&uid)?;
-    let waits = async {
-        told(world, "Degraded", "CommitsWait").await?;
-        let write = "CREATE TABLE waited AS SELECT 1";
-        let pod = names::node_pod(POOL, 0);
-        let words =
-            ["exec", &pod, "-c", "postgres", "--", "timeout", "3", "psql", "-XAtqd", "shop", "-c", write];
-        let refused = here(world, &words).await;
-        ensure(refused.as_ref().is_err_and(|no| no.0.contains("124")), || format!("{refused:?}"))
-    }
-    .await;
-    thaw(&frozen);
-    waits?;
-    here(world, &["wait", "--for=jsonpath={.status.phase}=Ready", "pgpool", POOL, "--timeout=120s"])
-        .await
-        .map(drop)
-}
-
 /// Whoever comes to a front that has as many sessions as it may is told so at once.
 pub async fn full(world: &World) -> Outcome {
-    let secrets = format!("{}\n{}\n", authority(world).await?, password(world).await?);
+    let secrets = secrets(world).await?;
     let front = format!("deployment/{}", names::proxy(POOL));
     let allow = async |spec: Value| {
         patched(world, &json!({"proxy": spec})).await?;
@@ -327,7 +290,7 @@ pub async fn full(world: &World) -> Outcome {
 
 /// With no node that answers a login waits, and is told at last what is missing; one that comes before the end of that is served.
 pub async fn unserved(world: &World) -> Outcome {
-    let secrets = format!("{}\n{}\n", authority(world).await?, password(world).await?);
+    let secrets = secrets(world).await?;
     let mut frozen = Vec::new();
     for index in 0..2 {
         let pod = names::node_pod(POOL, index);
@@ -380,21 +343,25 @@ pub async fn grown(world: &World) -> Outcome {
     told(world, "Progressing", r#""status":"False""#).await
 }
 
+/// The attached nodes, and the phase.
+pub const ATTACHED: &str = "{.status.membership.attached} {.status.phase}";
+
+/// Waits until the pool shows this at that path.
+pub async fn shows(world: &World, path: &str, wanted: &str) -> Outcome {
+    // A handover that didn't go through, as on a busy machine, is tried again after a minute.
+    until(wanted, 2 * WHOLE, || async {
+        let now = here(world, &["get", "pgpool", POOL, "-o", &format!("jsonpath={path}")]).await?;
+        ensure(now == wanted, || now.clone())
+    })
+    .await
+}
+
 /// A node that is taken away again takes its volume with it, where the spec says so.
 pub async fn shrunk(world: &World) -> Outcome {
     patched(world, &json!({"nodes": 3})).await?;
-    let attached = async |wanted: &str| {
-        // A handover that didn't go through, as on a busy machine, is tried again after a minute.
-        until("the attached nodes", 2 * WHOLE, || async {
-            let path = "jsonpath={.status.membership.attached} {.status.phase}";
-            let now = here(world, &["get", "pgpool", POOL, "-o", path]).await?;
-            ensure(now == wanted, || now.clone())
-        })
-        .await
-    };
-    attached("[0,1,2] Ready").await?;
+    shows(world, ATTACHED, "[0,1,2] Ready").await?;
     patched(world, &json!({"nodes": 2})).await?;
-    attached("[0,1] Ready").await?;
+    shows(world, ATTACHED, "[0,1] Ready").await?;
     until("the volume of node 2 to be gone", WHOLE, || async {
         let claim = names::claim(POOL, 2);
         let left = here(world, &["get", "pvc", &claim, "--ignore-not-found", "-o", "name"]).await?;
@@ -406,13 +373,7 @@ pub async fn shrunk(world: &World) -> Outcome {
 /// A suspended pool is left alone, and taken care of again afterwards.
 pub async fn suspended(world: &World) -> Outcome {
     let suspend = async |wish: bool| patched(world, &json!({"suspend": wish})).await;
-    let phase = async |wanted: &str| {
-        until("the phase", WHOLE, || async {
-            let phase = here(world, &["get", "pgpool", POOL, "-o", "jsonpath={.status.phase}"]).await?;
-            ensure(phase == wanted, || phase.clone())
-        })
-        .await
-    };
+    let phase = async |wanted: &str| shows(world, "{.status.phase}", wanted).await;
     suspend(true).await?;
     phase("Suspended").await?;
     let service = format!("service/{}", names::read_service(POOL));

@@ -19,8 +19,13 @@ const FIRST: &str = "test";
 /// That of the act which is over first: it has time for what else needs a cluster.
 const LAST: &str = "test-4";
 /// The acts of the cluster test (`tests/cluster/main.rs`), by the cluster that each runs on.
-const ACTS: [(&str, &str); 4] =
-    [(FIRST, "recovery"), ("test-2", "failover"), ("test-3", "changes"), (LAST, "lifecycle")];
+const ACTS: [(&str, &str); 5] = [
+    (FIRST, "recovery"),
+    ("test-2", "failover"),
+    ("test-3", "changes"),
+    (LAST, "lifecycle"),
+    ("test-5", "machines"),
+];
 
 /// The step of the cluster test that needs drivers from the registries.
 const DRIVERS: &str = "clients::drivers_do_as_at_the_primary";
@@ -250,6 +255,7 @@ mod tests {
             "test-2: cluster --act failover",
             "test-3: cluster --act changes",
             "test-4: api, cluster --act lifecycle",
+            "test-5: cluster --act machines",
             "test: cluster --act recovery",
         ];
         assert_eq!(all, acts);
@@ -257,8 +263,8 @@ mod tests {
 
     #[test]
     fn what_was_kept_a_moment_ago_stays() {
-        assert_eq!(left_over(false), ["test", "test-2", "test-3", "test-4", "test-demo"]);
-        assert_eq!(left_over(true), ["test", "test-2", "test-3", "test-4"]);
+        assert_eq!(left_over(false), ["test", "test-2", "test-3", "test-4", "test-5", "test-demo"]);
+        assert_eq!(left_over(true), ["test", "test-2", "test-3", "test-4", "test-5"]);
     }
 
     #[test]
