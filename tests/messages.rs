@@ -113,6 +113,7 @@ fn report() -> NodeReport {
             priority: 1,
             replay_lsn: Some(50_331_744),
             reply_age_ms: Some(4),
+            lag_ms: Some(1500),
             address: Some([10, 0, 0, 2].into()),
         }],
         synchronous: vec![2],

@@ -164,7 +164,7 @@ fn node_status(draft: &Draft<'_>, index: u8) -> NodeStatus {
             (Some(ahead), Some(own)) if !primary => i64::try_from(ahead.saturating_sub(own)).ok(),
             _ => None,
         },
-        lag_seconds: report.and_then(|r| r.lag_ms).and_then(|ms| i64::try_from(ms / 1000).ok()),
+        lag_seconds: lag_seconds(draft, index).filter(|_| !primary),
         recovery: recovery.map(NodeRecovery::from),
         failed_recoveries: draft
             .plan
@@ -173,6 +173,13 @@ fn node_status(draft: &Draft<'_>, index: u8) -> NodeStatus {
             .get(&index)
             .map(|failed| FailedRecoveries { count: failed.failures, last: failed.last }),
     }
+}
+
+/// How old the oldest change is that the node lacks, as the primary measures it: the node itself knows only of what it has.
+fn lag_seconds(draft: &Draft<'_>, index: u8) -> Option<i64> {
+    let (_, primary) = draft.primary()?;
+    let lag = primary.replicas.iter().filter(|replica| replica.index == index).find_map(|replica| replica.lag_ms)?;
+    i64::try_from(lag / 1000).ok()
 }
 
 fn reason(draft: &Draft<'_>, index: u8, state: NodeState) -> String {

@@ -182,6 +182,7 @@ fn heal(view: &mut PrimaryView) {
             priority,
             replay_lsn,
             reply_age_ms: None,
+            lag_ms: None,
             address: None,
         });
         let answer = Answer {
