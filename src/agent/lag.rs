@@ -153,7 +153,8 @@ mod tests {
         let seen = [(1, Some(300)), (2, Some(100)), (2, Some(200)), (3, None), (4, Some(100))];
         let seen = seen.map(|(index, replay_lsn)| replica(index, replay_lsn));
         let told = measured(&seen, &history, at(4500));
-        let lags: Vec<(u8, Option<u64>)> = told.iter().map(|replica| (replica.index, replica.lag_ms)).collect();
+        let lags: Vec<(u8, Option<u64>)> =
+            told.iter().map(|replica| (replica.index, replica.lag_ms)).collect();
         assert_eq!(lags, [(1, Some(0)), (2, Some(1500)), (2, Some(1500)), (3, None), (4, Some(3500))]);
         assert!(told.iter().zip(&seen).all(|(told, seen)| told.replay_lsn == seen.replay_lsn));
     }
