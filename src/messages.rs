@@ -159,7 +159,8 @@ pub struct NodeReport {
     /// How many nodes the pool has, as the node last heard; none where it hasn't yet.
     #[serde(default)]
     pub nodes: Option<u8>,
-    /// Age in milliseconds of the oldest commit that it hasn't applied.
+    /// On a standby, as it knows itself: milliseconds since the newest commit that it has applied, zero where nothing waits to be
+    /// applied. How old what it lacks is, its primary knows ([`Replica::lag_ms`]).
     pub lag_ms: Option<u64>,
     /// Whether it may follow without a copy.
     pub join: Join,
@@ -272,6 +273,10 @@ pub struct Replica {
     pub replay_lsn: Option<u64>,
     /// Milliseconds since its last reply.
     pub reply_age_ms: Option<u64>,
+    /// Age in milliseconds of the oldest WAL that the node hasn't applied, as the primary has measured it; zero where it lacks
+    /// nothing, none where that isn't known.
+    #[serde(default)]
+    pub lag_ms: Option<u64>,
     /// Where it connects from.
     #[serde(default)]
     pub address: Option<IpAddr>,

@@ -75,6 +75,8 @@ pub const BINARY: &str = "/opt/pgpool/pgpool-operator";
 
 /// In the volume's `conf`: the pool's history, for `restore-wal` ([`crate::archive::Lineage`]).
 pub const LINEAGE: &str = "lineage.json";
+/// Beside it: how many nodes the pool has, for `restore-wal`, too ([`crate::archive::NodeCount`]).
+pub const NODE_COUNT: &str = "nodes.json";
 
 /// Role with which nodes and Jobs replicate; logs in by certificate only.
 pub const REPLICATION_ROLE: &str = "pgpool_replication";

@@ -16,7 +16,7 @@ use std::{env, fs};
 use generated::generated;
 use pgpool_operator::agent::files::{Longest, Opened, Word};
 use pgpool_operator::api::v1alpha1::Member;
-use pgpool_operator::archive::{Branch, LastError, Lineage, Policy};
+use pgpool_operator::archive::{Branch, LastError, Lineage, NodeCount, Policy};
 use pgpool_operator::membership::names::{Filler, Listed, Names};
 use pgpool_operator::membership::starting::{NodeFile, TakenUp};
 use pgpool_operator::messages::{
@@ -113,6 +113,7 @@ fn report() -> NodeReport {
             priority: 1,
             replay_lsn: Some(50_331_744),
             reply_age_ms: Some(4),
+            lag_ms: Some(1500),
             address: Some([10, 0, 0, 2].into()),
         }],
         synchronous: vec![2],
@@ -223,6 +224,7 @@ fn files() -> Vec<Sample> {
         sample("file-word", &Word { epoch: 7 }),
         sample("file-office", &Opened { timeline: 2 }),
         sample("file-lease", &Longest { lease_ms: 2000 }),
+        sample("file-nodes", &NodeCount { nodes: 4 }),
         sample("file-lineage", &Lineage { segment_bytes: 16 << 20, branches }),
         sample("file-recovery", &Journal { id, incarnation, step, destroyed: true, bytes: 9 }),
         sample("file-recovery-steps", &vec![Step::Copying, Step::Copied, Step::Done]),

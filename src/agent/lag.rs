@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::shared::millis;
 use crate::clock::Moment;
 use crate::messages::Replica;
 
@@ -39,6 +40,14 @@ impl FlushHistory {
     pub fn lag(&self, now: Moment, replayed: u64) -> Option<Duration> {
         self.samples.iter().find(|(_, lsn)| *lsn > replayed).map(|(at, _)| now.since(*at))
     }
+}
+
+/// The walsenders, with how old the oldest WAL is that the node of each lacks: zero where it lacks nothing, none where it hasn't
+/// said what it has.
+pub fn measured(replicas: &[Replica], flushes: &FlushHistory, now: Moment) -> Vec<Replica> {
+    let furthest = applied(replicas);
+    let lag = |index: u8| furthest.get(&index).map(|lsn| flushes.lag(now, *lsn).map_or(0, millis));
+    replicas.iter().map(|replica| Replica { lag_ms: lag(replica.index), ..replica.clone() }).collect()
 }
 
 /// A node that was removed isn't added again for so long; each time that it was too slow, twice as long as the time before.
@@ -92,6 +101,19 @@ mod tests {
         Moment::from_millis(millis)
     }
 
+    fn replica(index: u8, replay_lsn: Option<u64>) -> Replica {
+        Replica {
+            index,
+            incarnation: "copy".to_owned(),
+            state: "streaming".to_owned(),
+            priority: 1,
+            replay_lsn,
+            reply_age_ms: None,
+            lag_ms: None,
+            address: None,
+        }
+    }
+
     #[test]
     fn a_node_that_is_too_slow_again_and_again_comes_back_later_each_time() {
         let mut returns = Returns::default();
@@ -111,15 +133,6 @@ mod tests {
 
     #[test]
     fn of_two_walsenders_of_a_node_the_one_that_is_further_counts() {
-        let replica = |index, replay_lsn| Replica {
-            index,
-            incarnation: "copy".to_owned(),
-            state: "streaming".to_owned(),
-            priority: 1,
-            replay_lsn,
-            reply_age_ms: None,
-            address: None,
-        };
         let seen = [
             replica(1, Some(7)),
             replica(2, Some(5)),
@@ -128,6 +141,22 @@ mod tests {
             replica(2, None),
         ];
         assert_eq!(applied(&seen), BTreeMap::from([(1, 7), (2, 5)]), "what hasn't been said isn't known");
+    }
+
+    #[test]
+    fn a_node_that_lacks_nothing_has_no_lag_and_of_one_that_says_nothing_none_is_known() {
+        let mut history = FlushHistory::default();
+        for (millis, lsn) in [(0, 100), (1000, 200), (3000, 300)] {
+            history.note(at(millis), lsn, Duration::from_secs(60));
+        }
+        // Node 2 has an old walsender beside its new one.
+        let seen = [(1, Some(300)), (2, Some(100)), (2, Some(200)), (3, None), (4, Some(100))];
+        let seen = seen.map(|(index, replay_lsn)| replica(index, replay_lsn));
+        let told = measured(&seen, &history, at(4500));
+        let lags: Vec<(u8, Option<u64>)> =
+            told.iter().map(|replica| (replica.index, replica.lag_ms)).collect();
+        assert_eq!(lags, [(1, Some(0)), (2, Some(1500)), (2, Some(1500)), (3, None), (4, Some(3500))]);
+        assert!(told.iter().zip(&seen).all(|(told, seen)| told.replay_lsn == seen.replay_lsn));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The pool's history, kept for `restore-wal` ([`crate::archive::Lineage`]).
+//! What `restore-wal` has to know, kept for it in the volume: the pool's history ([`Lineage`]), and how many nodes there are.
 use super::node::{Node, StepError};
 use super::observe::StandbyFacts;
 use super::volume::{read_json, write_json};
 use crate::api::v1alpha1::Record;
-use crate::archive::{Branch, Lineage};
+use crate::archive::{Branch, Lineage, NodeCount};
 use crate::membership::joining::ControlData;
 use crate::membership::{joining, lsn};
 use crate::names;
@@ -11,6 +11,20 @@ use crate::names;
 impl Node {
     fn lineage_path(&self) -> std::path::PathBuf {
         self.volume.conf().join(names::LINEAGE)
+    }
+
+    /// Takes note of how many nodes the pool has: archived WAL may be at one that came after this pod was started. That it can't be
+    /// written holds up nothing: it is tried again with the next read of the record.
+    pub(super) fn note_count(&self, nodes: u8) {
+        self.shared.lock().nodes = Some(nodes);
+        let path = self.volume.conf().join(names::NODE_COUNT);
+        let noted: Option<NodeCount> = read_json(&path).ok().flatten();
+        if noted.is_some_and(|noted| noted.nodes == nodes) {
+            return;
+        }
+        if let Err(error) = write_json(&path, &NodeCount { nodes }) {
+            tracing::warn!(%error, "how many nodes there are can't be noted for restore-wal");
+        }
     }
 
     /// Writes what a timeline and its history file say.

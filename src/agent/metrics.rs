@@ -149,6 +149,7 @@ mod tests {
             priority: 1,
             replay_lsn: Some(replay_lsn),
             reply_age_ms: Some(3),
+            lag_ms: None,
             address: None,
         }
     }

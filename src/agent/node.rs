@@ -375,11 +375,8 @@ impl Node {
             return Ok(());
         }
         self.refuse_no_more()?;
-        {
-            let mut inner = self.shared.lock();
-            inner.balance.clone_from(&object.spec.load_balancing);
-            inner.nodes = Some(object.spec.nodes);
-        }
+        self.shared.lock().balance.clone_from(&object.spec.load_balancing);
+        self.note_count(object.spec.nodes);
         if let Some(record) = &object.status {
             self.volume.note_epoch(&self.pool_uid, record.epoch)?;
             let mut inner = self.shared.lock();

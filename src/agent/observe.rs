@@ -152,6 +152,7 @@ async fn replicas(client: &Client) -> Result<Vec<Replica>, SqlError> {
                 priority: row.get::<_, Option<i32>>("sync_priority").unwrap_or(0),
                 replay_lsn: sql::position(row, "replay"),
                 reply_age_ms: row.get::<_, Option<i64>>("age").and_then(|a| u64::try_from(a).ok()),
+                lag_ms: None,
                 address: row.get("client_addr"),
             })
         })

@@ -133,11 +133,12 @@ impl Node {
                 self.link.hint(&host, address);
             }
         }
+        let replicas = lag::measured(&facts.replicas, &self.flushes, now);
         let mut inner = self.shared.lock();
         inner.report.lsn = Some(flush);
         inner.report.timeline = facts.timeline;
         inner.report.streaming = false;
-        inner.report.replicas.clone_from(&facts.replicas);
+        inner.report.replicas = replicas;
         inner.report.synchronous = self.names.listed.iter().map(|l| l.member.index).collect();
         inner.report.open = open;
         inner.longest.hear(self.names.lease_ms, now);

@@ -6,6 +6,7 @@
 //! recovery under way may need, and drops its oldest file rather than let `pg_wal` fill up. What is in it is never
 //! overwritten.
 mod archive_wal;
+mod count;
 mod error;
 mod file;
 mod http;
@@ -18,6 +19,7 @@ mod store;
 mod tests;
 
 pub use archive_wal::{Args as ArchiveArgs, run as archive_wal};
+pub use count::NodeCount;
 pub use error::ArchiveError;
 pub use file::{Kind, WalFile};
 pub use http::router;

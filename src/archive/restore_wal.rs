@@ -44,7 +44,10 @@ pub struct Args {
     /// Index of this node.
     #[arg(long, env = "PGPOOL_INDEX")]
     pub index: u8,
-    /// How many nodes the pool has.
+    /// How many nodes the pool has, as the node's agent heard last.
+    #[arg(long, default_value = "/var/lib/pgpool/conf/nodes.json")]
+    pub count: PathBuf,
+    /// How many it had when the pod was started: of use until its agent has heard.
     #[arg(long, env = "PGPOOL_NODES", value_parser = clap::value_parser!(u8).range(1..=15))]
     pub nodes: u8,
 }
@@ -102,7 +105,8 @@ async fn remote(
     to: &Path,
     client: impl FnOnce() -> Result<Client, ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let others: Vec<u8> = (0..args.nodes).filter(|index| *index != args.index).collect();
+    let nodes = super::count::nodes(&args.count, args.nodes);
+    let others: Vec<u8> = (0..nodes).filter(|index| *index != args.index).collect();
     let mut unheard = 0;
     if !others.is_empty() {
         let client = client()?;

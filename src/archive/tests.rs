@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{restore_wal::fetch, *};
 use crate::clock;
@@ -262,6 +262,7 @@ proptest! {
 fn arguments(archive: &Path, name: &WalFile, to: &Path) -> RestoreArgs {
     RestoreArgs {
         lineage: archive.join("lineage.json"),
+        count: archive.join("nodes.json"),
         name: name.name().to_owned(),
         to: to.to_owned(),
         archive: archive.to_owned(),
@@ -270,6 +271,20 @@ fn arguments(archive: &Path, name: &WalFile, to: &Path) -> RestoreArgs {
         index: 0,
         nodes: 3,
     }
+}
+
+/// Where node 1 of the pool is.
+const OTHER: &str = "rain-1-0.rain-nodes.weather.svc";
+
+/// Serves an archive as that of node 1: where it is found, and what keeps it up.
+async fn served(authority: &Authority, place: &Place) -> (Book, (DropGuard, TempDir)) {
+    let (identity, dir) = authority.identity("u/node/1", &[OTHER]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let book = Book::Fixed(Arc::new(HashMap::from([(OTHER.to_owned(), listener.local_addr().unwrap())])));
+    let stop = CancellationToken::new();
+    let guard = stop.clone().drop_guard();
+    tokio::spawn(serve(listener, identity, "u".into(), router(place.store.clone()), stop));
+    (book, (guard, dir))
 }
 
 #[tokio::test]
@@ -284,15 +299,9 @@ async fn a_node_takes_wal_from_itself_or_from_another() {
     fs::write(there.path(&damaged), &file[..file.len() / 2]).unwrap();
 
     let authority = Authority::new();
-    let host = "rain-1-0.rain-nodes.weather.svc";
-    let (identity, _server) = authority.identity("u/node/1", &[host]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let book = Book::Fixed(Arc::new(HashMap::from([(host.to_owned(), listener.local_addr().unwrap())])));
-    let stop = CancellationToken::new();
-    let _stop = stop.clone().drop_guard();
-    tokio::spawn(serve(listener, identity, "u".into(), router(there.store.clone()), stop));
+    let (book, _serving) = served(&authority, &there).await;
     let (identity, _client) = authority.identity("u/node/0", &[]);
-    let client = Client::with_book(identity, book.clone());
+    let client = Client::with_book(identity, book);
 
     let to = here.dir.path().join("RECOVERYXLOG");
     let get = |file: &WalFile| {
@@ -310,13 +319,54 @@ async fn a_node_takes_wal_from_itself_or_from_another() {
         let left: Vec<_> = fs::read_dir(here.dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("RECOVERYXLOG")), "{left:?}");
     }
-    let (proxy, _dir) = authority.identity("u/proxy", &[]);
-    let client = Client::with_book(proxy, book.clone());
-    let error =
-        client.download(host, 5480, &format!("/v1/wal/{}", theirs.name()), LIMIT, &mut Vec::new()).await;
-    assert!(matches!(error, Err(LinkError::Status { status: 403, .. })), "fronts get no WAL: {error:?}");
-    let (job, _dir) = authority.identity("u/recovery", &[]);
-    let (client, mut got) = (Client::with_book(job, book), Vec::new());
-    client.download(host, 5480, &format!("/v1/wal/{}", theirs.name()), LIMIT, &mut got).await.unwrap();
-    assert_eq!(got, other, "recovery Jobs do");
+}
+
+#[tokio::test]
+async fn a_node_finds_the_archive_of_one_that_came_after_its_own_start() {
+    let (here, there) = (Place::new(), Place::new());
+    let (file, content) = (segment(2), vec![2; 1 << 20]);
+    there.put(&file, &content).unwrap();
+    let authority = Authority::new();
+    let (book, _serving) = served(&authority, &there).await;
+    let (identity, _dir) = authority.identity("u/node/0", &[]);
+    let client = Client::with_book(identity, book);
+    let to = here.dir.path().join("RECOVERYXLOG");
+    fs::create_dir_all(here.archive()).unwrap();
+    // It was the only one then.
+    let args = RestoreArgs { nodes: 1, ..arguments(&here.archive(), &file, &to) };
+    let error = fetch(&args, || Ok(client.clone())).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Missing { others: 0, .. }), "{error}");
+    fs::write(&args.count, r#"{"nodes":2}"#).unwrap();
+    fetch(&args, || Ok(client.clone())).await.unwrap();
+    assert_eq!(fs::read(&to).unwrap(), content);
+}
+
+#[tokio::test]
+async fn nodes_and_recovery_jobs_get_archived_wal_and_nobody_else() {
+    let place = Place::new();
+    let (file, content) = (segment(2), vec![2; 1 << 20]);
+    place.put(&file, &content).unwrap();
+    let authority = Authority::new();
+    let (book, _serving) = served(&authority, &place).await;
+    let (there, elsewhere) = (format!("/v1/wal/{}", file.name()), format!("/v1/wal/{}", segment(3).name()));
+    let callers =
+        [("node/0", true), ("node/7", true), ("recovery", true), ("proxy", false), ("operator", false)];
+    for (caller, may) in callers {
+        let (identity, _dir) = authority.identity(&format!("u/{caller}"), &[]);
+        let (client, mut got) = (Client::with_book(identity, book.clone()), Vec::new());
+        let answer = client.download(OTHER, 5480, &there, LIMIT, &mut got).await;
+        if may {
+            assert!(answer.is_ok() && got == content, "{caller}: {answer:?}");
+        } else {
+            assert!(matches!(answer, Err(LinkError::Status { status: 403, .. })), "{caller}: {answer:?}");
+            assert!(got.is_empty(), "{caller}");
+        }
+        // Whoever gets none isn't told either which there is.
+        let answer = client.download(OTHER, 5480, &elsewhere, LIMIT, &mut Vec::new()).await;
+        let expected = if may { 404 } else { 403 };
+        assert!(
+            matches!(answer, Err(LinkError::Status { status, .. }) if status == expected),
+            "{caller}: {answer:?}"
+        );
+    }
 }

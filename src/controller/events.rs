@@ -69,6 +69,7 @@ const WARNING: &[&str] = &[
     "NothingToRelease",
     "OldVolumesFound",
     "ParametersRefused",
+    "PodCannotStart",
     "PrimaryChanged",
     "PrimaryInOffice",
     "RecoveryFailed",

@@ -1,6 +1,7 @@
 //! StatefulSets, pods, Jobs and the Deployment, reduced to what the planner asks.
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
@@ -22,6 +23,9 @@ const WAITING: [&str; 8] = [
     "RunContainerError",
     "CrashLoopBackOff",
 ];
+
+/// What the trouble of a pod begins with that has no machine.
+const NO_MACHINE: &str = "its pod can't be scheduled";
 
 /// The index in the label of something that belongs to a node.
 pub(super) fn index<K: ResourceExt>(object: &K) -> Option<u8> {
@@ -53,6 +57,7 @@ pub(super) fn pod(pool: &ValidPool, lists: &Lists, index: u8) -> Option<PodSeen>
         address: status.and_then(|status| status.pod_ip.clone()),
         ready: is("Ready", "True"),
         trouble: trouble(pod).map(|text| with_field(pool, text)),
+        waits_since: waits_since(pod),
         unschedulable: is("PodScheduled", "False"),
         template: pod.annotations().get(ANNOTATION_TEMPLATE).cloned(),
     })
@@ -65,22 +70,46 @@ fn trouble(pod: &Pod) -> Option<String> {
         status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False")
     {
         let message = condition.message.clone().unwrap_or_default();
-        return Some(format!("its pod can't be scheduled: {message}"));
+        return Some(format!("{NO_MACHINE}: {message}"));
     }
     let init = status.init_container_statuses.as_deref().unwrap_or_default();
     let main = status.container_statuses.as_deref().unwrap_or_default();
     init.iter().chain(main).find_map(waiting)
 }
 
-/// Where a person can mend it, of which Kubernetes says nothing: the storage class of a volume that is waited for, and the wish for a
-/// machine of its own.
+/// Since when a pod hasn't been scheduled or, once it is, hasn't been ready; one of which neither is said waits since it was made.
+fn waits_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    if conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
+        return None;
+    }
+    let since = |kind: &str| {
+        let lacks = conditions.iter().find(|c| c.type_ == kind && c.status == "False")?;
+        lacks.last_transition_time.as_ref()
+    };
+    let made = pod.metadata.creation_timestamp.as_ref();
+    since("PodScheduled").or_else(|| since("Ready")).or(made).map(|time| time.0)
+}
+
+/// Where a person can mend it, of which Kubernetes says nothing: the storage class of a volume that is waited for, the wish for a
+/// machine of its own, and what else a machine has to have.
 fn with_field(pool: &ValidPool, text: String) -> String {
     match &pool.storage.storage_class_name {
         Some(class) if text.contains("PersistentVolumeClaim") => {
             format!("{text} Its claim asks for storage class {class}: see spec.storage.storageClassName")
         }
+        None if text.contains("PersistentVolumeClaim") => {
+            format!(
+                "{text} Its claim asks for the cluster's default storage class: see spec.storage.storageClassName"
+            )
+        }
         _ if text.contains("topology spread") && pool.topology_spread.is_none() => {
             format!("{text} Each node of a pool wants a Kubernetes node of its own: see spec.topologySpread")
+        }
+        _ if text.starts_with(NO_MACHINE) => {
+            format!(
+                "{text} See spec.resources, spec.nodeSelector, spec.affinity and spec.tolerations, or add a machine"
+            )
         }
         _ => text,
     }
@@ -161,4 +190,49 @@ fn last_words(pod: &Pod) -> Option<LastWords> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     let terminated = statuses.iter().find_map(|status| status.state.as_ref()?.terminated.as_ref())?;
     serde_json::from_str(terminated.message.as_ref()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Of a pod that was made at second 10, with these conditions: kind, answer, and the second since which it is so.
+    fn since(conditions: &[(&str, &str, i64)]) -> Option<i64> {
+        let time = |second: i64| Timestamp::from_second(second).unwrap().to_string();
+        let condition = |(kind, answer, second): &(&str, &str, i64)| -> Value {
+            json!({"type": kind, "status": answer, "lastTransitionTime": time(*second)})
+        };
+        let conditions: Vec<Value> = conditions.iter().map(condition).collect();
+        let pod = json!({"metadata": {"creationTimestamp": time(10)}, "status": {"conditions": conditions}});
+        waits_since(&serde_json::from_value(pod).unwrap()).map(Timestamp::as_second)
+    }
+
+    #[test]
+    fn a_pod_waits_since_kubernetes_said_so() {
+        assert_eq!(since(&[]), Some(10), "nobody has looked at it");
+        assert_eq!(since(&[("PodScheduled", "False", 11)]), Some(11));
+        let scheduled = ("PodScheduled", "True", 20);
+        assert_eq!(since(&[scheduled]), Some(10), "its kubelet hasn't");
+        assert_eq!(since(&[scheduled, ("Ready", "False", 21)]), Some(21));
+        assert_eq!(since(&[scheduled, ("Ready", "True", 30)]), None);
+    }
+
+    #[test]
+    fn why_a_container_waits_is_told_where_it_does_not_pass_by_itself() {
+        let told = |reason: &str| {
+            let container = json!({"name": "postgres", "image": "x:1", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": reason}}});
+            let pod = json!({"metadata": {}, "status": {"containerStatuses": [container]}});
+            trouble(&serde_json::from_value(pod).unwrap())
+        };
+        assert_eq!(told("ContainerCreating"), None);
+        let image = told("ErrImagePull").unwrap();
+        assert!(image.contains("x:1") && image.contains("spec.image"), "{image}");
+        assert_eq!(
+            told("RunContainerError").unwrap(),
+            "container postgres doesn't start (RunContainerError)"
+        );
+    }
 }

@@ -47,7 +47,7 @@ pub fn stateful_set(
     let part = Part::Node(order.index);
     let name = names::stateful_set(pool.name(), order.index);
     let mut template = template(pool, runtime, pool_uid, order);
-    // How many nodes there are is no reason to restart one: only the search for archived WAL goes by it.
+    // How many nodes there are is no reason to restart one: only the search for archived WAL goes by it, until the agent has heard.
     let alike = self::template(&ValidPool { nodes: 0, ..pool.clone() }, runtime, pool_uid, order);
     let mark = fingerprint_of("StatefulSet", &name, &alike)?;
     annotate(&mut template, ANNOTATION_TEMPLATE, mark);

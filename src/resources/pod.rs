@@ -45,7 +45,8 @@ pub(super) fn pool_env(pool: &ValidPool, runtime: &Runtime, pool_uid: &str) -> V
     list
 }
 
-/// Where archived WAL is looked for. Fronts hear from the nodes how many there are, and aren't restarted when that changes.
+/// How many nodes there are when the pod is started: in whose archives it looks for WAL until its agent has heard of more or fewer. Nobody is
+/// restarted when that changes.
 pub(super) fn nodes_env(pool: &ValidPool) -> EnvVar {
     env("PGPOOL_NODES", pool.nodes.to_string())
 }

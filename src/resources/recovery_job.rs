@@ -9,7 +9,7 @@ use super::manifest::fingerprint;
 use super::node::node_placement;
 use super::pod::{
     Runtime, bootstrap_container, claim_volume, container_security, data_mounts, data_volumes, env,
-    job_spread, nodes_env, pod_metadata, pool_env, some,
+    job_spread, pod_metadata, pool_env, some,
 };
 use crate::model::ValidPool;
 use crate::names;
@@ -96,7 +96,6 @@ fn pod_spec(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrde
 fn environment(pool: &ValidPool, runtime: &Runtime, pool_uid: &str, order: &JobOrder) -> Vec<EnvVar> {
     let mut list = pool_env(pool, runtime, pool_uid);
     list.extend([
-        nodes_env(pool),
         env("PGPOOL_INDEX", order.node.to_string()),
         env("PGPOOL_DONOR", order.donor.to_string()),
         env("PGPOOL_INCARNATION", incarnation(pool_uid, &order.id)),

@@ -326,6 +326,7 @@ impl World {
                 state: "streaming".to_owned(),
                 replay_lsn: Some(u64::from(applied)),
                 reply_age_ms: None,
+                lag_ms: None,
                 address: None,
             });
         }

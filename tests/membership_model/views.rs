@@ -222,6 +222,7 @@ fn observe(state: &State, node: usize, view: &mut PrimaryView) {
             priority: i32::from(sender.priority),
             replay_lsn: Some(u64::from(sender.applied)),
             reply_age_ms: None,
+            lag_ms: None,
             address: None,
         });
     }

@@ -221,6 +221,7 @@ fn heal(view: &mut PrimaryView) {
             priority,
             replay_lsn,
             reply_age_ms: None,
+            lag_ms: None,
             address: None,
         });
         let answer = Answer {

@@ -134,6 +134,7 @@ pub fn replicas() -> impl Strategy<Value = Vec<Replica>> {
                 priority,
                 replay_lsn,
                 reply_age_ms: None,
+                lag_ms: None,
                 address: None,
             };
         list.into_iter().map(replica).collect()

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use pgpool_operator::api::v1alpha1::{PgPool, PgPoolStatus, Record};
 use pgpool_operator::config::postgresql::mark;
-use pgpool_operator::messages::{BackupProgress, Join, NodeReport, RefusedHandover, Role};
+use pgpool_operator::messages::{BackupProgress, Join, NodeReport, RefusedHandover, Replica, Role};
 use pgpool_operator::model::{
     ClaimSeen, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, Memory, NodeSeen, Observed,
     PodSeen, SecretsSeen, SetSeen, ValidPool,
@@ -77,6 +77,8 @@ pub struct World {
     pub refused: Option<RefusedHandover>,
     /// Nodes whose agents don't answer.
     pub silent: BTreeSet<u8>,
+    /// By how many milliseconds each standby lags, as its primary measures it; none of one that says nothing.
+    pub lags: BTreeMap<u8, Option<u64>>,
     /// How much later an epoch than the record's the nodes have seen: it was put back.
     pub put_back: i64,
     /// Whether nodes refuse the record, whatever its epoch.
@@ -162,6 +164,7 @@ impl World {
             begun: BTreeMap::new(),
             bootstrapped: false,
             silent: BTreeSet::new(),
+            lags: BTreeMap::new(),
             put_back: 0,
             refuses_record: false,
             front_down: false,
@@ -301,7 +304,7 @@ impl World {
             archive_bytes: 0,
             archive_error: None,
             backups: self.backups(),
-            replicas: Vec::new(),
+            replicas: if primary { self.replicas() } else { Vec::new() },
             synchronous: Vec::new(),
             attach_note: String::new(),
             bootstrapped: primary && self.bootstrapped,
@@ -313,6 +316,21 @@ impl World {
             refused_handover: self.refused.clone().filter(|_| primary),
             office: None,
         }
+    }
+
+    /// The walsenders of the standbys of which something is said.
+    fn replicas(&self) -> Vec<Replica> {
+        let replica = |(index, lag_ms): (&u8, &Option<u64>)| Replica {
+            index: *index,
+            incarnation: self.data[index].incarnation.clone().unwrap_or_default(),
+            state: "streaming".to_owned(),
+            priority: 1,
+            replay_lsn: lag_ms.map(|_| 0x300_0000),
+            reply_age_ms: Some(4),
+            lag_ms: *lag_ms,
+            address: None,
+        };
+        self.lags.iter().map(replica).collect()
     }
 
     /// Whether its Postgres asks for a restart. A standby keeps a limit that becomes lower until its primary has let go of it.

@@ -1,4 +1,6 @@
 //! What people and agents are told while something is under way.
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use pgpool_operator::api::v1alpha1::{Health, RecoveryStage, annotations};
 use pgpool_operator::model::SecretProblem;
@@ -230,6 +232,84 @@ fn a_certificate_is_told_of_once_when_another_one_stands_in_its_place() {
     let told = told_of(&mut world, &REASON, 5, false);
     assert!(told.len() == 1 && told[0].contains("Secret given has another certificate"), "{told:?}");
     assert!(told_of(&mut world, &REASON, 5, true).is_empty());
+}
+
+#[test]
+fn a_pod_that_cannot_start_is_told_of_once_with_what_to_do_until_it_starts() {
+    const REASON: [&str; 1] = ["PodCannotStart"];
+    let mut world = made(3);
+    let degraded = |world: &World| {
+        let found = world.status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+        (found.status.clone(), found.message.clone())
+    };
+    for _ in 0..2 {
+        world.suffer(&Fault::Image("16-absent"));
+        let mut told = Vec::new();
+        let mut since = None;
+        for _ in 0..60 {
+            told.extend(told_of(&mut world, &REASON, 1, false));
+            world.environment();
+            let waits = world.pods.values().find_map(|pod| pod.waits_since);
+            since = since.or(waits);
+            let late = since.is_some_and(|since| world.now.duration_since(since).as_secs() > 10);
+            assert!(late || told.is_empty(), "a moment calls nobody: {told:?}");
+        }
+        assert!(since.is_some() && told.len() == 1, "{told:?}");
+        for words in
+            ["pod orchard-2-0 can't start", "16-absent can't be pulled", "see spec.image", "-n harbour"]
+        {
+            assert!(told[0].contains(words), "{told:?}");
+        }
+        let (status, message) = degraded(&world);
+        assert!(status == "True" && message.contains("pod orchard-2-0 can't start"), "{message}");
+        world.suffer(&Fault::Image("16"));
+        for _ in 0..60 {
+            world.live_on(5);
+        }
+        assert_eq!(degraded(&world).0, "False", "{:?}", world.status.conditions);
+    }
+    assert!(world.broken.is_empty(), "{:?}", world.broken);
+}
+
+#[test]
+fn a_container_that_ends_again_and_again_is_told_of_once() {
+    let mut world = made(2);
+    let mut told = Vec::new();
+    for round in 0..6 {
+        let (now, ends) = (world.now, round % 2 == 0);
+        let pod = world.pods.get_mut(&1).unwrap();
+        pod.ready = false;
+        pod.waits_since.get_or_insert(now);
+        pod.trouble = ends.then(|| "container postgres doesn't start (CrashLoopBackOff)".to_owned());
+        told.extend(told_of(&mut world, &["PodCannotStart"], 20, false));
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    // It serves, and ends anew.
+    let pod = world.pods.get_mut(&1).unwrap();
+    (pod.ready, pod.waits_since, pod.trouble) = (true, None, None);
+    assert!(told_of(&mut world, &["PodCannotStart"], 2, false).is_empty());
+    let now = world.now;
+    let pod = world.pods.get_mut(&1).unwrap();
+    (pod.ready, pod.waits_since, pod.trouble) = (false, Some(now), Some("it doesn't start".to_owned()));
+    assert_eq!(told_of(&mut world, &["PodCannotStart"], 20, false).len(), 1);
+}
+
+#[test]
+fn how_old_that_is_what_a_standby_lacks_its_primary_says() {
+    let mut world = made(3);
+    let told = |world: &mut World| -> Vec<Option<i64>> {
+        // Positions are looked at anew each half minute.
+        world.pass_time(31);
+        pass(world);
+        world.status.nodes.iter().map(|node| node.lag_seconds).collect()
+    };
+    assert_eq!(told(&mut world), [None, None, None], "nobody has measured it");
+    world.lags = BTreeMap::from([(1, Some(0)), (2, Some(7900))]);
+    assert_eq!(told(&mut world), [None, Some(0), Some(7)]);
+    world.lags.insert(2, None);
+    assert_eq!(told(&mut world), [None, Some(0), None], "it has not said what it has");
+    world.silent.insert(0);
+    assert_eq!(told(&mut world), [None, None, None], "the primary isn't heard");
 }
 
 #[test]

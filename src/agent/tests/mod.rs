@@ -2,6 +2,7 @@
 //! other nodes and PostgreSQL. All of these are here, fake but for the volume; no PostgreSQL is started.
 mod api;
 mod beats;
+mod callers;
 mod copies;
 mod lead;
 mod office;

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use super::*;
 use crate::agent::node::StepError;
 use crate::agent::record::RecordError;
+use crate::archive::NodeCount;
 use crate::membership::record;
 
 #[tokio::test]
@@ -160,4 +161,31 @@ async fn a_spoilt_node_file_is_an_error_and_nothing_is_taken_over() {
     assert!(
         agent.node.record().is_none() && agent.node.start().await.unwrap() == super::super::node::Next::Wait
     );
+}
+
+#[tokio::test]
+async fn how_many_nodes_there_are_is_noted_for_the_search_of_archived_wal() {
+    let mut wished = object(Some(serving(&[0, 1])));
+    let api = Api::start(wished.clone()).await;
+    let mut agent = Agent::new(1, &api);
+    let noted = |agent: &Agent| {
+        let text = fs::read(agent.conf(names::NODE_COUNT)).unwrap();
+        serde_json::from_slice::<NodeCount>(&text).unwrap().nodes
+    };
+    agent.read().await;
+    assert_eq!(noted(&agent), 3);
+    wished.spec.nodes = 5;
+    api.replace(wished);
+    agent.read().await;
+    assert_eq!(noted(&agent), 5);
+    assert_eq!(agent.node.shared.report().nodes, Some(5), "fronts hear of it, too");
+    // One that is lost, or spoilt, is written anew.
+    fs::write(agent.conf(names::NODE_COUNT), "{").unwrap();
+    agent.read().await;
+    assert_eq!(noted(&agent), 5);
+    // What can't be noted holds up nothing.
+    fs::remove_file(agent.conf(names::NODE_COUNT)).unwrap();
+    fs::create_dir(agent.conf(names::NODE_COUNT)).unwrap();
+    agent.read().await;
+    assert_eq!(agent.node.record().map(|record| record.epoch), Some(5));
 }

@@ -175,6 +175,7 @@ impl Pool {
             priority: i32::from(self.is_attached(*index)),
             replay_lsn: Some(LSN),
             reply_age_ms: Some(REPLY_AGE),
+            lag_ms: Some(0),
             address: None,
         };
         others.map(replica).collect()
