@@ -7,10 +7,12 @@ use super::stage::{self, Part, Play};
 use crate::interrupt;
 use crate::progress::{print, say};
 
+/// The act of the cluster test.
+pub const ACT: &str = "chaos";
 /// Its cluster.
 const CLUSTER: &str = "chaos";
 /// MiB of each node's volume, a file system of its own: one that is filled must fill nothing else.
-const VOLUMES: u32 = 1536;
+pub const VOLUMES: u32 = 1536;
 
 /// What is to happen.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -38,27 +40,34 @@ pub fn run(options: &Options) -> bool {
     if let Err(e) = interrupt::hold() {
         say(format!("error: {e}"));
     }
-    let part = Part { name: Name::Cluster, words: words(options), label: String::new() };
+    let part = Part { name: Name::Cluster, words: options.words(), label: String::new() };
     let play = Play { cluster: CLUSTER, over_remains: false, volumes: Some(VOLUMES), parts: vec![part] };
     let tally = stage::alone(&play, options.keep);
     print(tally.to_string());
     tally.good()
 }
 
-/// Arguments of the test program.
-fn words(options: &Options) -> Vec<String> {
-    // The cluster goes with all that is on it: the test needn't take it away first.
-    let mut words = vec!["--act".to_owned(), "chaos".to_owned(), "--keep".to_owned()];
-    let numbers = [
-        ("--faults", Some(u64::from(options.faults))),
-        ("--seed", options.seed),
-        ("--minutes", options.minutes),
-        ("--only", options.only.map(u64::from)),
-    ];
-    for (flag, number) in numbers {
-        words.extend(number.into_iter().flat_map(|number| [flag.to_owned(), number.to_string()]));
+impl Options {
+    /// What the whole test makes of it beside its other acts: each run the same list, and no round begins that nobody has time for.
+    pub fn of_the_whole_test() -> Self {
+        Self { faults: 30, seed: Some(21), minutes: Some(10), only: None, keep: false }
     }
-    words
+
+    /// Arguments of the test program.
+    pub fn words(&self) -> Vec<String> {
+        // The cluster goes with all that is on it: the test needn't take it away first.
+        let mut words = vec!["--act".to_owned(), ACT.to_owned(), "--keep".to_owned()];
+        let numbers = [
+            ("--faults", Some(u64::from(self.faults))),
+            ("--seed", self.seed),
+            ("--minutes", self.minutes),
+            ("--only", self.only.map(u64::from)),
+        ];
+        for (flag, number) in numbers {
+            words.extend(number.into_iter().flat_map(|number| [flag.to_owned(), number.to_string()]));
+        }
+        words
+    }
 }
 
 #[cfg(test)]
@@ -68,8 +77,8 @@ mod tests {
     #[test]
     fn the_test_program_is_told_what_was_asked_for() {
         let all = Options { faults: 500, seed: Some(7), minutes: Some(90), only: Some(3), keep: false };
-        assert_eq!(words(&all).join(" "), "--act chaos --keep --faults 500 --seed 7 --minutes 90 --only 3");
+        assert_eq!(all.words().join(" "), "--act chaos --keep --faults 500 --seed 7 --minutes 90 --only 3");
         let few = Options { faults: 30, seed: None, minutes: None, only: None, keep: true };
-        assert_eq!(words(&few).join(" "), "--act chaos --keep --faults 30");
+        assert_eq!(few.words().join(" "), "--act chaos --keep --faults 30");
     }
 }

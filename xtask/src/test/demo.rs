@@ -360,7 +360,7 @@ fn heard(mut command: Command, mut each: impl FnMut(&str) -> Result<Then>) -> Re
     // Its ends of the pipe: with them in here there would be no end of the lines.
     drop(command);
     let mut child = child.map_err(failed)?;
-    let mut work = || {
+    let work = || {
         for line in BufReader::new(lines).lines() {
             let line = line.map_err(failed)?;
             say(format!("   │ {line}"));

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use super::chaos::{self, ACT as CHAOS};
 use super::tally::Tally;
 use super::wish::Chosen;
 use super::{Name, demo, steps, timed};
@@ -19,12 +20,13 @@ const FIRST: &str = "test";
 /// That of the act which is over first: it has time for what else needs a cluster.
 const LAST: &str = "test-4";
 /// The acts of the cluster test (`tests/cluster/main.rs`), by the cluster that each runs on.
-const ACTS: [(&str, &str); 5] = [
+const ACTS: [(&str, &str); 6] = [
     (FIRST, "recovery"),
     ("test-2", "failover"),
     ("test-3", "changes"),
     (LAST, "lifecycle"),
     ("test-5", "machines"),
+    ("test-6", CHAOS),
 ];
 
 /// The step of the cluster test that needs drivers from the registries.
@@ -123,27 +125,38 @@ pub fn alone(play: &Play, keep: bool) -> Tally {
 
 /// Who plays where.
 fn plays(chosen: &[Chosen]) -> Vec<Play> {
-    let part = |chosen: &Chosen, words: &[&str], label: &str| Part {
+    let part = |chosen: &Chosen, words: &[String], label: &str| Part {
         name: chosen.part,
-        words: words.iter().map(|word| (*word).to_owned()).chain(chosen.filters.iter().cloned()).collect(),
+        words: words.iter().chain(&chosen.filters).cloned().collect(),
         label: label.to_owned(),
     };
     let whole = |chosen: &&Chosen| chosen.part == Name::Cluster && chosen.filters.is_empty();
     let beside = if chosen.iter().any(|chosen| whole(&chosen)) { LAST } else { FIRST };
     let others = chosen.iter().filter(|chosen| !whole(chosen)).map(|chosen| (beside, part(chosen, &[], "")));
     let acts = chosen.iter().filter(whole).flat_map(|chosen| {
-        ACTS.map(|(cluster, act)| (cluster, part(chosen, &["--act", act], &format!("{act:<9} │ "))))
+        ACTS.map(|(cluster, act)| (cluster, part(chosen, &act_words(act), &format!("{act:<9} │ "))))
     });
     let mut plays: Vec<Play> = Vec::new();
     for (cluster, part) in others.chain(acts) {
         match plays.iter_mut().find(|play| play.cluster == cluster) {
             Some(play) => play.parts.push(part),
             None => {
-                plays.push(Play { cluster, over_remains: cluster == LAST, volumes: None, parts: vec![part] })
+                let full = ACTS.contains(&(cluster, CHAOS));
+                let (over_remains, volumes) = (cluster == LAST, full.then_some(chaos::VOLUMES));
+                plays.push(Play { cluster, over_remains, volumes, parts: vec![part] });
             }
         }
     }
     plays
+}
+
+/// What the test program is told of an act.
+fn act_words(act: &str) -> Vec<String> {
+    if act == CHAOS {
+        chaos::Options::of_the_whole_test().words()
+    } else {
+        vec!["--act".to_owned(), act.to_owned()]
+    }
 }
 
 fn failures(play: &Play) -> Vec<(Name, Tally)> {
@@ -256,6 +269,7 @@ mod tests {
             "test-3: cluster --act changes",
             "test-4: api, cluster --act lifecycle",
             "test-5: cluster --act machines",
+            "test-6: cluster --act chaos --keep --faults 30 --seed 21 --minutes 10",
             "test: cluster --act recovery",
         ];
         assert_eq!(all, acts);
@@ -263,8 +277,8 @@ mod tests {
 
     #[test]
     fn what_was_kept_a_moment_ago_stays() {
-        assert_eq!(left_over(false), ["test", "test-2", "test-3", "test-4", "test-5", "test-demo"]);
-        assert_eq!(left_over(true), ["test", "test-2", "test-3", "test-4", "test-5"]);
+        assert_eq!(left_over(false), ["test", "test-2", "test-3", "test-4", "test-5", "test-6", "test-demo"]);
+        assert_eq!(left_over(true), ["test", "test-2", "test-3", "test-4", "test-5", "test-6"]);
     }
 
     #[test]
