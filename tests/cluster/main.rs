@@ -6,6 +6,7 @@
 //! choose steps; `--keep` leaves everything as it is at the end, for a look.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
+mod ahead;
 mod alone;
 mod archives;
 mod authority;
@@ -266,6 +267,7 @@ fn failures() -> Vec<Step> {
         }),
         step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(alone::standby_dies(w))),
         step("failover::the_api_is_away_and_then_the_primary", |w| Box::pin(alone::primary_dies(w))),
+        step("failover::a_primary_starts_again_ahead_of_all", |w| Box::pin(ahead::primary_starts_again(w))),
         step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
         step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),
         step("failover::the_primary_reaches_the_api_alone", |w| {
