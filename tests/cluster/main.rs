@@ -320,6 +320,7 @@ fn mistakes() -> Vec<Step> {
     vec![
         step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
         step("bad_input::refused_placement_changes_nothing", |w| Box::pin(bad_input::refused_placement(w))),
+        step("bad_input::a_spec_the_operator_refuses_changes_nothing", |w| Box::pin(bad_input::refused_spec(w))),
         beside("bad_input::quotas_are_told_of", |w| Box::pin(bad_input::quotas(w))),
         beside("bad_input::a_locale_that_the_image_lacks_is_told_of", |w| {
             Box::pin(bad_input::absent_locale(w))
