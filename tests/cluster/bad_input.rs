@@ -105,11 +105,11 @@ pub async fn refused_placement(world: &World) -> Outcome {
 const REFUSED: [(&str, &str); 2] = [
     (
         "/spec/resources",
-        "spec.resources.requests.memory: 2Gi is more than spec.resources.limits.memory, 1Gi: no pod may ask for more",
+        "spec.resources.requests.memory: 2Gi is more than spec.resources.limits.memory, 1Gi: no pod may ask",
     ),
     (
         "/spec/proxy/resources",
-        "spec.proxy.resources.requests.cpu: 2 is more than spec.proxy.resources.limits.cpu, 500m: no pod may ask for more",
+        "spec.proxy.resources.requests.cpu: 2 is more than spec.proxy.resources.limits.cpu, 500m: no pod may ask",
     ),
 ];
 

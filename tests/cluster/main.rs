@@ -24,6 +24,7 @@ mod handover;
 mod harness;
 mod inside;
 mod install;
+mod liveness;
 mod load;
 mod machines;
 mod majors;
@@ -177,6 +178,7 @@ fn services() -> Vec<Step> {
         step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
         step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
         step("authority::secrets_that_are_spoilt_are_told_of", |w| Box::pin(authority::spoilt(w))),
+        step("liveness::a_standby_that_stands_still_stays", |w| Box::pin(liveness::standby_stands_still(w))),
     ]
 }
 
@@ -320,7 +322,9 @@ fn mistakes() -> Vec<Step> {
     vec![
         step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
         step("bad_input::refused_placement_changes_nothing", |w| Box::pin(bad_input::refused_placement(w))),
-        step("bad_input::a_spec_the_operator_refuses_changes_nothing", |w| Box::pin(bad_input::refused_spec(w))),
+        step("bad_input::a_spec_the_operator_refuses_changes_nothing", |w| {
+            Box::pin(bad_input::refused_spec(w))
+        }),
         beside("bad_input::quotas_are_told_of", |w| Box::pin(bad_input::quotas(w))),
         beside("bad_input::a_locale_that_the_image_lacks_is_told_of", |w| {
             Box::pin(bad_input::absent_locale(w))
