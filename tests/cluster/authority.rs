@@ -17,6 +17,14 @@ use super::world::{POOL, SPACE, World, until};
 const YEARS: (i32, i32) = (9, 1);
 /// A time that lies long enough back for everybody to have heard of what was changed then.
 const LONG_AGO: &str = "2020-01-01T00:00:00Z";
+/// What is told of each step of a new authority.
+const STEPS: [&str; 3] = [
+    "a new certificate authority was made and is trusted beside the old one",
+    "the new certificate authority signs from now on",
+    "the old certificate authority is no longer trusted",
+];
+/// A byte that no text has, as a Secret is written.
+const NO_TEXT: &str = "/w==";
 /// Logins that must have been tried.
 const LOGINS: usize = 40;
 /// Logs in again and again, until it is told to stop; one letter each time.
@@ -104,6 +112,11 @@ pub async fn replaced(world: &World) -> Outcome {
     still_open(world).await?;
     let now = containers(world).await?;
     ensure(now == running, || format!("{running:?} became {now:?}"))?;
+    until("an event of each step", WHOLE, || async {
+        let told = world.events("AuthorityRenewed").await?;
+        ensure(STEPS.iter().all(|step| told.iter().any(|note| note == step)), || format!("{told:?}"))
+    })
+    .await?;
     world.whole(WHOLE).await.map(drop)
 }
 
@@ -153,5 +166,31 @@ pub async fn spoilt(world: &World) -> Outcome {
         let said = world.here(&reasons).await?;
         ensure(said.contains(reason), || format!("no event {reason}: {said}"))?;
     }
-    Ok(())
+    keyless(world, &password).await
+}
+
+/// From a new password PostgreSQL is told something that takes the authority's key: while that is no text it keeps the old one, and
+/// that is told.
+async fn keyless(world: &World, password: &str) -> Outcome {
+    let (ca, app) = (names::ca_secret(POOL), names::app_secret(POOL));
+    let key = secret(world, &ca, "tls.key").await?;
+    patch_secret(world, &ca, json!({"data": {"tls.key": NO_TEXT}})).await?;
+    let told = async {
+        patch_secret(world, &app, json!({"stringData": {"password": format!("{password}-new")}})).await?;
+        let words = format!("Secret {ca}: key tls.key is missing or no text");
+        until("the event", WHOLE, || async {
+            let events = world.events("CertificateFailed").await?;
+            ensure(events.iter().any(|note| note.contains(&words)), || format!("{events:?}"))
+        })
+        .await?;
+        let said = as_app(world, POOL, "SELECT 'as before'").await?;
+        ensure(said == "as before", || said.clone())
+    }
+    .await;
+    // The old password first: the new one must not be given to the role.
+    patch_secret(world, &app, json!({"stringData": {"password": password}})).await?;
+    patch_secret(world, &ca, json!({"stringData": {"tls.key": key}})).await?;
+    told?;
+    world.whole(WHOLE).await?;
+    until("a login with the old password", WHOLE, || as_app(world, POOL, "SELECT 1")).await.map(drop)
 }

@@ -2,14 +2,15 @@
 //! says what is wrong where a person looks.
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use pgpool_operator::api::v1alpha1::{Health, PgPoolStatus};
 use pgpool_operator::names;
 use serde_json::{Value, json};
 
 use super::harness::{Outcome, ensure};
-use super::install::{CLIENT, IMAGE, namespace};
-use super::load;
+use super::install::{CLIENT, IMAGE, as_app, namespace};
 use super::pool::{NODES, WHOLE};
 use super::world::{POOL, SPACE, World, until};
+use super::{changes, load};
 
 /// Namespace with a quota.
 pub const NARROW: &str = "cluster-test-narrow";
@@ -115,6 +116,93 @@ pub async fn refused_placement(world: &World) -> Outcome {
     load::unharmed(world).await
 }
 
+/// Fields in which no rule of the API server sees that more is asked for than may be used, and the least that is said of each.
+const REFUSED: [(&str, &str); 2] = [
+    (
+        "/spec/resources",
+        "spec.resources.requests.memory: 2Gi is more than spec.resources.limits.memory, 1Gi: no pod may ask",
+    ),
+    (
+        "/spec/proxy/resources",
+        "spec.proxy.resources.requests.cpu: 2 is more than spec.proxy.resources.limits.cpu, 500m: no pod may ask",
+    ),
+];
+
+/// Puts exactly these into the fields of [`REFUSED`]; nothing where there was none.
+async fn put(world: &World, values: [Option<Value>; 2]) -> Outcome {
+    let change = |((path, _), value): ((&str, &str), Option<Value>)| match value {
+        Some(value) => json!({"op": "add", "path": path, "value": value}),
+        None => json!({"op": "remove", "path": path}),
+    };
+    let changes: Vec<Value> = REFUSED.into_iter().zip(values).map(change).collect();
+    let changes = json!(changes).to_string();
+    world.here(&["patch", "pgpool", POOL, "--type=json", "-p", &changes]).await.map(drop)
+}
+
+/// What the operator makes of a spec: its objects, which copy of each it is, and how often what is wanted of it was changed.
+async fn made(world: &World) -> Outcome<String> {
+    let (kinds, label) = (
+        "statefulsets,deployments,services,secrets,networkpolicies,poddisruptionbudgets",
+        format!("{}={POOL}", names::LABEL_POOL),
+    );
+    let path =
+        "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.uid} {.metadata.generation}, {end}";
+    world.here(&["get", kinds, "-l", &label, "-o", path]).await
+}
+
+/// A spec that the API server takes and the operator refuses: the pool says which fields are wrong and why, and goes on with what it
+/// had until they are right.
+pub async fn refused_spec(world: &World) -> Outcome {
+    world.whole(WHOLE).await?;
+    let (before, pods) = (made(world).await?, changes::uids(world).await?);
+    let pool: Value = serde_json::from_str(&world.here(&["get", "pgpool", POOL, "-o", "json"]).await?)?;
+    let wrong = [
+        json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}),
+        json!({"requests": {"cpu": "2"}, "limits": {"cpu": "500m"}}),
+    ];
+    put(world, wrong.map(Some)).await?;
+    let refused = is_refused(world).await;
+    put(world, REFUSED.map(|(path, _)| pool.pointer(path).cloned())).await?;
+    refused?;
+    world.whole(WHOLE).await?;
+    let after = made(world).await?;
+    ensure(after == before, || format!("{before} became {after}"))?;
+    let after = changes::uids(world).await?;
+    ensure(after == pods, || format!("the pods were {pods:?}, and are {after:?}"))?;
+    load::unharmed(world).await
+}
+
+/// The pool says so where a person looks, and serves.
+async fn is_refused(world: &World) -> Outcome {
+    let before = made(world).await?;
+    let says = |status: &PgPoolStatus| {
+        let degraded = status.conditions.iter().find(|condition| condition.type_ == "Degraded");
+        degraded.is_some_and(|degraded| {
+            let told = REFUSED.iter().all(|(_, words)| degraded.message.contains(words));
+            told && degraded.reason == "InvalidSpec" && degraded.status == "True"
+        })
+    };
+    let refused = |status: &PgPoolStatus| status.phase == Some(Health::Invalid) && says(status);
+    let status = world.when("the spec to be refused", WHOLE, refused).await?;
+    ensure(status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False"), || {
+        format!("{:?}", status.conditions)
+    })?;
+    until("the events", WHOLE, || async {
+        let events = world.events("InvalidSpec").await?;
+        let told = REFUSED.iter().all(|(_, words)| events.iter().any(|note| note.contains(words)));
+        ensure(told, || format!("{events:?}"))
+    })
+    .await?;
+    let write = "DROP TABLE IF EXISTS refused; CREATE TABLE refused AS SELECT 'written' AS said";
+    as_app(world, POOL, write).await?;
+    let said = as_app(world, &names::read_service(POOL), "SELECT said FROM refused").await?;
+    ensure(said == "written", || said.clone())?;
+    as_app(world, POOL, "DROP TABLE refused").await?;
+    load::goes_on(world).await?;
+    let after = made(world).await?;
+    ensure(after == before, || format!("changed by a spec that is refused: {before} became {after}"))
+}
+
 async fn write_password(world: &World, password: &str) -> Outcome {
     let encode = |text: &str| BASE64_STANDARD.encode(text);
     let secret = json!({
@@ -135,6 +223,16 @@ async fn logs_in(world: &World, password: &str) -> Outcome {
     ensure(said == "1", || said.clone())
 }
 
+/// What was made of the user and of its next password is told of.
+async fn roles_are_told_of(world: &World) -> Outcome {
+    let notes = ["made", "changed"].map(|what| format!("role {USER} {what}"));
+    until("the events", WHOLE, || async {
+        let events = world.events("RolesChanged").await?;
+        ensure(notes.iter().all(|note| events.contains(note)), || format!("{events:?}"))
+    })
+    .await
+}
+
 /// Passwords with whatever a person can type in a line work; one of two lines and one that is too long are refused, and the one before
 /// goes on.
 pub async fn odd_passwords(world: &World) -> Outcome {
@@ -144,6 +242,7 @@ pub async fn odd_passwords(world: &World) -> Outcome {
             write_password(world, password).await?;
             until(&format!("a login by {password:?}"), WHOLE, || logs_in(world, password)).await?;
         }
+        roles_are_told_of(world).await?;
         write_password(world, &"x".repeat(LONG)).await?;
         let told = until("the condition", WHOLE, || async {
             let conditions = json!(world.status().await?.conditions).to_string();

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use super::faults::every_pod_deleted;
 use super::harness::{Failure, Outcome, ensure, failed};
+use super::pool::attached;
 use super::processes::{
     agent, another_agent, another_postmaster, kill_agent, kill_postgres, postmaster, signal, startup_process,
     thaw, uid_of,
@@ -20,6 +21,10 @@ use super::{front, load, machines, sessions};
 const WITHOUT_API: Duration = Duration::from_secs(20);
 /// How long a primary goes on alone.
 const ALONE: Duration = Duration::from_secs(20);
+/// Commits older than that remove a standby: status tells of a lag before, since it looks every half minute, or ten seconds later.
+const LAG: &str = "55s";
+/// Seconds of it that status has to tell while the standby is attached.
+const TOLD: i64 = 4;
 /// Time for another primary to be in office.
 pub const TAKEN_OVER: Duration = Duration::from_secs(60);
 
@@ -114,9 +119,10 @@ pub async fn two_killed(world: &World) -> Outcome {
     ensure(after.epoch > before.epoch, || format!("{before:?} became {after:?}"))
 }
 
-/// Only the replay of a standby is frozen: commits wait for it, until it has lagged for too long and is removed.
+/// Only the replay of a standby is frozen: commits wait for it, until it has lagged for too long and is removed. Status tells of the
+/// lag before.
 pub async fn standby_lags(world: &World) -> Outcome {
-    set_lag(world, "8s").await?;
+    set_lag(world, LAG).await?;
     let removed = lagging(world).await;
     set_lag(world, "30s").await?;
     println!("    {}", removed?);
@@ -129,6 +135,7 @@ async fn lagging(world: &World) -> Outcome<String> {
     let replay = startup_process(world, node).await?;
     let before = world.record().await?;
     signal(replay, Signal::STOP)?;
+    let told = lag_is_told(world, node).await;
     let removed = until("the standby to be removed", TAKEN_OVER, || async {
         let record = world.record().await?;
         let gone = record.primary == before.primary && record.attached.iter().all(|m| m.index != node);
@@ -138,10 +145,24 @@ async fn lagging(world: &World) -> Outcome<String> {
     .await;
     let went_on = load::goes_on(world).await;
     thaw(&[replay]);
+    told?;
     let reason = removed?;
     went_on?;
     ensure(reason.contains("lags behind"), || format!("removed for another reason: {reason}"))?;
     Ok(reason)
+}
+
+/// Waits until status tells how old the oldest change is that an attached standby lacks.
+async fn lag_is_told(world: &World, node: u8) -> Outcome {
+    let lag = move |status: &PgPoolStatus| {
+        status.nodes.iter().find(|seen| seen.index == node).and_then(|seen| seen.lag_seconds)
+    };
+    let grown = move |status: &PgPoolStatus| {
+        attached(status).contains(&node) && lag(status).is_some_and(|seconds| seconds >= TOLD)
+    };
+    let status = world.when("the lag to be told", TAKEN_OVER, grown).await?;
+    println!("    {} s of lag are told of node {node}", lag(&status).unwrap_or_default());
+    Ok(())
 }
 
 async fn set_lag(world: &World, lag: &str) -> Outcome {

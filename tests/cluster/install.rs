@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::pool::{NODES, WHOLE, role, selector};
+use super::sessions::secret;
 use super::world::{POOL, RELEASE, SPACE, SYSTEM, World, checkout, until};
 use super::{removal, upgrade};
 
@@ -176,6 +177,7 @@ pub async fn services(world: &World) -> Outcome {
     let said = world.here(&["exec", CLIENT, "--", "sh", "-c", by_file]).await?;
     let jdbc = format!("hello\njdbc:postgresql://{POOL}.{SPACE}.svc:5432/app");
     ensure(said == jdbc, || format!("the Secret's pgpass, host and port answered {said:?}, not {jdbc:?}"))?;
+    same_by_jdbc(world).await?;
     let read = names::read_service(POOL);
     let mut seen = BTreeMap::new();
     until("an answer of every node by the read Service", STARTED, async || {
@@ -186,6 +188,43 @@ pub async fn services(world: &World) -> Outcome {
     .await?;
     ensure(seen.keys().all(|answer| answer.ends_with("/hello")), || format!("answers: {seen:?}"))?;
     verified(world).await
+}
+
+/// The JDBC URI says what the Secret's other keys say.
+async fn same_by_jdbc(world: &World) -> Outcome {
+    let name = names::app_secret(POOL);
+    let Some(parts) = jdbc_parts(&secret(world, &name, "jdbc-uri").await?) else {
+        return failed("the Secret's jdbc-uri can't be read");
+    };
+    for (key, part) in parts {
+        let plain = secret(world, &name, key).await?;
+        // Not printed: one of them is the password.
+        ensure(part == plain, || format!("the Secret's jdbc-uri has another {key}"))?;
+    }
+    Ok(())
+}
+
+/// What stands in a JDBC URI, by the key of the Secret that has it too.
+fn jdbc_parts(uri: &str) -> Option<Vec<(&'static str, String)>> {
+    let (place, login) = uri.strip_prefix("jdbc:postgresql://")?.split_once('?')?;
+    let (server, database) = place.split_once('/')?;
+    let (host, port) = server.split_once(':')?;
+    let mut pairs: BTreeMap<&str, &str> = login.split('&').filter_map(|pair| pair.split_once('=')).collect();
+    let (user, password) = (pairs.remove("user")?, pairs.remove("password")?);
+    let parts =
+        [("host", host), ("port", port), ("dbname", database), ("username", user), ("password", password)];
+    parts.into_iter().map(|(key, text)| Some((key, decoded(text)?))).collect()
+}
+
+/// A text without its `%XX` (RFC 3986).
+fn decoded(text: &str) -> Option<String> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        bytes.push(u8::from_str_radix(piece.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(piece.get(2..)?.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The server's certificate names the Service, and nothing else that leads there.

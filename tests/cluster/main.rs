@@ -6,6 +6,7 @@
 //! choose steps; `--keep` leaves everything as it is at the end, for a look.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it finds the unexpected")]
 
+mod ahead;
 mod alone;
 mod archives;
 mod authority;
@@ -25,6 +26,7 @@ mod harness;
 mod hold;
 mod inside;
 mod install;
+mod liveness;
 mod load;
 mod machines;
 mod majors;
@@ -182,6 +184,7 @@ fn services() -> Vec<Step> {
         step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
         step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
         step("authority::secrets_that_are_spoilt_are_told_of", |w| Box::pin(authority::spoilt(w))),
+        step("liveness::a_standby_that_stands_still_stays", |w| Box::pin(liveness::standby_stands_still(w))),
     ]
 }
 
@@ -280,6 +283,7 @@ fn machines() -> Vec<Step> {
         }),
         step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(alone::standby_dies(w))),
         step("failover::the_api_is_away_and_then_the_primary", |w| Box::pin(alone::primary_dies(w))),
+        step("failover::a_primary_starts_again_ahead_of_all", |w| Box::pin(ahead::primary_starts_again(w))),
         step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
         step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),
         step("failover::the_primary_reaches_the_api_alone", |w| {
@@ -332,6 +336,9 @@ fn mistakes() -> Vec<Step> {
     vec![
         step("bad_input::refused_parameters_change_nothing", |w| Box::pin(bad_input::refused_parameters(w))),
         step("bad_input::refused_placement_changes_nothing", |w| Box::pin(bad_input::refused_placement(w))),
+        step("bad_input::a_spec_the_operator_refuses_changes_nothing", |w| {
+            Box::pin(bad_input::refused_spec(w))
+        }),
         beside("bad_input::quotas_are_told_of", |w| Box::pin(bad_input::quotas(w))),
         beside("bad_input::a_locale_that_the_image_lacks_is_told_of", |w| {
             Box::pin(bad_input::absent_locale(w))

@@ -138,13 +138,15 @@ async fn carried_on(world: &World, before: &PgPoolStatus, id: &str) -> Outcome {
     ensure(last == Some(id), || format!("recovery {id} was not carried on: {}", told(&status)))
 }
 
-/// The agent of the recovered node is killed while it catches up: the recovery goes on with the next one.
+/// The agent of the recovered node is killed while it catches up: the recovery goes on with the next one. The old data goes once the new
+/// copy is attached, and not before.
 pub async fn agent_killed(world: &World) -> Outcome {
     let before = world.status().await?;
     hold(world, CatchingUp).await?;
     let met = async {
         spoil(world, 2).await?;
         let met = world.in_stage(2, CatchingUp).await?.recovery.map(|r| r.id);
+        old_data_is_kept(world, 2).await?;
         // The stage begins before its Postgres does.
         let agent = until("a Postgres on the new copy", WHOLE, || kill_agent(world, 2)).await?;
         Ok::<_, Failure>((met.ok_or_else(|| Failure("no recovery".to_owned()))?, agent))
@@ -153,8 +155,19 @@ pub async fn agent_killed(world: &World) -> Outcome {
     release(world).await?;
     let (met, agent) = met?;
     carried_on(world, &before, &met).await?;
+    until("the old data to go", WHOLE, || async {
+        world.shell(2, "test ! -e /var/lib/pgpool/pgdata.old").await.map(drop)
+    })
+    .await?;
     load::unharmed(world).await?;
     another_agent(world, 2, agent).await
+}
+
+/// Until the new copy is attached the old one is kept beside it, where there is room for both. It is known by what [`spoil`] did.
+async fn old_data_is_kept(world: &World, node: u8) -> Outcome {
+    let look = "cd /var/lib/pgpool && ls -d pgdata/base pgdata.old/base.lost && \
+                grep '\"destroyed\":false' recovery.json";
+    until("the old data beside the new", WHOLE, || async { world.shell(node, look).await.map(drop) }).await
 }
 
 /// Deletes the operators by force, and waits until another one leads.

@@ -43,9 +43,10 @@ pub async fn front_only(world: &World) -> Outcome {
         .map(drop)
 }
 
-/// A pod reaches no port of any node. Each try takes its time, so they go side by side.
+/// A pod reaches no port of any node, not even that of the probes, which come from the node's own machine; metrics there are for
+/// those alone whom the operator was told of. Each try takes its time, so they go side by side.
 async fn no_node(world: &World, space: &str, pod: &str) -> Outcome {
-    let ports = [names::POSTGRES_PORT, names::AGENT_PORT];
+    let ports = [names::POSTGRES_PORT, names::AGENT_PORT, names::HEALTH_PORT];
     let ways = super::pool::NODES.into_iter().flat_map(|node| ports.map(|port| (node, port)));
     let tries = ways.map(async |(node, port)| {
         let host = address(world, node).await?;
@@ -188,36 +189,80 @@ async fn logins_refused(world: &World, host: &str) -> Outcome {
     Ok(())
 }
 
+/// A pool that can't work, and what is told of that.
+struct Hopeless {
+    name: &'static str,
+    /// What its spec has beside the rest.
+    spec: Value,
+    /// Words of its conditions, or of a node's reason.
+    words: &'static [&'static str],
+    /// Reason of the warning and of the condition Degraded.
+    reason: &'static str,
+    /// Words of the warning.
+    warned: &'static [&'static str],
+}
+
+/// What the events with this reason say of a pool itself.
+async fn events_of(world: &World, pool: &str, kind: &str, reason: &str) -> Outcome<String> {
+    let of = format!("involvedObject.kind=PgPool,involvedObject.name={pool},type={kind},reason={reason}");
+    world.here(&["get", "events", "--field-selector", &of, "-o", "jsonpath={.items[*].message}"]).await
+}
+
 /// Applies a pool that can't work, waits for words that say so, and removes it.
-async fn hopeless(world: &World, name: &str, spec: Value, words: &[&str]) -> Outcome {
+async fn hopeless(world: &World, pool: Hopeless) -> Outcome {
+    let Hopeless { name, spec, words, reason, warned } = pool;
     world
         .apply(&json!({
             "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
             "metadata": {"name": name, "namespace": SPACE}, "spec": spec,
         }))
         .await?;
+    let path = "jsonpath={.status.conditions[*].message} {.status.nodes[*].reason}; \
+                {range .status.conditions[?(@.type=='Degraded')]}{.status} {.reason}{end}";
     let told = until(&format!("pool {name} to say what is wrong"), WHOLE, || async {
-        let told = world
-            .here(&[
-                "get",
-                "pgpool",
-                name,
-                "-o",
-                "jsonpath={.status.conditions[*].message} {.status.nodes[*].reason}",
-            ])
-            .await?;
-        ensure(words.iter().all(|word| told.contains(word)), || told.clone())?;
+        let told = world.here(&["get", "pgpool", name, "-o", path]).await?;
+        let why = told.ends_with(&format!("; True {reason}"));
+        ensure(why && words.iter().all(|word| told.contains(word)), || told.clone())?;
         Ok(told)
     })
     .await?;
     println!("    {name}: {told}");
-    world.here(&["delete", "pgpool", name, "--timeout=180s"]).await.map(drop)
+    until(&format!("a warning of pool {name}"), WHOLE, || async {
+        let told = events_of(world, name, "Warning", reason).await?;
+        ensure(warned.iter().all(|word| told.contains(word)), || told.clone())
+    })
+    .await?;
+    world.here(&["delete", "pgpool", name, "--timeout=180s"]).await?;
+    let told = events_of(world, name, "Normal", "Deleting").await?;
+    ensure(told.contains("its volumes too"), || format!("told of the end of pool {name}: {told:?}"))
+}
+
+/// A Service that isn't the pool's has the name of one: it stays as it is, also when the pool goes.
+async fn taken(world: &World, spec: Value) -> Outcome {
+    const NAME: &str = "taken";
+    let service = names::read_service(NAME);
+    world
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": service, "namespace": SPACE},
+            "spec": {"ports": [{"port": 80}], "selector": {"app": "somebody-elses"}},
+        }))
+        .await?;
+    let seen = async || {
+        let path = "jsonpath={.metadata.uid} {.metadata.ownerReferences} {.spec.selector}";
+        world.here(&["get", "service", &service, "-o", path]).await
+    };
+    let before = seen().await?;
+    let words: &[&str] = &["Service taken-ro is there already and isn't the pool's"];
+    hopeless(world, Hopeless { name: NAME, spec, words, reason: "NameTaken", warned: words }).await?;
+    let after = seen().await?;
+    ensure(after == before, || format!("somebody else's Service was {before}, and is {after}"))?;
+    world.here(&["delete", "service", &service]).await.map(drop)
 }
 
 /// What can't work says why where a person looks.
 pub async fn hopeless_pools(world: &World) -> Outcome {
     let storage = json!({"size": "1Gi", "whenDeleted": "Delete"});
-    let spec = |extra: Value| {
+    let spec = |extra: &Value| {
         let mut spec = json!({"nodes": 1, "image": IMAGE, "storage": storage.clone()});
         for (key, value) in extra.as_object().into_iter().flatten() {
             spec[key] = value.clone();
@@ -234,18 +279,60 @@ pub async fn hopeless_pools(world: &World) -> Outcome {
             .to_string(),
         )
         .await?;
+    let all = pools().map(|pool| hopeless(world, Hopeless { spec: spec(&pool.spec), ..pool }));
+    let others = taken(world, spec(&json!({})));
+    let (all, others) = tokio::join!(try_join_all(all), others);
+    all?;
+    others
+}
+
+/// The pools, with what each has beside the rest.
+fn pools() -> [Hopeless; 6] {
     let users = json!([{"name": "jo", "secret": "half"}, {"name": "al", "secret": "nowhere"}]);
     let storage = json!({"size": "1Gi", "storageClassName": "absent", "whenDeleted": "Delete"});
     let sql = |name: &str, key: &str| json!({"bootstrap": {"sql": {"secret": {"name": name, "key": key}}}});
-    let builtin = json!({"image": OTHER_IMAGE, "bootstrap": {"provider": "builtin"}});
-    let pools: [(&str, Value, &[&str]); 6] = [
-        ("no-image", json!({"image": "localhost/absent:1"}), &["image"]),
-        ("bad-secrets", json!({"users": users}), &["half", "password", "nowhere"]),
-        ("no-class", json!({"storage": storage}), &["absent"]),
-        ("no-sql", sql("nowhere", "x"), &["nowhere"]),
-        ("bad-sql", sql("half", "username"), &["bootstrap SQL", "syntax error"]),
-        ("no-provider", builtin, &["builtin needs PostgreSQL 17", "the image has 15"]),
-    ];
-    let all = pools.map(|(name, extra, words)| hopeless(world, name, spec(extra), words));
-    try_join_all(all).await.map(drop)
+    [
+        Hopeless {
+            name: "no-image",
+            spec: json!({"image": "localhost/absent:1"}),
+            words: &["image"],
+            reason: "PodCannotStart",
+            warned: &["no-image-0-0"],
+        },
+        Hopeless {
+            name: "bad-secrets",
+            spec: json!({"users": users}),
+            words: &["half", "password", "nowhere"],
+            reason: "SecretUnusable",
+            warned: &["half", "password", "nowhere"],
+        },
+        Hopeless {
+            name: "no-class",
+            spec: json!({"storage": storage}),
+            words: &["absent"],
+            reason: "PodCannotStart",
+            warned: &["no-class-0-0"],
+        },
+        Hopeless {
+            name: "no-sql",
+            spec: sql("nowhere", "x"),
+            words: &["nowhere"],
+            reason: "BootstrapSqlUnusable",
+            warned: &["nowhere"],
+        },
+        Hopeless {
+            name: "bad-sql",
+            spec: sql("half", "username"),
+            words: &["bootstrap SQL", "syntax error"],
+            reason: "RolesNotMade",
+            warned: &["bootstrap SQL", "syntax error"],
+        },
+        Hopeless {
+            name: "no-provider",
+            spec: json!({"image": OTHER_IMAGE, "bootstrap": {"provider": "builtin"}}),
+            words: &["builtin needs PostgreSQL 17", "the image has 15"],
+            reason: "NeedsPerson",
+            warned: &["builtin needs PostgreSQL 17"],
+        },
+    ]
 }

@@ -6,6 +6,7 @@ use pgpool_operator::names;
 use serde_json::json;
 
 use super::failover::{primary, standby};
+use super::faults::spoil;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install::IMAGE;
 use super::load;
@@ -16,12 +17,16 @@ use super::world::{SPACE, World, until};
 pub const DISKS: &str = "cluster-test-disks";
 /// The pool on them, its class, and the folder on the machines.
 const SMALL: &str = "small";
+/// Its nodes.
+const BOTH: [u8; 2] = [0, 1];
 /// Where its volumes are on the machines.
 const FOLDER: &str = "/opt/cluster-test-small";
 /// MiB of each.
 const SIZE: u32 = 256;
 /// MiB that are left free: less than what the operator calls enough.
 const LEFT: u64 = 40;
+/// MiB in which no copy has room, be it of an empty pool.
+const TIGHT: u64 = 12;
 
 /// Runs a shell on a machine, by a pod there that may.
 async fn on_machine(world: &World, machine: &str, script: &str) -> Outcome<String> {
@@ -99,7 +104,38 @@ async fn degraded(world: &World) -> Outcome<String> {
     world.here(&["get", "pgpool", SMALL, "-o", path]).await
 }
 
-/// A standby's volume that is nearly full is told of while PostgreSQL still writes.
+/// What leaves so many MiB of a volume free.
+fn fill(left: u64) -> String {
+    format!(
+        "cd /var/lib/pgpool && free=$(df -m --output=avail . | tail -1) && \
+         head -c $(( (free - {left}) * 1024 * 1024 )) /dev/zero > filler && df -m . | tail -1"
+    )
+}
+
+/// A copy that has no room beside the old data: that is deleted first, once status says that it may be.
+async fn no_room_for_both(world: &World) -> Outcome {
+    let small = world.of_pool(SMALL, &BOTH)?;
+    let before = small.whole(WHOLE).await?;
+    let node = 1 - primary(&small).await?;
+    let machine = small.machine_of(node).await?;
+    shell(world, node, &fill(TIGHT)).await?;
+    spoil(&small, node).await?;
+    small
+        .when("the old data to be given up", WHOLE, |status| {
+            status.recovery.as_ref().is_some_and(|running| running.node == node && running.may_destroy)
+        })
+        .await?;
+    let deleted = format!("cd {FOLDER} && grep '\"destroyed\":true' recovery.json && test ! -e pgdata.old");
+    until("the old data to be deleted", WHOLE, || async {
+        on_machine(world, &machine, &deleted).await.map(drop)
+    })
+    .await?;
+    // The new copy needs some for its WAL.
+    on_machine(world, &machine, &format!("rm {FOLDER}/filler")).await?;
+    small.recovered(node, &before).await.map(drop)
+}
+
+/// A standby's volume that is nearly full is told of while PostgreSQL still writes. Data for whose copy it has no room is given up.
 pub async fn nearly_full(world: &World) -> Outcome {
     world.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DISKS}})).await?;
     world
@@ -116,15 +152,11 @@ pub async fn nearly_full(world: &World) -> Outcome {
         .apply(&json!({
             "apiVersion": "pgpool-operator.dev/v1alpha1", "kind": "PgPool",
             "metadata": {"name": SMALL, "namespace": SPACE},
-            "spec": {"nodes": 2, "image": IMAGE, "storage": storage},
+            "spec": {"nodes": BOTH.len(), "image": IMAGE, "storage": storage},
         }))
         .await?;
     world.here(&["wait", "--for=condition=Ready", "pgpool", SMALL, "--timeout=120s"]).await?;
-    let fill = format!(
-        "cd /var/lib/pgpool && free=$(df -m --output=avail . | tail -1) && \
-         head -c $(( (free - {LEFT}) * 1024 * 1024 )) /dev/zero > filler && df -m . | tail -1"
-    );
-    println!("    {}", shell(world, 1, &fill).await?);
+    println!("    {}", shell(world, 1, &fill(LEFT)).await?);
     told(world).await?;
     let write = "psql -XAtqc 'CREATE TABLE t AS SELECT 1' && psql -XAtc 'SELECT count(*) FROM t'";
     let counted = shell(world, 0, write).await?;
@@ -135,6 +167,7 @@ pub async fn nearly_full(world: &World) -> Outcome {
         ensure(now.starts_with("False"), || now.clone())
     })
     .await?;
+    no_room_for_both(world).await?;
     world.here(&["delete", "pgpool", SMALL, "--timeout=100s"]).await?;
     sweep(world).await
 }
