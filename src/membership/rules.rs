@@ -77,6 +77,8 @@ pub enum Rule {
     ForkByRecord = 1 << 34,
     /// R9: that holds of nodes alone that the record counts.
     ForkOfVoters = 1 << 35,
+    /// R6 (c): a primary opens when no node that has left the record, and lacks what is shown here, may answer under a lease.
+    OpenLeaseWait = 1 << 36,
 }
 
 /// Which parts are in force. The product always uses [`Rules::ALL`].

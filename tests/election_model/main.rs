@@ -70,6 +70,13 @@ impl Model for World {
                 let shown = n.wal.commits(n.office.start.unwrap_or(0));
                 !open || s.attached().all(|i| shown & !s.nodes[i].wal.commits(s.nodes[i].wal.end()) == 0)
             }),
+            Property::always(SEEN, |w: &World, s: &State| {
+                let (p, n) = (usize::from(s.api.primary), &s.nodes[usize::from(s.api.primary)]);
+                let open = s.api.serving(p) && n.running && n.primary && n.open;
+                let shown = n.wal.commits(n.office.start.unwrap_or(0));
+                let readers = || (0..w.nodes).filter(|&i| s.readable(i));
+                !open || readers().all(|i| shown & !s.nodes[i].wal.commits(s.nodes[i].applied) == 0)
+            }),
             Property::always(ONE, |_: &World, s: &State| {
                 let one = |a: usize, b: usize| {
                     let (a, b) = (&s.nodes[a].wal, &s.nodes[b].wal);
@@ -166,6 +173,7 @@ fn misses(rules: &[Rule], property: &'static str, world: World) {
 const KEPT: &str = "every attached node has all that was acknowledged";
 const FRESH: &str = "who may be read shows all that was acknowledged";
 const SHOWN: &str = "what a new primary shows is on every attached node";
+const SEEN: &str = "who may be read shows what a new primary shows";
 const ONE: &str = "attached nodes have one history";
 const COVERED: &str = "N covers the record at an open primary";
 const LEGAL: &str = "only legal changes are proposed";

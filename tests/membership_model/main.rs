@@ -60,6 +60,11 @@ impl Model for World {
                 !s.primary.open
                     || attached(w, s).all(|k| shown & !s.primary.commits(s.standbys[k].received) == 0)
             }),
+            Property::always(SEEN, |w: &World, s: &State| {
+                let shown = s.primary.commits(s.primary.shown);
+                let readers = || w.others().filter(|&k| s.standbys[k].readable());
+                !s.primary.open || readers().all(|k| shown & !s.primary.commits(s.standbys[k].applied) == 0)
+            }),
             Property::always(COVERED, |w: &World, s: &State| {
                 let covered = |k: usize| s.api.attached[k] == 0 || s.primary.holds(k, s.api.attached[k]);
                 !s.primary.open || w.others().all(covered)
@@ -125,6 +130,7 @@ fn misses(rule: Rule, property: &'static str, world: World) {
 const KEPT: &str = "every attached node has all that was acknowledged";
 const FRESH: &str = "who may be read shows all that was acknowledged";
 const SHOWN: &str = "what a restarted primary shows is on every attached node";
+const SEEN: &str = "who may be read shows what a restarted primary shows";
 const COVERED: &str = "N covers the record at an open primary";
 const LEGAL: &str = "only legal changes are proposed";
 
@@ -239,6 +245,12 @@ mod mutations {
     #[test]
     fn opening_without_waiting() {
         misses(Rule::OpenCaughtUp, SHOWN, world(2, 2, false, Budget { primary_crashes: 1, ..budget() }));
+    }
+
+    #[test]
+    fn opening_beside_a_lease() {
+        let left = Budget { wishes: 1, primary_crashes: 1, ..budget() };
+        misses(Rule::OpenLeaseWait, SEEN, world(2, 2, true, left));
     }
 
     #[test]

@@ -111,7 +111,7 @@ proptest! {
         choice in prop::collection::vec(any::<bool>(), 4), word in any::<bool>(),
     ) {
         let (mut sets, mut answers) = (sets, Answers::default());
-        sets.sort_by_key(|s| std::cmp::Reverse(s.1));
+        sets.sort_by_key(|s| Reverse(s.1));
         let mut least = Moment::ZERO;
         let last = serving(&[true; 4]);
         let election = depose(&last, None, word, "").unwrap();

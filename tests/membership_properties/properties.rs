@@ -38,7 +38,11 @@ fn sound(view: &PrimaryView, action: &Action) -> Result<(), TestCaseError> {
                 "an office before is alive"
             );
             let coming = view.names.listed.iter().filter(|l| l.epoch >= view.record.epoch).map(|l| &l.member);
-            for m in view.record.attached.iter().filter(|m| m.index != 0).chain(coming) {
+            let readers = view.names.listed.iter().map(|l| &l.member).filter(|m| {
+                let over = view.others.get(&m.index).is_none_or(|other| other.contact.lease_over(NOW));
+                !view.record.attached.contains(m) && !over
+            });
+            for m in view.record.attached.iter().filter(|m| m.index != 0).chain(coming).chain(readers) {
                 let applied = replica(view, m).and_then(|r| r.replay_lsn);
                 prop_assert!(
                     applied.is_some_and(|lsn| lsn >= start && lsn <= FLUSH),

@@ -98,7 +98,8 @@ pub(super) fn may_drop_early(view: &PrimaryView, member: &Member, rules: Rules) 
     !rules.has(Rule::ShrinkRecordFirst) && reason(view, member, rules).is_some()
 }
 
-fn lease_over(view: &PrimaryView, listed: &Listed) -> bool {
+/// Whether no lease of the node's can be alive.
+pub(super) fn lease_over(view: &PrimaryView, listed: &Listed) -> bool {
     view.other(listed.member.index).is_none_or(|o| o.contact.lease_over(view.now))
 }
 
@@ -113,16 +114,18 @@ pub(super) fn touch(view: &PrimaryView, rules: Rules) -> Option<Action> {
     record::touch(&view.record, &text).ok().map(Action::WriteRecord)
 }
 
+/// What is left of a node's lease.
+pub(super) fn lease_of(view: &PrimaryView, member: &Member) -> Why {
+    let rest = view.other(member.index).map(|o| o.contact.lease_rest(view.now)).unwrap_or_default();
+    Why::Lease { index: member.index, rest }
+}
+
 /// What is being waited for before a name may leave N, or why a wish is refused.
 pub(super) fn waits_for(view: &PrimaryView, rules: Rules) -> Option<Why> {
     let leaving = view.names.listed.iter().filter(|l| {
         !view.record.attached.contains(&l.member) && !grow::keeps(view, l) && !may_drop(view, l, rules)
     });
-    let lease = leaving.map(|l| {
-        let index = l.member.index;
-        let rest = view.other(index).map(|o| o.contact.lease_rest(view.now)).unwrap_or_default();
-        Why::Lease { index, rest }
-    });
+    let lease = leaving.map(|l| lease_of(view, &l.member));
     lease.chain(refused_detaches(view)).next()
 }
 

@@ -138,14 +138,13 @@ fn plays(chosen: &[Chosen]) -> Vec<Play> {
     });
     let mut plays: Vec<Play> = Vec::new();
     for (cluster, part) in others.chain(acts) {
-        match plays.iter_mut().find(|play| play.cluster == cluster) {
-            Some(play) => play.parts.push(part),
-            None => {
-                let full = ACTS.contains(&(cluster, CHAOS));
-                let (over_remains, volumes) = (cluster == LAST, full.then_some(chaos::VOLUMES));
-                plays.push(Play { cluster, over_remains, volumes, parts: vec![part] });
-            }
+        if let Some(play) = plays.iter_mut().find(|play| play.cluster == cluster) {
+            play.parts.push(part);
+            continue;
         }
+        let full = ACTS.contains(&(cluster, CHAOS));
+        let (over_remains, volumes) = (cluster == LAST, full.then_some(chaos::VOLUMES));
+        plays.push(Play { cluster, over_remains, volumes, parts: vec![part] });
     }
     plays
 }

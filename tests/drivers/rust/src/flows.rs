@@ -48,7 +48,8 @@ pub async fn copied(place: &Place) -> Result<Value, Failure> {
     Ok(json!([text, binary, digest(out.concat()), failing(&wrong), count]))
 }
 
-fn line(n: i32) -> String {
+/// A line of COPY.
+pub fn line(n: i32) -> String {
     format!("{n}\tnumber {n}\n")
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgListener, PgPoolOptions, PgSslMode};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
+use crate::flows::line;
 use crate::session::{Failure, Place, digest};
 use crate::statements::WRONG;
 
@@ -35,10 +36,7 @@ async fn number(connection: &mut PgConnection, query: &str) -> Result<i64, sqlx:
 
 /// What a server said, without the line of its sources.
 fn failing<T>(came: &Result<T, sqlx::Error>) -> Value {
-    let error = match came {
-        Ok(_) => return json!("no error"),
-        Err(error) => error,
-    };
+    let Err(error) = came else { return json!("no error") };
     let said = error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
     said.map_or_else(|| json!(error.to_string()), fields)
 }
@@ -60,10 +58,7 @@ fn fields(said: &PgDatabaseError) -> Value {
 }
 
 async fn came_of(options: PgConnectOptions) -> String {
-    let error = match PgConnection::connect_with(&options).await {
-        Ok(_) => return "in".to_owned(),
-        Err(error) => error,
-    };
+    let Err(error) = PgConnection::connect_with(&options).await else { return "in".to_owned() };
     let words = error.to_string();
     match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
         Some(code) => code.into_owned(),
@@ -161,7 +156,7 @@ pub async fn copied() -> Result<Value, Failure> {
     sqlx::raw_sql("TRUNCATE drv_sqlx").execute(&mut connection).await?;
     let mut sink = connection.copy_in_raw(IN).await?;
     for n in 0..100 {
-        let lines: String = (n * 1000..(n + 1) * 1000).map(|n| format!("{n}\tnumber {n}\n")).collect();
+        let lines: String = (n * 1000..(n + 1) * 1000).map(line).collect();
         sink.send(lines.into_bytes()).await?;
     }
     let came = sink.finish().await?;
