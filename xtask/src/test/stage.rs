@@ -1,5 +1,8 @@
-//! The tests that need clusters: a cluster for each act, side by side, since much of the time of their tests is waiting.
+//! The tests that need clusters: a cluster for each act, as many side by side as there are processors, since much of the time of
+//! their tests is waiting.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::chaos::{self, ACT as CHAOS};
@@ -18,15 +21,15 @@ use crate::progress::{say, step};
 /// The cluster of the tests that are chosen by name.
 const FIRST: &str = "test";
 /// That of the act which is over first: it has time for what else needs a cluster.
-const LAST: &str = "test-4";
-/// The acts of the cluster test (`tests/cluster/main.rs`), by the cluster that each runs on.
+const LAST: &str = "test-6";
+/// The acts of the cluster test (`tests/cluster/main.rs`), by the cluster that each runs on; those that take longest begin first.
 const ACTS: [(&str, &str); 6] = [
     (FIRST, "recovery"),
     ("test-2", "failover"),
     ("test-3", "changes"),
-    (LAST, "lifecycle"),
+    ("test-4", CHAOS),
     ("test-5", "machines"),
-    ("test-6", CHAOS),
+    (LAST, "lifecycle"),
 ];
 
 /// The step of the cluster test that needs drivers from the registries.
@@ -92,18 +95,48 @@ pub fn run(chosen: &[Chosen], keep: bool) -> Vec<(Name, Tally)> {
             return chosen.iter().map(|chosen| (chosen.part, Tally::FAILURE)).collect();
         }
     };
-    let results: Vec<(Name, Tally)> = thread::scope(|scope| {
-        let running: Vec<_> =
-            plays.iter().map(|play| (play, scope.spawn(|| on_cluster(play, &images, keep)))).collect();
-        let ended =
-            running.into_iter().map(|(play, thread)| thread.join().unwrap_or_else(|_| failures(play)));
-        ended.flatten().collect()
-    });
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let results = in_turn(&plays, at_once, |play| on_cluster(play, &images, keep), failures);
     let sum = |part: Name| {
         let own = results.iter().filter(|(name, _)| *name == part);
         own.fold(Tally::default(), |sum, (_, tally)| sum + *tally)
     };
     chosen.iter().map(|chosen| (chosen.part, sum(chosen.part))).collect()
+}
+
+/// Does the work of each play, no more than so many at once, and begins in their order.
+fn in_turn<R: Send>(
+    plays: &[Play],
+    at_once: usize,
+    work: impl Fn(&Play) -> Vec<R> + Sync,
+    broken: impl Fn(&Play) -> Vec<R>,
+) -> Vec<R> {
+    let (left, done) = (Mutex::new(plays.iter().collect::<VecDeque<_>>()), Mutex::new(Vec::new()));
+    let next = || held(&left).pop_front();
+    let one = || {
+        while let Some(play) = next() {
+            let came = work(play);
+            held(&done).push((play.cluster, came));
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once.max(1)).map(|_| scope.spawn(one)).collect();
+        for worker in workers {
+            // Of a play that panicked nothing came, which counts below.
+            drop(worker.join());
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let of = |play: &Play| {
+        let place = done.iter().position(|(cluster, _)| *cluster == play.cluster);
+        place.map_or_else(|| broken(play), |place| done.swap_remove(place).1)
+    };
+    plays.iter().flat_map(of).collect()
+}
+
+/// What a mutex holds, also where somebody panicked.
+fn held<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The clusters that another run may have left; the demonstration's may have been kept a moment ago.
@@ -146,6 +179,7 @@ fn plays(chosen: &[Chosen]) -> Vec<Play> {
         let (over_remains, volumes) = (cluster == LAST, full.then_some(chaos::VOLUMES));
         plays.push(Play { cluster, over_remains, volumes, parts: vec![part] });
     }
+    plays.sort_by_key(|play| ACTS.iter().position(|(cluster, _)| *cluster == play.cluster));
     plays
 }
 
@@ -245,6 +279,8 @@ pub fn take_down(name: &str, keep: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     fn shown(chosen: &[Chosen]) -> Vec<String> {
@@ -261,17 +297,45 @@ mod tests {
 
     #[test]
     fn the_acts_of_the_whole_test_run_side_by_side() {
-        let mut all = shown(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]);
-        all.sort();
         let acts = [
+            "test: cluster --act recovery",
             "test-2: cluster --act failover",
             "test-3: cluster --act changes",
-            "test-4: api, cluster --act lifecycle",
+            "test-4: cluster --act chaos --keep --faults 30 --seed 21 --minutes 10",
             "test-5: cluster --act machines",
-            "test-6: cluster --act chaos --keep --faults 30 --seed 21 --minutes 10",
-            "test: cluster --act recovery",
+            "test-6: api, cluster --act lifecycle",
         ];
-        assert_eq!(all, acts);
+        assert_eq!(shown(&[chosen(Name::Api, &[]), chosen(Name::Cluster, &[])]), acts);
+    }
+
+    #[test]
+    fn no_more_play_at_once_than_there_are_processors_for() {
+        let all = plays(&[chosen(Name::Cluster, &[])]);
+        let names: Vec<&str> = ACTS.iter().map(|(cluster, _)| *cluster).collect();
+        let begun = Mutex::new(Vec::new());
+        let alone = |play: &Play| {
+            held(&begun).push(play.cluster);
+            vec![play.cluster]
+        };
+        assert_eq!(in_turn(&all, 1, alone, |_| Vec::new()), names);
+        assert_eq!(*held(&begun), names);
+        // Nobody would pass if they came one by one.
+        let (two, running) = (Barrier::new(2), Mutex::new(0));
+        let beside = |play: &Play| {
+            *held(&running) += 1;
+            two.wait();
+            assert!(*held(&running) <= 2);
+            two.wait();
+            *held(&running) -= 1;
+            vec![play.cluster]
+        };
+        assert_eq!(in_turn(&all, 2, beside, |_| Vec::new()), names);
+        let broken = |play: &Play| {
+            assert_ne!(play.cluster, "test-3");
+            vec![play.cluster]
+        };
+        let came = in_turn(&all, 2, broken, |_| vec!["failed"]);
+        assert_eq!(came.iter().filter(|one| **one == "failed").count(), 1, "{came:?}");
     }
 
     #[test]
