@@ -165,9 +165,11 @@ impl World {
         u32::from(self.lease) * 1000 - 20
     }
 
-    /// What is wished, to whoever knows that record. Where nodes aren't added, whoever was removed isn't wished any more.
+    /// What is wished, to whoever knows that record. Where nodes are removed and none is added, whoever was removed isn't wished any
+    /// more.
     pub fn wish(&self, s: &State, known: &Rec) -> Wish {
-        let wished = |k: &usize| s.wished[*k] && (self.changes || known.attached[*k] != 0);
+        let goes = self.removes && !self.changes;
+        let wished = |k: &usize| s.wished[*k] && (!goes || known.attached[*k] != 0);
         let attach = (0..self.nodes).filter(wished).map(index);
         Wish {
             attach: attach.collect(),
