@@ -155,6 +155,8 @@ async fn note_held(world: &World) -> Outcome {
 pub async fn pools(world: &World) -> Outcome {
     // What the steps before made, and left when they failed. A pool waits for every pod that carries its label.
     world.here(&["delete", "pod", "load", "client", "disguised", "witness", "--ignore-not-found"]).await?;
+    // Where these steps are named alone the load has written until here.
+    world.compared.under_load(false);
     world.here(&["delete", "secret", "half", majors::START, "--ignore-not-found"]).await?;
     world.here(&["delete", "pod,configmap", "-l", clients::LABEL]).await?;
     note_held(world).await?;
