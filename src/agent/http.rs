@@ -28,10 +28,18 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 /// All calls of an agent.
 pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
+    telling(WATCH_EVERY, shared, archive)
+}
+
+/// The same, with a line of the watch at least this often.
+pub(super) fn telling(every: Duration, shared: Arc<Shared>, archive: Store) -> Router {
+    let follow = move |caller: Caller, origin: Origin, shared: State<Arc<Shared>>| {
+        watch(every, caller, origin, shared)
+    };
     let own = middleware::from_fn_with_state(Arc::clone(&shared), own_archive);
     Router::new()
         .route("/v1/report", get(report))
-        .route("/v1/watch", get(watch))
+        .route("/v1/watch", get(follow))
         .route("/v1/beat", post(beat))
         .route("/v1/vote", post(vote))
         .route("/v1/table", get(table))
@@ -60,14 +68,19 @@ async fn report(State(shared): State<Arc<Shared>>) -> Json<NodeReport> {
     Json(shared.report())
 }
 
-async fn watch(caller: Caller, Origin(from): Origin, State(shared): State<Arc<Shared>>) -> Response {
+async fn watch(
+    every: Duration,
+    caller: Caller,
+    Origin(from): Origin,
+    State(shared): State<Arc<Shared>>,
+) -> Response {
     let changes = shared.subscribe();
     let following = (caller.0 == Peer::Proxy).then(|| Following::begin(&shared, from));
     let begun = (shared, changes, following, true);
-    let lines = stream::unfold(begun, |(shared, mut changes, following, first)| async move {
+    let lines = stream::unfold(begun, move |(shared, mut changes, following, first)| async move {
         if !first {
             // Late or changed: both are a reason to send a line.
-            let _ = tokio::time::timeout(WATCH_EVERY, changes.changed()).await;
+            let _ = tokio::time::timeout(every, changes.changed()).await;
         }
         let mut line = serde_json::to_vec(&shared.report()).ok()?;
         line.push(b'\n');

@@ -12,6 +12,7 @@ mod record;
 mod switchover;
 mod unseen;
 mod vote;
+mod watch;
 mod word;
 
 use std::collections::{BTreeMap, HashMap};
