@@ -33,6 +33,23 @@ pub fn first_process(uid: &str) -> Result<u32> {
     first.map_or_else(|| refused(format!("the pod with uid {uid:?} has no first process")), Ok)
 }
 
+/// The postmaster of a node's pod: the `postgres` that the agent has started, which is the first process.
+pub fn postmaster(uid: &str) -> Result<u32> {
+    let agent = first_process(uid)?;
+    let found = processes(uid)?.into_iter().find(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        is_child(&stat, "postgres", agent)
+    });
+    found.map_or_else(|| refused(format!("no PostgreSQL runs in the pod with uid {uid:?}")), Ok)
+}
+
+/// Whether this is the line of a process with this name and this parent (proc(5), `stat`).
+fn is_child(stat: &str, name: &str, parent: u32) -> bool {
+    let Some((first, rest)) = stat.rsplit_once(") ") else { return false };
+    let is_named = first.split_once('(').is_some_and(|(_, its)| its == name);
+    is_named && rest.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+}
+
 fn is_first(status: &str) -> bool {
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
@@ -68,7 +85,17 @@ mod tests {
     }
 
     #[test]
+    fn a_child_is_known_by_its_name_and_its_parent() {
+        let stat = "4711 (postgres) S 4700 4711 4711 0 -1 4194560";
+        assert!(is_child(stat, "postgres", 4700));
+        assert!(!is_child(stat, "postgres", 4711));
+        assert!(!is_child(stat, "post", 4700));
+        assert!(!is_child("", "postgres", 4700));
+    }
+
+    #[test]
     fn a_pod_without_processes_is_refused() {
+        assert!(postmaster("00000000-no-such-pod").is_err());
         assert!(first_process("00000000-no-such-pod").is_err());
         assert!(processes("00000000-no-such-pod").is_err());
         assert!(processes("").is_err());

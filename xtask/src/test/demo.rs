@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::tally::Tally;
 use super::traces::{self, Running};
-use super::{examples, stage};
+use super::{examples, loss, stage};
 use crate::clock::Stopwatch;
 use crate::cluster::{self, Cluster};
 use crate::demo;
@@ -32,7 +32,7 @@ const NOWHERE: &str = "nowhere";
 /// What is promised of the command, whatever its sources say: release and namespace of the operator, namespace of the pool.
 const RELEASE: &str = "pgpool-operator";
 const SYSTEM: &str = "pgpool-system";
-const SPACE: &str = "demo";
+pub const SPACE: &str = "demo";
 /// How long helm may take until it has noted what it is at.
 const PENDING: Duration = Duration::from_secs(60);
 /// How long the kernel may take to let go of what has ended.
@@ -49,12 +49,13 @@ struct Stage {
 type Work = fn(&Stage) -> Result<()>;
 
 /// Before the other examples; each begins where the one before it has come to.
-const STEPS: [(&str, Work); 7] = [
+const STEPS: [(&str, Work); 8] = [
     ("killed_while_its_cluster_starts", killed_early),
     ("killed_while_its_operator_starts", killed_later),
     ("over_what_was_left_to_a_pool", to_a_pool),
     ("its_cluster_tells_of_itself_and_can_be_reached", reached),
     ("again_it_picks_up", again),
+    ("its_primary_is_killed_and_another_takes_over", primary_killed),
     ("down_by_context_leaves_the_cluster", down_by_context),
     ("by_context_it_builds_no_cluster", by_context),
 ];
@@ -168,6 +169,12 @@ fn again(stage: &Stage) -> Result<()> {
     let before = standing(&stage.cluster)?;
     embedded(&[])?;
     same(&before, &standing(&stage.cluster)?)?;
+    whole(&stage.cluster)
+}
+
+/// The pool loses its primary.
+fn primary_killed(stage: &Stage) -> Result<()> {
+    loss::primary_killed(&stage.cluster)?;
     whole(&stage.cluster)
 }
 

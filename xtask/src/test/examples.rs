@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a login that has to be may not be yet.
 const LOGIN: Duration = Duration::from_secs(60);
 /// Reads the password, which is to stand in nobody's arguments, and asks by the Service of the pool.
-const PSQL: &str = r#"IFS= read -r PGPASSWORD; export PGPASSWORD; exec psql -XAtw -d "$1" -c "$2""#;
+pub const PSQL: &str = r#"IFS= read -r PGPASSWORD; export PGPASSWORD; exec psql -XAtw -d "$1" -c "$2""#;
 const ASKED: &str = "SELECT session_user, current_database(), pg_get_userbyid(datdba) = session_user \
                      FROM pg_database WHERE datname = current_database()";
 
@@ -137,16 +137,13 @@ fn logins(pool: &Value) -> Vec<Login> {
 
 /// Logs in through the Service of the pool, whose certificate is verified, with what stands in the Secret.
 fn logs_in(cluster: &Cluster, pool: &str, login: &Login) -> Result<()> {
-    let user = key(cluster, &login.secret, "username")?;
-    let password = key(cluster, &login.secret, "password")?;
+    let user = key(cluster, SPACE, &login.secret, "username")?;
+    let password = key(cluster, SPACE, &login.secret, "password")?;
     let database = match &login.database {
         Some(database) => database.clone(),
-        None => key(cluster, &format!("{pool}-app"), "dbname")?,
+        None => key(cluster, SPACE, &format!("{pool}-app"), "dbname")?,
     };
-    let to = format!(
-        "host={pool}.{SPACE}.svc user={user} dbname={database} sslmode=verify-full sslrootcert=/run/pgpool/ca.crt \
-         connect_timeout=10"
-    );
+    let to = by_service(pool, SPACE, &user, &database);
     let wanted = format!("{user}|{database}|{}", if login.owns { "t" } else { "f" });
     let pod = format!("{pool}-0-0");
     let words = ["exec", "--stdin", &pod, "--container=postgres", "--", "sh", "-c", PSQL, "sh", &to, ASKED];
@@ -160,11 +157,20 @@ fn logs_in(cluster: &Cluster, pool: &str, login: &Login) -> Result<()> {
     })
 }
 
+/// How psql in a node's pod finds a Service of a pool, whose certificate it verifies.
+pub fn by_service(service: &str, space: &str, user: &str, database: &str) -> String {
+    format!(
+        "host={service}.{space}.svc user={user} dbname={database} sslmode=verify-full sslrootcert=/run/pgpool/ca.crt \
+         connect_timeout=10"
+    )
+}
+
 /// A key of a Secret.
-fn key(cluster: &Cluster, secret: &str, key: &str) -> Result<String> {
+pub fn key(cluster: &Cluster, space: &str, secret: &str, key: &str) -> Result<String> {
     let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
-    let words = ["get", "secret", secret, "--output", &template];
-    run::captured(&mut kubectl(cluster, &words)?)
+    let mut kubectl = cluster::enter::kubectl(cluster)?;
+    kubectl.args(["--namespace", space, "get", "secret", secret, "--output", &template]);
+    run::captured(&mut kubectl)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod chaos;
 mod demo;
 mod examples;
+mod loss;
 mod stage;
 mod steps;
 mod tally;
