@@ -178,7 +178,7 @@ fn last_words(pod: &Pod) -> Option<LastWords> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
