@@ -1,7 +1,7 @@
 //! What `restore-wal` has to know, kept for it in the volume: the pool's history ([`Lineage`]), and how many nodes there are.
 use super::node::{Node, StepError};
 use super::observe::StandbyFacts;
-use super::volume::{read_json, write_json};
+use super::volume::{read_json, write_json, write_replaceable};
 use crate::api::v1alpha1::Record;
 use crate::archive::{Branch, Lineage, NodeCount};
 use crate::membership::joining::ControlData;
@@ -22,7 +22,7 @@ impl Node {
         if noted.is_some_and(|noted| noted.nodes == nodes) {
             return;
         }
-        if let Err(error) = write_json(&path, &NodeCount { nodes }) {
+        if let Err(error) = write_replaceable(&path, &NodeCount { nodes }) {
             tracing::warn!(%error, "how many nodes there are can't be noted for restore-wal");
         }
     }

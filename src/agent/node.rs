@@ -376,7 +376,6 @@ impl Node {
         }
         self.refuse_no_more()?;
         self.shared.lock().balance.clone_from(&object.spec.load_balancing);
-        self.note_count(object.spec.nodes);
         if let Some(record) = &object.status {
             self.volume.note_epoch(&self.pool_uid, record.epoch)?;
             let mut inner = self.shared.lock();
@@ -393,6 +392,7 @@ impl Node {
                 inner.answers.note(record, clock::now(), lease);
             }
         }
+        self.note_count(object.spec.nodes);
         self.object = Some((object, read_at));
         Ok(())
     }

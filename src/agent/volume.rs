@@ -116,6 +116,20 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), VolumeErro
     write_durably(path, &bytes)
 }
 
+/// Writes a JSON file that can be written again, whole or not at all. On a full volume it is not written: the room that is kept there
+/// is for files on which more depends.
+pub fn write_replaceable<T: Serialize>(path: &Path, value: &T) -> Result<(), VolumeError> {
+    let bytes =
+        serde_json::to_vec(value).map_err(|source| VolumeError::Content { path: path.to_owned(), source })?;
+    let temporary = path.with_extension("tmp");
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|error| {
+        // What was written in part takes the last room of others.
+        let _ = fs::remove_file(&temporary);
+        file_error(path)(error)
+    })
+}
+
 /// Removes a file, durably; one that isn't there is gone.
 pub fn remove_durably(path: &Path) -> Result<(), VolumeError> {
     match fs::remove_file(path) {

@@ -32,6 +32,19 @@ pub struct ParametersChanged {
     pub restarting: BTreeSet<String>,
 }
 
+/// A pod that can't start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodTrouble {
+    /// Whether it is a machine that it lacks; else its containers don't start.
+    pub unschedulable: bool,
+    /// When that was seen first.
+    pub since: Timestamp,
+    /// When it was seen last.
+    pub last: Timestamp,
+    /// What Kubernetes said of it then.
+    pub words: String,
+}
+
 /// A copy under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopySeen {
@@ -78,6 +91,8 @@ pub struct Memory {
     pub parameters: Option<ParametersChanged>,
     /// When each certificate is to be renewed, or ends, as it was seen last: one for which that differs is another one.
     pub certificates: BTreeMap<String, Timestamp>,
+    /// Pods that can't start, by node.
+    pub pod_troubles: BTreeMap<u8, PodTrouble>,
     /// The copy under way, as it was seen first: its rate counts from there.
     pub copy_begun: Option<CopySeen>,
     /// When its progress was last written into status.

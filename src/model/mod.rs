@@ -5,7 +5,7 @@ mod observed;
 mod secrets;
 mod valid;
 
-pub use memory::{Backoff, CopySeen, Memory, ParametersChanged, Restarted};
+pub use memory::{Backoff, CopySeen, Memory, ParametersChanged, PodTrouble, Restarted};
 pub use newtypes::{PoolKey, Sensitive, amount, bytes};
 pub use observed::{
     ClaimSeen, ClaimSize, DeploymentSeen, JobOutcome, JobSeen, LiveObject, MembershipSeen, NodeSeen,

@@ -36,8 +36,6 @@ pub struct PodSeen {
     pub ready: bool,
     /// Why it doesn't run, where Kubernetes says so (image, scheduling).
     pub trouble: Option<String>,
-    /// Since when it hasn't been ready or, where no machine is found for it, hasn't been scheduled; none while it is ready.
-    pub waits_since: Option<Timestamp>,
     /// True when it can't be scheduled.
     pub unschedulable: bool,
     /// Fingerprint of the template that it was made from; none when an older operator made it.

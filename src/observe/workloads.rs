@@ -1,7 +1,6 @@
 //! StatefulSets, pods, Jobs and the Deployment, reduced to what the planner asks.
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
@@ -57,7 +56,6 @@ pub(super) fn pod(pool: &ValidPool, lists: &Lists, index: u8) -> Option<PodSeen>
         address: status.and_then(|status| status.pod_ip.clone()),
         ready: is("Ready", "True"),
         trouble: trouble(pod).map(|text| with_field(pool, text)),
-        waits_since: waits_since(pod),
         unschedulable: is("PodScheduled", "False"),
         template: pod.annotations().get(ANNOTATION_TEMPLATE).cloned(),
     })
@@ -75,20 +73,6 @@ fn trouble(pod: &Pod) -> Option<String> {
     let init = status.init_container_statuses.as_deref().unwrap_or_default();
     let main = status.container_statuses.as_deref().unwrap_or_default();
     init.iter().chain(main).find_map(waiting)
-}
-
-/// Since when a pod hasn't been scheduled or, once it is, hasn't been ready; one of which neither is said waits since it was made.
-fn waits_since(pod: &Pod) -> Option<Timestamp> {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    if conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
-        return None;
-    }
-    let since = |kind: &str| {
-        let lacks = conditions.iter().find(|c| c.type_ == kind && c.status == "False")?;
-        lacks.last_transition_time.as_ref()
-    };
-    let made = pod.metadata.creation_timestamp.as_ref();
-    since("PodScheduled").or_else(|| since("Ready")).or(made).map(|time| time.0)
 }
 
 /// Where a person can mend it, of which Kubernetes says nothing: the storage class of a volume that is waited for, the wish for a
@@ -194,30 +178,9 @@ fn last_words(pod: &Pod) -> Option<LastWords> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-
-    /// Of a pod that was made at second 10, with these conditions: kind, answer, and the second since which it is so.
-    fn since(conditions: &[(&str, &str, i64)]) -> Option<i64> {
-        let time = |second: i64| Timestamp::from_second(second).unwrap().to_string();
-        let condition = |(kind, answer, second): &(&str, &str, i64)| -> Value {
-            json!({"type": kind, "status": answer, "lastTransitionTime": time(*second)})
-        };
-        let conditions: Vec<Value> = conditions.iter().map(condition).collect();
-        let pod = json!({"metadata": {"creationTimestamp": time(10)}, "status": {"conditions": conditions}});
-        waits_since(&serde_json::from_value(pod).unwrap()).map(Timestamp::as_second)
-    }
-
-    #[test]
-    fn a_pod_waits_since_kubernetes_said_so() {
-        assert_eq!(since(&[]), Some(10), "nobody has looked at it");
-        assert_eq!(since(&[("PodScheduled", "False", 11)]), Some(11));
-        let scheduled = ("PodScheduled", "True", 20);
-        assert_eq!(since(&[scheduled]), Some(10), "its kubelet hasn't");
-        assert_eq!(since(&[scheduled, ("Ready", "False", 21)]), Some(21));
-        assert_eq!(since(&[scheduled, ("Ready", "True", 30)]), None);
-    }
 
     #[test]
     fn why_a_container_waits_is_told_where_it_does_not_pass_by_itself() {

@@ -12,6 +12,7 @@ mod last_words;
 mod logins;
 mod membership;
 mod nodes;
+mod pods;
 mod office;
 mod parameters;
 pub mod recovery;

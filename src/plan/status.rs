@@ -15,9 +15,6 @@ use jiff::{SignedDuration, Timestamp};
 
 /// How long the positions of nodes are kept as they are.
 const POSITIONS_EVERY: SignedDuration = SignedDuration::from_secs(30);
-/// How long a pod may wait for its start before that is told: what passes by itself within a moment, such as a machine that is
-/// about to have room, calls nobody.
-const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// Bytes of a volume that must stay free, whatever its size, before it is called nearly full.
 const FREE_FLOOR: u64 = 64 << 20;
 
@@ -219,7 +216,7 @@ fn reason(draft: &Draft<'_>, index: u8, state: NodeState) -> String {
 
 /// What a person should know of a node: told once for as long as it is so.
 fn tell_node(draft: &mut Draft<'_>, index: u8) {
-    tell_pod(draft, index);
+    super::pods::tell(draft, index);
     let Some(report) = draft.report(index) else { return };
     let node = format!("node {index}");
     let person = report.needs_person.then(|| format!("{node} needs a person: {}", report.message));
@@ -245,33 +242,6 @@ fn tell_node(draft: &mut Draft<'_>, index: u8) {
     if draft.primary().is_some_and(|(primary, _)| primary == index) {
         unsafe_settings(draft, &report.unsafe_settings);
     }
-}
-
-/// A pod that can't start: Kubernetes tries on without end, and says so of the pod alone.
-fn tell_pod(draft: &mut Draft<'_>, index: u8) {
-    let (key, now, pool) = (format!("pod/{index}"), draft.seen.now, draft.pool);
-    let pod = draft.node(index).and_then(|seen| seen.pod.as_ref());
-    let Some(pod) = pod.filter(|pod| !pod.deleting && index < pool.nodes) else {
-        draft.untell(&key);
-        return;
-    };
-    if pod.trouble.is_none() && !pod.ready {
-        // A container that ends again and again runs for a moment each time: that is told once, too.
-        return;
-    }
-    let lately = pod.waits_since.is_some_and(|since| now.duration_since(since) < STARTS_WITHIN);
-    if pod.trouble.is_some() && lately {
-        draft.requeue(UNDER_WAY);
-    }
-    let told = pod.trouble.as_ref().filter(|_| !lately).map(|trouble| {
-        let name = names::node_pod(pool.name(), index);
-        format!(
-            "node {index}: pod {name} can't start: {trouble}; kubectl -n {} describe pod {name} says more, and it starts by itself once \
-             that is mended",
-            pool.namespace()
-        )
-    });
-    draft.warn(&key, "PodCannotStart", told);
 }
 
 /// Commits under such a setting are acknowledged before the other nodes have them (R11).

@@ -98,7 +98,6 @@ impl World {
             address: Some("10.0.0.1".to_owned()),
             kubernetes_node: Some(format!("n{}", index % MACHINES)),
             ready: !bad,
-            waits_since: bad.then_some(self.now),
             trouble: bad.then(|| format!("the image {image} can't be pulled: see spec.image")),
             template: template["metadata"]["annotations"]["pgpool-operator.dev/template"]
                 .as_str()

@@ -3,12 +3,12 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 use pgpool_operator::api::v1alpha1::{Health, RecoveryStage, annotations};
-use pgpool_operator::model::SecretProblem;
+use pgpool_operator::model::{JobOutcome, JobSeen, Observed, SecretProblem};
 use pgpool_operator::names;
-use pgpool_operator::plan::Severity;
+use pgpool_operator::plan::{Severity, plan};
 
 use super::environment::Fault;
-use super::{POOL, World};
+use super::{POOL, World, runtime};
 
 /// A whole pool.
 fn made(nodes: u8) -> World {
@@ -247,12 +247,12 @@ fn a_pod_that_cannot_start_is_told_of_once_with_what_to_do_until_it_starts() {
         let mut told = Vec::new();
         let mut since = None;
         for _ in 0..60 {
+            let waits = world.pods.values().any(|pod| pod.trouble.is_some());
+            since = since.or(waits.then_some(world.now));
             told.extend(told_of(&mut world, &REASON, 1, false));
-            world.environment();
-            let waits = world.pods.values().find_map(|pod| pod.waits_since);
-            since = since.or(waits);
             let late = since.is_some_and(|since| world.now.duration_since(since).as_secs() > 10);
             assert!(late || told.is_empty(), "a moment calls nobody: {told:?}");
+            world.environment();
         }
         assert!(since.is_some() && told.len() == 1, "{told:?}");
         for words in
@@ -271,27 +271,69 @@ fn a_pod_that_cannot_start_is_told_of_once_with_what_to_do_until_it_starts() {
     assert!(world.broken.is_empty(), "{:?}", world.broken);
 }
 
+/// What the condition says of pods that can't start.
+fn cannot_start(world: &World) -> bool {
+    world.status.conditions.iter().any(|c| c.type_ == "Degraded" && c.message.contains("can't start"))
+}
+
 #[test]
 fn a_container_that_ends_again_and_again_is_told_of_once() {
+    const REASON: [&str; 1] = ["PodCannotStart"];
     let mut world = made(2);
     let mut told = Vec::new();
     for round in 0..6 {
-        let (now, ends) = (world.now, round % 2 == 0);
+        let ends = round % 2 == 0;
         let pod = world.pods.get_mut(&1).unwrap();
         pod.ready = false;
-        pod.waits_since.get_or_insert(now);
         pod.trouble = ends.then(|| "container postgres doesn't start (CrashLoopBackOff)".to_owned());
-        told.extend(told_of(&mut world, &["PodCannotStart"], 20, false));
+        told.extend(told_of(&mut world, &REASON, 20, false));
+        assert!(cannot_start(&world), "round {round}: it stands there all the while");
     }
     assert_eq!(told.len(), 1, "{told:?}");
+    // It runs for longer than that: it doesn't end again and again any more.
+    assert!(told_of(&mut world, &REASON, 40, false).is_empty() && !cannot_start(&world));
     // It serves, and ends anew.
     let pod = world.pods.get_mut(&1).unwrap();
-    (pod.ready, pod.waits_since, pod.trouble) = (true, None, None);
-    assert!(told_of(&mut world, &["PodCannotStart"], 2, false).is_empty());
-    let now = world.now;
+    (pod.ready, pod.trouble) = (true, None);
+    assert!(told_of(&mut world, &REASON, 2, false).is_empty());
     let pod = world.pods.get_mut(&1).unwrap();
-    (pod.ready, pod.waits_since, pod.trouble) = (false, Some(now), Some("it doesn't start".to_owned()));
-    assert_eq!(told_of(&mut world, &["PodCannotStart"], 20, false).len(), 1);
+    (pod.ready, pod.trouble) = (false, Some("it doesn't start".to_owned()));
+    assert_eq!(told_of(&mut world, &REASON, 20, false).len(), 1);
+    // For another cause, too.
+    let pod = world.pods.get_mut(&1).unwrap();
+    (pod.unschedulable, pod.trouble) = (true, Some("its pod can't be scheduled: no room".to_owned()));
+    let told = told_of(&mut world, &REASON, 20, false);
+    assert!(told.len() == 1 && told[0].contains("no room"), "{told:?}");
+}
+
+#[test]
+fn a_pod_that_waits_for_the_room_of_its_own_copy_is_not_told_of() {
+    let mut world = made(2);
+    let pod = world.pods.get_mut(&1).unwrap();
+    (pod.ready, pod.unschedulable) = (false, true);
+    pod.trouble = Some("its pod can't be scheduled: no room".to_owned());
+    let job = JobSeen {
+        uid: "copy".to_owned(),
+        node: 1,
+        may_destroy: false,
+        deleting: false,
+        outcome: JobOutcome::Running,
+        bytes: 1,
+        trouble: None,
+    };
+    let mut seen = world.observe();
+    seen.jobs.insert("copy".to_owned(), job);
+    let tells = |seen: &mut Observed, seconds: i64| {
+        seen.now += SignedDuration::from_secs(seconds);
+        let made = plan(&world.pool, &runtime(), seen).unwrap();
+        seen.memory = made.memory;
+        made.events.iter().any(|event| event.reason == "PodCannotStart")
+    };
+    assert!(!tells(&mut seen, 60));
+    assert!(!tells(&mut seen, 60), "it starts once the copy is there");
+    seen.jobs.clear();
+    assert!(!tells(&mut seen, 1));
+    assert!(tells(&mut seen, 11), "nothing takes that room any more");
 }
 
 #[test]

@@ -165,33 +165,35 @@ fn forget_broken_off(target: &Target) -> Result<()> {
         Target::Context(_) => INSTALLED,
     };
     let selector = format!("owner=helm,name={RELEASE},{PENDING}");
-    let pending = |verb: &str| {
+    let secrets = || {
         let mut kubectl = target.kubectl()?;
-        kubectl.args(["--namespace", SYSTEM, verb, "secrets", "--output=name", "--selector", &selector]);
-        run::captured(&mut kubectl)
+        kubectl.args(["--namespace", SYSTEM]);
+        Ok::<_, Error>(kubectl)
     };
-    let watch = Stopwatch::start();
-    let mut is_told = false;
-    until_every(LOOK, "the end of another helm", limit + READY, || {
-        let left = pending("get")?;
-        if left.trim().is_empty() {
+    // What was seen last, and since when: another one is another helm's.
+    let mut seen = (String::new(), Stopwatch::start());
+    until_every(LOOK, "the end of another helm", 2 * limit + READY, || {
+        let left =
+            run::captured(secrets()?.args(["get", "secrets", "--output=name", "--selector", &selector]))?;
+        let left = left.trim().to_owned();
+        if left.is_empty() {
             return Ok(Ok(()));
         }
-        if watch.over(limit) {
-            say(format!(
-                "an earlier start of the operator was broken off, and is taken over ({})",
-                left.trim()
-            ));
-            return pending("delete").map(|_| Ok(()));
+        if left != seen.0 {
+            if !limit.is_zero() {
+                say(format!(
+                    "helm is at work on release {RELEASE}, or was killed at it: waiting for its end, or for {} s",
+                    limit.as_secs()
+                ));
+            }
+            seen = (left.clone(), Stopwatch::start());
         }
-        if !is_told {
-            say(format!(
-                "helm is at work on release {RELEASE}, or was killed at it: waiting for its end, or for {} s",
-                limit.as_secs()
-            ));
-            is_told = true;
+        if !seen.1.over(limit) {
+            return Ok(Err(left));
         }
-        Ok(Err(left))
+        say(format!("an earlier start of the operator was broken off, and is taken over ({left})"));
+        let words = ["delete", "--ignore-not-found"];
+        run::captured(secrets()?.args(words).args(left.split_whitespace())).map(|_| Ok(()))
     })
 }
 
