@@ -40,7 +40,7 @@ struct Before {
 }
 
 /// What psql prints in a pod. Needs no API server.
-async fn psql(pod: &Pod, target: &str, sql: &str) -> Outcome<String> {
+pub async fn psql(pod: &Pod, target: &str, sql: &str) -> Outcome<String> {
     let words = ["psql", "-XAtq", "-d", target, "-c", sql];
     let shown = format!("{}: {}", pod.name_any(), words.join(" "));
     printed(&shown, &ended(CALL, &shown, entered(pod, &words)?, None).await?)

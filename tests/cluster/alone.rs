@@ -1,22 +1,28 @@
 //! Nodes are lost while the operator is away, or the API server, without which nobody can be chosen in their place.
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use pgpool_operator::api::v1alpha1::{Phase, Record};
+use pgpool_operator::names;
 use rustix::process::Signal;
+use tokio::time::Instant;
 
+use super::ahead::psql;
 use super::failover::{TAKEN_OVER, primary, standby, taken_over};
 use super::harness::{Failure, Outcome, ensure, failed};
+use super::install::CLIENT;
 use super::pool::{NODES, WHOLE};
 use super::processes::{
-    agent, another_agent, another_postmaster, freeze, kill_agent, kill_postgres, postmaster, signal, thaw,
-    uid_of,
+    Part, agent, another_agent, another_postmaster, freeze, kill_agent, kill_postgres, next_agent, part_of,
+    postmaster, signal, thaw, uid_of,
 };
-use super::world::{SYSTEM, World, until};
+use super::world::{POOL, SYSTEM, World, until};
 use super::{load, machines};
 
 /// After that time commits that have to wait do, and no answer of a Postgres that was killed is under way any more.
 const STANDS_STILL: Duration = Duration::from_secs(5);
-/// Time for the agent to start Postgres again.
+/// Time for the agent to start Postgres again, or for its kubelet to start the agent.
 const STARTED: Duration = Duration::from_secs(60);
 /// How much longer the API is away then.
 const WITHOUT_API: Duration = Duration::from_secs(20);
@@ -24,6 +30,8 @@ const WITHOUT_API: Duration = Duration::from_secs(20);
 const WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
 /// Selects the operator.
 const OPERATOR: &str = "app.kubernetes.io/instance=pgpool-operator";
+/// Tells who answers.
+const WHO: &str = "SELECT current_setting('cluster_name')";
 
 /// Sets how many operators there are.
 pub async fn scale_operator(world: &World, count: &str) -> Outcome {
@@ -146,6 +154,82 @@ pub async fn primary_dies(world: &World) -> Outcome {
     // Pods are ready again once their kubelets say so.
     machines::kubelets_anew(world).await?;
     load::unharmed(world).await
+}
+
+/// The primary's agent dies while the API server is away, and with it its Postgres. The next one can't know who is in office, and
+/// starts nothing (R7): nobody is answered there and no write is acknowledged until the API is back.
+pub async fn primarys_agent_dies(world: &World) -> Outcome {
+    let before = world.record().await?;
+    let killed = agent(world, before.primary).await?;
+    let gone = Gone::of(world, before.primary).await?;
+    machines::fault(&["stop", machines::API, "apiserver"]).await?;
+    let outage = async {
+        load::writes_go_on(world).await?;
+        signal(killed, Signal::KILL)?;
+        tokio::time::sleep(STANDS_STILL).await;
+        let still = load::written(world).await?;
+        let next = until("another agent", STARTED, || async { next_agent(&gone.uid, killed) }).await?;
+        gone.answers_nobody().await?;
+        Ok::<_, Failure>((still, load::written(world).await?, next))
+    }
+    .await;
+    machines::fault(&["start", machines::API, "apiserver"]).await?;
+    machines::api_back(world).await?;
+    let (still, after, next) = outage?;
+    println!("    without the API agent {next} came after {killed}, and {} writes", after - still);
+    ensure(still == after, || format!("{} writes were acknowledged without the API", after - still))?;
+    load::goes_on(world).await?;
+    back_by_themselves(world, &before).await?;
+    // Pods are ready again once their kubelets say so.
+    machines::kubelets_anew(world).await?;
+    load::unharmed(world).await
+}
+
+/// A node whose agent is killed, and who asks for it: all that is needed without the API server.
+struct Gone {
+    /// The uid of its pod.
+    uid: String,
+    /// What it answers when it is asked who it is.
+    name: String,
+    /// The pod of an application.
+    application: Pod,
+}
+
+impl Gone {
+    /// The primary, which answers the application as yet.
+    async fn of(world: &World, primary: u8) -> Outcome<Self> {
+        let pod = world.pods().get(&names::node_pod(POOL, primary)).await?;
+        let application = world.pods().get(CLIENT).await?;
+        let gone =
+            Self { uid: pod.uid().unwrap_or_default(), name: psql(&pod, "app", WHO).await?, application };
+        let who = gone.who_answers(POOL).await?;
+        ensure(who == gone.name, || format!("{who} answers by {POOL}, not {}", gone.name))?;
+        Ok(gone)
+    }
+
+    /// Who answers the application at a Service.
+    async fn who_answers(&self, host: &str) -> Outcome<String> {
+        let target = format!("host={host} sslmode=verify-full connect_timeout=5");
+        psql(&self.application, &target, WHO).await
+    }
+
+    /// Its agent runs no Postgres, and by neither Service it is the one that answers.
+    async fn answers_nobody(&self) -> Outcome {
+        let (end, read, mut others) = (Instant::now() + WITHOUT_API, names::read_service(POOL), 0);
+        while Instant::now() < end {
+            let postmasters = part_of(&self.uid, Part::Postmaster)?;
+            ensure(postmasters.is_empty(), || format!("its Postgres was started: {postmasters:?}"))?;
+            for host in [POOL, read.as_str()] {
+                // That nobody answers is allowed.
+                let who = self.who_answers(host).await;
+                others += u32::from(who.is_ok());
+                let own = who.as_ref().is_ok_and(|who| *who == self.name);
+                ensure(!own, || format!("{} answers by {host}", self.name))?;
+            }
+        }
+        println!("    {others} answers, and none of {}", self.name);
+        Ok(())
+    }
 }
 
 /// All nodes are in the record before a kubelet has had a part in it. Only one that was deposed may wait for one: its WAL may go

@@ -13,6 +13,7 @@ use pgpool_operator::names;
 
 use super::failover::{primary, standby, taken_over};
 use super::front::figures;
+use super::handover;
 use super::harness::{Failure, Outcome, ensure, failed};
 use super::install;
 use super::load;
@@ -43,7 +44,8 @@ pub async fn uids(world: &World) -> Outcome<BTreeMap<u8, String>> {
     Ok(all)
 }
 
-/// The primary hands over to the node that is named; nothing is copied.
+/// The primary hands over to the node that is named, and the next one before it is detached; nothing is copied. Labels and columns
+/// tell of it.
 pub async fn switchover(world: &World) -> Outcome {
     let (old, copies) = (primary(world).await?, world.incarnations().await?);
     let to = standby(world).await?;
@@ -51,12 +53,13 @@ pub async fn switchover(world: &World) -> Outcome {
     let new = taken_over(world, old).await?;
     ensure(new == to, || format!("node {new} took over, not node {to}"))?;
     load::unharmed(world).await?;
-    let after = world.incarnations().await?;
-    ensure(copies == after, || format!("copied without need: {copies:?} became {after:?}"))
+    handover::primary_detached(world).await?;
+    handover::shown(world).await?;
+    world.same_copies(&copies).await
 }
 
 /// Waits until so many nodes may be evicted.
-async fn evictable(world: &World, wanted: i32) -> Outcome {
+pub async fn evictable(world: &World, wanted: i32) -> Outcome {
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(world.client.clone(), SPACE);
     until("the budget of disruptions", WHOLE, || async {
         let status = budgets.get_status(&names::nodes_service(POOL)).await?.status.unwrap_or_default();

@@ -275,14 +275,18 @@ fn failures() -> Vec<Step> {
     ]
 }
 
-/// How machines are lost, and the API server.
+/// How machines are taken out of service and lost, and the API server.
 fn machines() -> Vec<Step> {
     vec![
+        step("runbooks::a_machine_is_taken_out", |w| Box::pin(runbooks::maintenance::drained(w))),
         step("failover::all_at_once_and_one_for_good", |w| {
             Box::pin(failover::all_at_once_and_one_for_good(w))
         }),
         step("failover::the_api_is_away_and_then_a_standby", |w| Box::pin(alone::standby_dies(w))),
         step("failover::the_api_is_away_and_then_the_primary", |w| Box::pin(alone::primary_dies(w))),
+        step("failover::the_api_is_away_and_then_the_primary's_agent", |w| {
+            Box::pin(alone::primarys_agent_dies(w))
+        }),
         step("failover::a_primary_starts_again_ahead_of_all", |w| Box::pin(ahead::primary_starts_again(w))),
         step("failover::the_primary's_machine_is_lost", |w| Box::pin(failover::machine_lost(w))),
         step("failover::the_primary's_machine_is_cut_off", |w| Box::pin(failover::primary_cut_off(w))),

@@ -159,6 +159,12 @@ pub async fn kill_agent(world: &World, node: u8) -> Outcome<i32> {
     Ok(number)
 }
 
+/// The agent of the pod with this uid, once it is another than `old`, whether or not it has a Postgres. Needs no API server.
+pub fn next_agent(uid: &str, old: i32) -> Outcome<i32> {
+    let found = part_of(uid, Part::First)?.into_iter().find(|pid| *pid != old && is_ours(*pid));
+    found.ok_or_else(|| Failure("no other agent runs".to_owned()))
+}
+
 /// Fails unless a node has another agent than `old`, and that a Postgres.
 pub async fn another_agent(world: &World, node: u8, old: i32) -> Outcome {
     let now = agent(world, node).await?;

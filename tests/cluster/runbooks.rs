@@ -2,6 +2,7 @@
 //! about it, and sees what the page says. What other steps try is named in docs/runbooks/README.md.
 pub mod looks;
 pub mod lost;
+pub mod maintenance;
 pub mod nodes;
 mod page;
 pub mod parts;

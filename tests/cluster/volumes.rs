@@ -135,7 +135,8 @@ async fn no_room_for_both(world: &World) -> Outcome {
     small.recovered(node, &before).await.map(drop)
 }
 
-/// A standby's volume that is nearly full is told of while PostgreSQL still writes. Data for whose copy it has no room is given up.
+/// A volume that is nearly full is told of while PostgreSQL still writes, be it a standby's or the primary's. Data for whose copy
+/// there is no room is given up.
 pub async fn nearly_full(world: &World) -> Outcome {
     world.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DISKS}})).await?;
     world
@@ -156,33 +157,51 @@ pub async fn nearly_full(world: &World) -> Outcome {
         }))
         .await?;
     world.here(&["wait", "--for=condition=Ready", "pgpool", SMALL, "--timeout=120s"]).await?;
-    println!("    {}", shell(world, 1, &fill(LEFT)).await?);
-    told(world).await?;
-    let write = "psql -XAtqc 'CREATE TABLE t AS SELECT 1' && psql -XAtc 'SELECT count(*) FROM t'";
-    let counted = shell(world, 0, write).await?;
-    ensure(counted == "1", || format!("a write gave {counted}"))?;
-    shell(world, 1, "rm /var/lib/pgpool/filler").await?;
-    until("the condition to go", WHOLE, || async {
-        let now = degraded(world).await?;
-        ensure(now.starts_with("False"), || now.clone())
-    })
-    .await?;
+    let first = primary(&world.of_pool(SMALL, &BOTH)?).await?;
+    for node in [1 - first, first] {
+        filled(world, first, node).await?;
+    }
     no_room_for_both(world).await?;
     world.here(&["delete", "pgpool", SMALL, "--timeout=100s"]).await?;
     sweep(world).await
 }
 
-async fn told(world: &World) -> Outcome {
+/// A node's volume is filled: that is told of, and the primary still writes. Nothing is told of it any more once it has room.
+async fn filled(world: &World, first: u8, node: u8) -> Outcome {
+    println!("    node {node}, the primary is {first}: {}", shell(world, node, &fill(LEFT)).await?);
+    told(world, node).await?;
+    let write = format!(
+        "psql -XAtqc 'CREATE TABLE t{node} AS SELECT 1' && psql -XAtc 'SELECT count(*) FROM t{node}'"
+    );
+    let counted = shell(world, first, &write).await?;
+    ensure(counted == "1", || format!("a write gave {counted}"))?;
+    let now = primary(&world.of_pool(SMALL, &BOTH)?).await?;
+    ensure(now == first, || format!("node {now} became the primary, node {first} was"))?;
+    shell(world, node, "rm /var/lib/pgpool/filler").await?;
+    until("the condition to go", WHOLE, || async {
+        let now = degraded(world).await?;
+        ensure(now.starts_with("False"), || now.clone())
+    })
+    .await
+}
+
+/// The condition and an event tell that the volume of this node of the small pool is nearly full.
+async fn told(world: &World, node: u8) -> Outcome {
+    let begins = format!("node {node}: ");
+    let condition = format!("True VolumeNearlyFull: {begins}");
     let words = until("the condition Degraded", WHOLE, || async {
         let now = degraded(world).await?;
-        ensure(now.starts_with("True VolumeNearlyFull: node 1: "), || now.clone())?;
+        ensure(now.starts_with(&condition), || now.clone())?;
         Ok(now)
     })
     .await?;
     println!("    {words}");
+    // By its size: other pools have nodes of that index.
+    let size = format!("of {SIZE} MiB free");
     until("the event", WHOLE, || async {
         let events = world.events("VolumeNearlyFull").await?;
-        ensure(events.iter().any(|note| note.starts_with("node 1: ")), || format!("{events:?}"))
+        let own = events.iter().any(|note| note.starts_with(&begins) && note.contains(&size));
+        ensure(own, || format!("{events:?}"))
     })
     .await
 }
