@@ -67,6 +67,12 @@ pub fn build_program(program: &str) -> Result<PathBuf> {
     one_of(build_programs(Profile::Dev)?, program)
 }
 
+/// The same with a feature of a package, as `package/feature`: what needs it is built with it, and what it needs.
+pub fn build_with(feature: &str, program: &str) -> Result<PathBuf> {
+    let mut cargo = command("build");
+    one_of(built(cargo.args(SELECTION).args(["--bins", "--features", feature]))?, program)
+}
+
 /// Builds a program of other sources of this workspace as they build it with [`Profile::Dev`], in a target folder of its
 /// own; gives its file.
 pub fn build_elsewhere(sources: &Path, target: &Path, program: &str) -> Result<PathBuf> {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::cargo::{self, Profile};
+use crate::cargo;
 use crate::error::{OnFile, Result, refused};
 use crate::files::{self, Hasher};
 use crate::progress::step;
@@ -12,8 +12,9 @@ use crate::{host, paths, run};
 /// The one driver for Java.
 const JDBC: &str = "org.postgresql:postgresql:42.7.7";
 const JDBC_JAR: &str = "postgresql-42.7.7.jar";
-/// The program that tries the one for Rust; a member of the workspace, so that it is compiled with all the others.
+/// The program that tries those for Rust, a member of the workspace, and the feature by which it has all of them.
 const RUST: &str = "pgpool-drivers";
+const RUST_ALL: &str = "pgpool-drivers/sqlx";
 
 /// A language.
 pub struct Language {
@@ -123,11 +124,7 @@ fn within(dir: &Path, program: &str, words: &[&str]) -> Result<()> {
 }
 
 fn fetch_rust(_: &Path, dir: &Path) -> Result<()> {
-    let built = cargo::build_programs(Profile::Dev)?;
-    let Some((_, program)) = built.into_iter().find(|(name, _)| name == RUST) else {
-        return refused(format!("the workspace has no program {RUST}"));
-    };
-    files::link_or_copy(&program, &dir.join("drivers"))
+    files::link_or_copy(&cargo::build_with(RUST_ALL, RUST)?, &dir.join("drivers"))
 }
 
 fn fetch_go(own: &Path, dir: &Path) -> Result<()> {

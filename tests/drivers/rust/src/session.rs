@@ -35,6 +35,7 @@ pub enum Failure {
     #[error("{0}: {0:?}")]
     Driver(#[from] tokio_postgres::Error),
     /// sqlx, or a server by it.
+    #[cfg(feature = "sqlx")]
     #[error("{0}")]
     Sqlx(#[from] sqlx::Error),
     /// Something else was seen than a case can go on with.
