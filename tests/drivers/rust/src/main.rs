@@ -1,5 +1,5 @@
-//! Tries tokio-postgres, and sqlx where it is built with that feature, through a connection that the environment names. Each case prints a line of what it saw: by the front
-//! it has to be the same as at the primary itself.
+//! Tries tokio-postgres, and sqlx where it is built with that feature, through a connection that the environment names. Each case prints
+//! a line of what it saw: by the front it has to be the same as at the primary itself.
 
 mod flows;
 mod logins;
