@@ -127,7 +127,7 @@ fn groundwork(name: &'static str, work: Work) -> Step {
 /// The steps of an act, or of all but the last on one cluster. Each act but `lifecycle` has a pool under load, which is judged at its
 /// end.
 fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
-    let quiet = [beginning(), services()];
+    let quiet = [beginning(), services(), renewed()];
     let recovery = [loaded(), requests()];
     let failover = [changes(), failures(), machines()];
     let parts: Vec<Vec<Step>> = match act {
@@ -142,7 +142,7 @@ fn scenario(act: Option<&str>) -> Option<Vec<Step>> {
             .chain([rights(), restored(), ending()])
             .collect(),
         Some("recovery") => {
-            vec![beginning(), loaded(), requests(), judgement(), others(), rights()]
+            vec![beginning(), loaded(), requests(), judgement(), renewed(), others(), rights()]
         }
         Some("failover") => vec![beginning(), loaded(), failures(), judgement()],
         Some("machines") => vec![beginning(), loaded(), machines(), judgement()],
@@ -182,8 +182,6 @@ fn services() -> Vec<Step> {
         step("sessions::roles_that_may_not_log_in_are_refused", |w| Box::pin(sessions::roles(w))),
         step("sessions::a_new_certificate_ends_none", |w| Box::pin(sessions::leaf(w))),
         step("sessions::weights_say_where_reads_go", |w| Box::pin(sessions::weights(w))),
-        step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
-        step("authority::secrets_that_are_spoilt_are_told_of", |w| Box::pin(authority::spoilt(w))),
         step("liveness::a_standby_that_stands_still_stays", |w| Box::pin(liveness::standby_stands_still(w))),
     ]
 }
@@ -314,6 +312,14 @@ fn judgement() -> Vec<Step> {
     vec![
         step("load::nothing_is_lost_stale_or_different", |w| Box::pin(load::judge(w))),
         step("load::registers_are_linearizable", |w| Box::pin(load::registers(w))),
+    ]
+}
+
+/// The pool's authority, and Secrets.
+fn renewed() -> Vec<Step> {
+    vec![
+        step("authority::it_is_replaced_without_a_failed_login", |w| Box::pin(authority::replaced(w))),
+        step("authority::secrets_that_are_spoilt_are_told_of", |w| Box::pin(authority::spoilt(w))),
     ]
 }
 
