@@ -1,5 +1,6 @@
 //! What the agent answers the other parts of the pool (see [`crate::messages`]).
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ pub fn router(shared: Arc<Shared>, archive: Store) -> Router {
 
 /// The same, with a line of the watch at least this often.
 pub(super) fn telling(every: Duration, shared: Arc<Shared>, archive: Store) -> Router {
-    let follow = move |caller: Caller, origin: Origin, shared: State<Arc<Shared>>| {
-        watch(every, caller, origin, shared)
+    let follow = async move |caller: Caller, Origin(from): Origin, State(shared): State<Arc<Shared>>| {
+        watch(every, &caller, from, shared)
     };
     let own = middleware::from_fn_with_state(Arc::clone(&shared), own_archive);
     Router::new()
@@ -68,12 +69,7 @@ async fn report(State(shared): State<Arc<Shared>>) -> Json<NodeReport> {
     Json(shared.report())
 }
 
-async fn watch(
-    every: Duration,
-    caller: Caller,
-    Origin(from): Origin,
-    State(shared): State<Arc<Shared>>,
-) -> Response {
+fn watch(every: Duration, caller: &Caller, from: IpAddr, shared: Arc<Shared>) -> Response {
     let changes = shared.subscribe();
     let following = (caller.0 == Peer::Proxy).then(|| Following::begin(&shared, from));
     let begun = (shared, changes, following, true);

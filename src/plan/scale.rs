@@ -31,7 +31,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) {
         }
         return;
     }
-    draft.attach.remove(&node);
+    unwish(draft, node);
     draft.changing(REASON, format!("node {node} is being removed"));
     // Until the agents are told so, the primary may take it in again.
     if !draft.seen.membership.as_ref().is_some_and(|m| m.spec.attach.contains(&node)) {
@@ -67,12 +67,20 @@ fn leave(draft: &mut Draft<'_>, node: u8) -> Option<String> {
             (None, None) => Some("no other node can be the primary now".to_owned()),
         };
     }
-    draft.attach.remove(&node);
-    draft.tell(Happening::normal(
-        "NodeLeaves",
-        format!("node {node} is beyond spec.nodes and leaves the pool"),
-    ));
+    unwish(draft, node);
     None
+}
+
+/// Takes a node out of the wish, which is told until the agents have been told so. It may have left the record already, as a primary
+/// does that hands over.
+fn unwish(draft: &mut Draft<'_>, node: u8) {
+    draft.attach.remove(&node);
+    if draft.seen.membership.as_ref().is_some_and(|seen| seen.spec.attach.contains(&node)) {
+        draft.tell(Happening::normal(
+            "NodeLeaves",
+            format!("node {node} is beyond spec.nodes and leaves the pool"),
+        ));
+    }
 }
 
 fn take_apart(draft: &mut Draft<'_>, node: u8) {

@@ -282,7 +282,7 @@ pub async fn hopeless_pools(world: &World) -> Outcome {
         .await?;
     let all = pools().map(|pool| hopeless(world, Hopeless { spec: spec(&pool.spec), ..pool }));
     // Two at once: the operator has the pool under load to look after, too.
-    stream::iter(all).map(Ok::<_, Failure>).try_for_each_concurrent(2, |told| told).await?;
+    Box::pin(stream::iter(all).map(Ok::<_, Failure>).try_for_each_concurrent(2, |told| told)).await?;
     taken(world, spec(&json!({}))).await
 }
 

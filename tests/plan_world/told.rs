@@ -337,6 +337,24 @@ fn a_pod_that_waits_for_the_room_of_its_own_copy_is_not_told_of() {
 }
 
 #[test]
+fn each_node_that_leaves_is_told_of_once_and_a_primary_too() {
+    let mut world = made(4);
+    world.suffer(&Fault::Asks(annotations::SWITCHOVER, "3".to_owned()));
+    for _ in 0..100 {
+        world.live_on(1);
+    }
+    assert_eq!(world.record().unwrap().primary, 3);
+    world.suffer(&Fault::Nodes(2));
+    let mut told = Vec::new();
+    for _ in 0..300 {
+        told.extend(told_of(&mut world, &["NodeLeaves"], 1, false));
+        world.environment();
+    }
+    let leaves = |node: u8| format!("NodeLeaves: node {node} is beyond spec.nodes and leaves the pool");
+    assert_eq!(told, [leaves(3), leaves(2)]);
+}
+
+#[test]
 fn how_old_that_is_what_a_standby_lacks_its_primary_says() {
     let mut world = made(3);
     let told = |world: &mut World| -> Vec<Option<i64>> {
