@@ -149,6 +149,13 @@ pub async fn recovered(world: &World) -> Outcome {
     let first = primary(&other).await?;
     // As `archive_timeout` does it: behind that, no segment may be there yet in which the end of the WAL could be seen.
     other.psql(first, "app", "SELECT pg_switch_wal()").await?;
+    // No commit waits for that, and who has more WAL than the next primary needs a copy.
+    let has_all = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_flush_lsn()";
+    until("the standby to have the switch", WHOLE, || async {
+        let count = other.psql(first, "app", has_all).await?;
+        ensure(count == "1", || format!("{count} standbys have it"))
+    })
+    .await?;
     kill_postgres(&other, first).await?;
     let second = taken_over(&other, first).await?;
     other.whole(WHOLE).await?;
