@@ -140,12 +140,7 @@ pub async fn primary_dies(world: &World) -> Outcome {
         Ok::<_, Failure>((still, load::written(world).await?, started))
     }
     .await;
-    machines::fault(&["start", machines::API, "apiserver"]).await?;
-    machines::api_back(world).await?;
-    let (still, after, started) = outage?;
-    println!("    without the API process {started} came after {killed}, and {} writes", after - still);
-    ensure(still == after, || format!("{} writes were acknowledged without the API", after - still))?;
-    load::goes_on(world).await?;
+    api_again(world, killed, outage).await?;
     let now = back_by_themselves(world, &before).await?;
     println!(
         "    node {} was the primary on timeline {}, node {} is on {}",
@@ -154,6 +149,17 @@ pub async fn primary_dies(world: &World) -> Outcome {
     // Pods are ready again once their kubelets say so.
     machines::kubelets_anew(world).await?;
     load::unharmed(world).await
+}
+
+/// The API is back. Nothing was acknowledged without it, by the counts of the outage: after the process was killed, and at the end, when
+/// there was another one; and writes go on.
+async fn api_again(world: &World, killed: i32, outage: Outcome<(u64, u64, i32)>) -> Outcome {
+    machines::fault(&["start", machines::API, "apiserver"]).await?;
+    machines::api_back(world).await?;
+    let (still, after, next) = outage?;
+    println!("    without the API process {next} came after {killed}, and {} writes", after - still);
+    ensure(still == after, || format!("{} writes were acknowledged without the API", after - still))?;
+    load::goes_on(world).await
 }
 
 /// The primary's agent dies while the API server is away, and with it its Postgres. The next one can't know who is in office, and
@@ -173,12 +179,7 @@ pub async fn primarys_agent_dies(world: &World) -> Outcome {
         Ok::<_, Failure>((still, load::written(world).await?, next))
     }
     .await;
-    machines::fault(&["start", machines::API, "apiserver"]).await?;
-    machines::api_back(world).await?;
-    let (still, after, next) = outage?;
-    println!("    without the API agent {next} came after {killed}, and {} writes", after - still);
-    ensure(still == after, || format!("{} writes were acknowledged without the API", after - still))?;
-    load::goes_on(world).await?;
+    api_again(world, killed, outage).await?;
     back_by_themselves(world, &before).await?;
     // Pods are ready again once their kubelets say so.
     machines::kubelets_anew(world).await?;
